@@ -1,0 +1,1 @@
+"""The vocabulary that both jobs share: plain Python, without Airflow and without a database driver."""

@@ -1,0 +1,67 @@
+"""Progress of long work in the task log: rows, rate and the time that is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+def duration(seconds: float) -> str:
+    """
+    Write a time span for people.
+
+    :param seconds: the span in seconds.
+    :returns: such as ``8 s``, ``3 min 20 s`` or ``5 h 07 min``.
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Progress:
+    """
+    Says how far long work is, no more often than every few seconds.
+
+    :param say: takes one line of text (a logger's method).
+    :param what: what is being done, in the line's front.
+    :param total: how many rows are expected; 0 when unknown, then no ETA is given.
+    :param every: the shortest time between two lines, in seconds.
+    """
+
+    def __init__(self, say: Callable[[str], object], what: str, total: int, *, every: float = 5.0) -> None:
+        self._say, self._what, self._total, self._every = say, what, total, every
+        self._started = self._said = time.monotonic()
+        self.rows = 0
+
+    def add(self, rows: int, note: str = "") -> None:
+        """
+        Count rows that are done, and say so when it is time.
+
+        :param rows: how many more rows are done.
+        :param note: a few words on the piece at hand.
+        """
+        self.rows += rows
+        now = time.monotonic()
+        if now - self._said >= self._every:
+            self._said = now
+            self._say(self._line(now, note))
+
+    def finish(self, note: str = "") -> None:
+        """
+        Say the final figures.
+
+        :param note: a few words on the outcome.
+        """
+        self._say(self._line(time.monotonic(), note, final=True))
+
+    def _line(self, now: float, note: str, *, final: bool = False) -> str:
+        spent = max(now - self._started, 1e-6)
+        rate = self.rows / spent
+        line = f"{self._what}: {self.rows:,} rows in {duration(spent)}, {rate:,.0f} rows/s"
+        if not final and self._total and rate:
+            left = max(self._total - self.rows, 0)
+            line += f", {min(100.0, 100 * self.rows / self._total):.0f} %, ETA {duration(left / rate)}"
+        return f"{line}; {note}" if note else line

@@ -1,0 +1,130 @@
+"""The report of a run: one shape for both jobs, small enough for an XCom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from airflow_reindex.core.failures import DETAIL_LIMIT
+
+#: How many failures a report quotes; the full list lies beside it.
+QUOTED_FAILURES = 100
+
+
+class Status(StrEnum):
+    """What became of a run."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    DONE = "done"
+    CANCELED = "canceled"
+    FAILED = "failed"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """
+    What one step of a run did.
+
+    :param name: the step's task id.
+    :param rows: rows that went through it.
+    :param seconds: from the first task's start to the last one's end.
+    :param tasks: how many task instances took part.
+    """
+
+    name: str
+    rows: int
+    seconds: float
+    tasks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """
+    One piece of work that failed for good.
+
+    :param table: the table it belongs to.
+    :param worker: the worker that was asked.
+    :param chunk: the chunk's number.
+    :param message: what went wrong.
+    """
+
+    table: str
+    worker: str
+    chunk: int
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """
+    The outcome of a run; ``count + failed == total``, and ``done`` only for a proven result.
+
+    :param id: the run's id.
+    :param kind: the job's name.
+    :param status: the final status.
+    :param detail: why it is not done, at most 1500 characters; empty when it is.
+    :param source: what was read.
+    :param dest: what was built.
+    :param total: items (chunks) planned.
+    :param count: items that are in the result, or ready for it.
+    :param failed: items that are not.
+    :param rows: rows in the result that was published; 0 when nothing was.
+    :param failed_items: the first failures.
+    :param error_ext: ``{table: {worker: {chunk: message}}}``, of all failures that are quoted.
+    :param phases: what each step did.
+    :param children: task instances by task id and state.
+    :param notes: what the reader should know besides: unchecked conditions, estimates, how to roll back.
+    :param started_at: UTC, ISO 8601.
+    :param updated_at: UTC, ISO 8601.
+    """
+
+    id: str
+    kind: str
+    status: Status
+    detail: str
+    source: str
+    dest: str
+    total: int
+    count: int
+    failed: int
+    rows: int
+    started_at: str | None
+    updated_at: str
+    failed_items: Sequence[Failure] = ()
+    error_ext: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+    phases: Sequence[Phase] = ()
+    children: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def progress(self) -> float:
+        """The fraction of items that are accounted for: 1.0 at the end of a whole run."""
+        return (self.count + self.failed) / self.total if self.total else 1.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """
+        The report as JSON can hold it.
+
+        :returns: a dict of plain types.
+        """
+        return {**asdict(self), "status": self.status.value, "progress": round(self.progress, 6)}
+
+
+def error_map(failures: Sequence[Failure]) -> dict[str, dict[str, dict[str, str]]]:
+    """
+    Arrange failures as Qserv's ``error_ext`` does, chunk numbers as strings.
+
+    :param failures: what failed; several messages for one chunk on one worker are joined.
+    :returns: ``{table: {worker: {chunk: message}}}``.
+    """
+    result: dict[str, dict[str, dict[str, str]]] = {}
+    for failure in failures:
+        chunks = result.setdefault(failure.table, {}).setdefault(failure.worker, {})
+        known = chunks.get(str(failure.chunk))
+        text = failure.message if known in (None, failure.message) else f"{known}; {failure.message}"
+        chunks[str(failure.chunk)] = text[:DETAIL_LIMIT]
+    return result

@@ -1,0 +1,1 @@
+"""Job 1: build a director index. Plain Python; connections are handed in."""

@@ -1,0 +1,287 @@
+"""The claim on an index under construction: who builds it, whether they are alive, and how to take over."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from uuid import uuid4
+
+import MySQLdb
+
+from airflow_reindex.core.failures import ClaimLostError, ConflictError, ReindexError, TransientError
+from airflow_reindex.director.sql import (
+    NO_SUCH_TABLE,
+    Connect,
+    Connection,
+    code_of,
+    execute,
+    prepare,
+    query,
+    table_names,
+    transaction,
+)
+from airflow_reindex.director.tables import IndexTables
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two signs of life.
+BEAT_SECONDS = 10.0
+#: Seconds to wait for another planner of the same index; planning a takeover takes less than one.
+GATE_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Owner:
+    """
+    The run that holds a claim.
+
+    :param deployment: which Airflow it belongs to; runs of another one cannot be looked up.
+    :param dag_id: its DAG.
+    :param run_id: its run.
+    :param host: where the plan ran.
+    :param folder: the URL of its staging folder.
+    """
+
+    deployment: str
+    dag_id: str
+    run_id: str
+    host: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """
+    A claim found on the server.
+
+    :param token: its token.
+    :param owner: who holds it; ``None`` when its maker died before saying so.
+    :param silent: seconds since the last sign of life, by the server's clock.
+    """
+
+    token: str
+    owner: Owner | None
+    silent: float
+
+
+def find(connection: Connection, tables: IndexTables) -> Held | None:
+    """
+    Look for a claim on the index.
+
+    :param connection: the czar's server.
+    :param tables: the index.
+    :returns: the claim, or ``None``.
+    """
+    for name in table_names(connection, tables.work, tables.name("claim") + "_"):
+        token = name.rsplit("_", 1)[1]
+        rows = query(
+            connection,
+            "SELECT deployment, dag_id, run_id, host, folder, TIMESTAMPDIFF(MICROSECOND, alive_at, NOW(6)) / 1e6 "
+            f"FROM {tables.sql('claim', token)}",
+        )
+        if rows:
+            *owner, silent = rows[0]
+            return Held(token, Owner(*map(str, owner)), float(silent))
+        created = query(
+            connection,
+            "SELECT TIMESTAMPDIFF(SECOND, CREATE_TIME, NOW()) FROM information_schema.TABLES "
+            "WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
+            (tables.work, name),
+        )
+        return Held(token, None, float(created[0][0] or 0) if created else 0.0)
+    return None
+
+
+def acquire(
+    connection: Connection, tables: IndexTables, owner: Owner, may_take_over: Callable[[Held], str | None]
+) -> tuple[str, Held | None]:
+    """
+    Take the claim on an index, or take it over.
+
+    Planners of one index stand in line at a named lock of the server, so that only one at a time looks and decides;
+    the takeover itself renames the claim's table, which only one can do, also against the old owner's swap.
+
+    :param connection: the czar's server; the lock is bound to it.
+    :param tables: the index.
+    :param owner: the run that claims.
+    :param may_take_over: says why a found claim must be respected, or ``None`` when it may be taken over.
+    :returns: the new claim's token, and the claim that was taken over.
+    :raises ConflictError: another run's claim must be respected.
+    :raises TransientError: another planner is at it for too long.
+    """
+    token = uuid4().hex[:16]
+    with _gate(connection, tables):
+        held = find(connection, tables)
+        if held is None:
+            execute(connection, _definition(tables, token))
+        else:
+            reason = may_take_over(held)
+            if reason:
+                raise ConflictError(reason)
+            _rename_claim(connection, tables, held.token, token)
+        with transaction(connection):
+            execute(connection, f"DELETE FROM {tables.sql('claim', token)}")
+            execute(
+                connection,
+                f"INSERT INTO {tables.sql('claim', token)} "
+                "(deployment, dag_id, run_id, host, folder, claimed_at, alive_at) "
+                "VALUES (%s, %s, %s, %s, %s, NOW(6), NOW(6))",
+                (owner.deployment, owner.dag_id, owner.run_id, owner.host, owner.folder),
+            )
+    return token, held
+
+
+def sweep(connection: Connection, tables: IndexTables, keep: str) -> list[str]:
+    """
+    Drop what other builds of this index left in the working database. A kept previous index stays.
+
+    :param connection: the czar's server.
+    :param tables: the index.
+    :param keep: the token whose tables stay.
+    :returns: the names of the tables dropped.
+    """
+    dropped = []
+    for kind in ("shadow", "slices", "done", "claim", "probe"):
+        for name in table_names(connection, tables.work, tables.name(kind) + "_"):
+            if keep not in name.split("_"):
+                drop(connection, tables.sql(kind, *name.split("_")[2:]))
+                dropped.append(name)
+    return dropped
+
+
+def drop(connection: Connection, table: str) -> None:
+    """
+    Drop a table; fine when it is not there.
+
+    :param connection: the server.
+    :param table: its quoted name.
+    """
+    try:
+        execute(connection, f"DROP TABLE {table}")
+    except MySQLdb.Error as error:
+        if code_of(error) not in (1051, NO_SUCH_TABLE):
+            raise
+
+
+def fence(connection: Connection, tables: IndexTables, token: str) -> None:
+    """
+    Hold the claim for the rest of the transaction: its table cannot be renamed until the commit.
+
+    :param connection: a connection with an open transaction.
+    :param tables: the index.
+    :param token: the claim.
+    :raises ClaimLostError: another run has taken over.
+    """
+    try:
+        rows = query(connection, f"SELECT 1 FROM {tables.sql('claim', token)}")
+    except MySQLdb.Error as error:
+        if code_of(error) == NO_SUCH_TABLE:
+            raise lost(tables) from error
+        raise
+    if not rows:
+        raise lost(tables)
+
+
+def lost(tables: IndexTables) -> ClaimLostError:
+    """
+    The error that tells a task to stop for good.
+
+    :param tables: the index.
+    :returns: the error to raise.
+    """
+    return ClaimLostError(
+        f"this run no longer holds the claim on index '{tables.database}.{tables.index}': another run took over. "
+        "Nothing was changed; to build again, trigger a new run or clear this one from its task 'plan' on."
+    )
+
+
+class Keeper:
+    """
+    Keeps a claim alive from a thread while a task works, and notices when it is lost.
+
+    :param connect: opens a connection to the czar's server.
+    :param tables: the index.
+    :param token: the claim.
+    :param every: seconds between two signs of life.
+    """
+
+    def __init__(self, connect: Connect, tables: IndexTables, token: str, *, every: float = BEAT_SECONDS) -> None:
+        self._connect, self._tables, self._token, self._every = connect, tables, token, every
+        self._lost, self._stop = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="reindex-claim", daemon=True)
+
+    def __enter__(self) -> Keeper:
+        connection = prepare(self._connect())
+        try:
+            fence(connection, self._tables, self._token)
+        finally:
+            connection.close()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(timeout=self._every)
+
+    def check(self) -> None:
+        """
+        Stop the work when the claim is gone.
+
+        :raises ClaimLostError: another run has taken over.
+        """
+        if self._lost.is_set():
+            raise lost(self._tables)
+
+    def _beat(self) -> None:
+        connection: Connection | None = None
+        while not self._stop.is_set():
+            try:
+                connection = connection or prepare(self._connect())
+                execute(connection, f"UPDATE {self._tables.sql('claim', self._token)} SET alive_at = NOW(6)")
+            except (MySQLdb.Error, ReindexError) as error:
+                if code_of(error) == NO_SUCH_TABLE:
+                    # Gone: taken over, or renamed by this run's own swap, after which nobody asks.
+                    self._lost.set()
+                    break
+                log.warning("no sign of life could be given for the claim: %s", error)
+                if connection is not None:
+                    connection.close()
+                    connection = None
+            self._stop.wait(self._every)
+        if connection is not None:
+            connection.close()
+
+
+def _definition(tables: IndexTables, token: str) -> str:
+    text = "VARCHAR(250) CHARACTER SET utf8mb4 NOT NULL"
+    return (
+        f"CREATE TABLE {tables.sql('claim', token)} (deployment {text}, dag_id {text}, run_id {text}, host {text}, "
+        "folder TEXT CHARACTER SET utf8mb4 NOT NULL, claimed_at DATETIME(6) NOT NULL, alive_at DATETIME(6) NOT NULL) "
+        "ENGINE=InnoDB COMMENT='claim of airflow-reindex on a director index'"
+    )
+
+
+def _rename_claim(connection: Connection, tables: IndexTables, old: str, new: str) -> None:
+    try:
+        execute(connection, f"RENAME TABLE {tables.sql('claim', old)} TO {tables.sql('claim', new)}")
+    except MySQLdb.Error as error:
+        if code_of(error) == NO_SUCH_TABLE:
+            raise TransientError("the claim's owner has just finished: try again") from error
+        raise
+
+
+@contextmanager
+def _gate(connection: Connection, tables: IndexTables) -> Iterator[None]:
+    name = f"airflow_reindex.{tables.mark}"
+    if query(connection, "SELECT GET_LOCK(%s, %s)", (name, GATE_SECONDS)) != [(1,)]:
+        raise TransientError(f"another run is claiming index '{tables.database}.{tables.index}' right now: try again")
+    try:
+        yield
+    finally:
+        query(connection, "SELECT RELEASE_LOCK(%s)", (name,))

@@ -1,0 +1,239 @@
+"""The first step of a build: check everything, claim the index, take over what an earlier run left, fix the plan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import MySQLdb
+
+from airflow_reindex.core.failures import ConflictError
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director import catalog, checks, claim
+from airflow_reindex.director.catalog import DirectorTable, Inventory
+from airflow_reindex.director.extract import layout
+from airflow_reindex.director.plan import Plan, PlannedChunk, assign, make_groups
+from airflow_reindex.director.publish import exists_message, table_exists
+from airflow_reindex.director.records import PLAN, REPORT, SPLIT, TASKS, drop_staged, now
+from airflow_reindex.director.request import BuildRequest
+from airflow_reindex.director.runs import RUNS, Manifest, manifests
+from airflow_reindex.director.servers import Servers
+from airflow_reindex.director.sql import Connection, describe, session
+from airflow_reindex.director.tables import IndexTables, ensure_work_database
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """
+    The run that plans, as Airflow knows it.
+
+    :param owner: what the claim will say.
+    :param conn_id: the qserv connection.
+    :param state_of: the state of another run of this deployment by DAG id and run id: ``running``, ``success``, ...;
+        ``None`` when there is no such run.
+    :param claim_timeout: after how many silent seconds an owner counts as dead.
+    :param rows_per_task: how many rows a mapped extract task should read.
+    :param open_folder: opens a staging folder by its URL.
+    """
+
+    owner: claim.Owner
+    conn_id: str
+    state_of: Callable[[str, str], str | None]
+    claim_timeout: float
+    rows_per_task: int
+    open_folder: Callable[[str], Folder]
+
+
+def make_plan(
+    servers: Servers, request: BuildRequest, folder: Folder, run: RunContext
+) -> tuple[Plan, dict[str, object]]:
+    """
+    Plan a build. Nothing is changed before all checks have passed; a dry run changes nothing at all.
+
+    :param servers: the Qserv installation.
+    :param request: what to build.
+    :param folder: the run's folder.
+    :param run: the run.
+    :returns: the plan (without a token for a dry run), and sizes and times to expect.
+    :raises RequestError: the request or the deployment is wrong.
+    :raises ConflictError: the index exists, or another run builds it.
+    """
+    tables, inbox = servers.tables(request), servers.inbox(request)
+    with session(servers.czar) as czar:
+        inventories, table = _describe(czar, servers, request)
+        if not request.rebuild and table_exists(czar, tables.database, tables.index):
+            raise ConflictError(exists_message(tables))
+        _respect(czar, tables, request, run)
+        checks.check_privileges(czar, tables)
+        checks.probe_load(czar, tables, inbox, leave_nothing=request.dry_run)
+        plan = _plan(servers, request, run, table, inventories, token="")
+        rows = sum(chunk.rows for group in plan.groups for chunk in group)
+        figures = checks.estimate(rows, len(plan.groups), folder)
+        log.info("%s chunks, %s", plan.chunks, figures)
+        if request.dry_run:
+            return plan, figures
+        plan = _claim(czar, servers, plan, table, inventories, folder, run)
+    return plan, figures
+
+
+def _describe(czar: Connection, servers: Servers, request: BuildRequest) -> tuple[Inventory, DirectorTable]:
+    if servers.catalog == "replication":
+        # The catalog's verdict first: it needs no worker.
+        table = catalog.from_replication(czar, servers.replication_schema, request)
+        catalog.check_workers(table, servers.workers)
+        return _inventories(servers, request)[0], table
+    inventories, columns = _inventories(servers, request, want_columns=True)
+    table = catalog.from_scan(inventories, columns, request)
+    for sentence in table.unchecked:
+        log.warning("catalog=scan: could not check %s", sentence)
+    return inventories, table
+
+
+def _inventories(
+    servers: Servers, request: BuildRequest, *, want_columns: bool = False
+) -> tuple[dict[str, dict[int, catalog.TableInfo]], dict[str, str]]:
+    result: dict[str, dict[int, catalog.TableInfo]] = {}
+    columns: dict[str, str] = {}
+    for worker, connect in servers.workers.items():
+        try:
+            with session(connect) as connection:
+                result[worker] = catalog.inventory(connection, request)
+                if want_columns and not columns and result[worker]:
+                    # The dummy chunk's table may be made by hand: any other one tells more.
+                    name = f"{request.director_table}_{min(result[worker])}"
+                    columns = catalog.chunk_columns(connection, request.database, name)
+        except MySQLdb.Error as error:
+            log.warning(
+                "worker %s does not answer, its chunks are read elsewhere where possible: %s", worker, describe(error)
+            )
+    return result, columns
+
+
+def _plan(
+    servers: Servers,
+    request: BuildRequest,
+    run: RunContext,
+    table: DirectorTable,
+    inventories: Inventory,
+    token: str,
+    adopted: tuple[Manifest, ...] = (),
+) -> Plan:
+    there = {chunk.chunk for manifest in adopted for chunk in manifest.chunks}
+    left = {chunk: workers for chunk, workers in table.placement.items() if chunk not in there}
+    nullable = " NULL" if table.sub_chunk_type.nullable else " NOT NULL"
+    return Plan(
+        token=token,
+        request=request,
+        conn_id=run.conn_id,
+        index_database=servers.index_database,
+        key_column=table.key_column,
+        key_type=table.key_type.sql,
+        sub_chunk_type=table.sub_chunk_type.sql + nullable,
+        unique=table.unique,
+        groups=make_groups(assign(left, inventories, servers.workers), run.rows_per_task),
+        adopted=tuple(manifest.name for manifest in adopted),
+        adopted_chunks=len(there),
+        unchecked=table.unchecked,
+        started_at=now(),
+    )
+
+
+def _respect(czar: Connection, tables: IndexTables, request: BuildRequest, run: RunContext) -> None:
+    held = claim.find(czar, tables)
+    reason = held and _conflict(held, tables, request, run)
+    if reason:
+        raise ConflictError(reason)
+
+
+def _conflict(held: claim.Held, tables: IndexTables, request: BuildRequest, run: RunContext) -> str | None:
+    """Why a claim must be respected; ``None`` when it may be taken over."""
+    owner = held.owner
+    if request.force_takeover or held.silent > run.claim_timeout:
+        return None
+    if owner and (owner.deployment, owner.dag_id, owner.run_id) == (
+        run.owner.deployment,
+        run.owner.dag_id,
+        run.owner.run_id,
+    ):
+        return None
+    if owner and owner.deployment == run.owner.deployment:
+        state = run.state_of(owner.dag_id, owner.run_id)
+        if state in ("success", "failed"):
+            return None
+    who = (
+        f"run '{owner.run_id}' of DAG '{owner.dag_id}' (host {owner.host})" if owner else "a run that is just starting"
+    )
+    return (
+        f"index '{tables.database}.{tables.index}' is being built by {who}; last sign of life {held.silent:.0f} s ago. "
+        f"Wait for its end. Should it be dead, it can be taken over after {run.claim_timeout:.0f} s of silence, or at "
+        "once with force_takeover=true."
+    )
+
+
+def _claim(
+    czar: Connection,
+    servers: Servers,
+    draft: Plan,
+    table: DirectorTable,
+    inventories: Inventory,
+    folder: Folder,
+    run: RunContext,
+) -> Plan:
+    request, tables = draft.request, servers.tables(draft.request)
+    ensure_work_database(czar, tables.work)
+    token, former = claim.acquire(czar, tables, run.owner, lambda held: _conflict(held, tables, request, run))
+    if former:
+        log.info("took over the claim of %s", former.owner or former.token)
+    swept = claim.sweep(czar, tables, token)
+    if swept:
+        log.info("swept %s tables of earlier builds: %s", len(swept), ", ".join(swept))
+    sources = [folder]
+    if former and former.owner and former.owner.folder != folder.url:
+        sources.append(run.open_folder(former.owner.folder))
+    adopted = _adopt(folder, sources, draft)
+    plan = _plan(servers, request, run, table, inventories, token, adopted)
+    for name in (SPLIT, REPORT):
+        folder.remove(name)
+    for name in folder.names(TASKS):
+        if not name.startswith("plan-"):
+            folder.remove(f"{TASKS}/{name}")
+    folder.write_json(PLAN, plan.as_dict())
+    for source in sources[1:]:
+        drop_staged(source)
+    return plan
+
+
+def _adopt(folder: Folder, sources: list[Folder], draft: Plan) -> tuple[Manifest, ...]:
+    """Keep the staged runs whose chunks are as they were, also those of a run that was taken over; drop the rest."""
+    planned = {chunk.chunk: chunk for group in draft.groups for chunk in group}
+    adopted: list[Manifest] = []
+    seen: set[int] = set()
+    for source in sources:
+        for manifest in list(manifests(source)):
+            chunks = {chunk.chunk for chunk in manifest.chunks}
+            if manifest.layout != layout(draft) or chunks & seen or not _fits(manifest, planned):
+                continue
+            if source is not folder:
+                for name in (*(file.name for file in manifest.files), manifest.name):
+                    folder.move_from(source, name)
+            seen |= chunks
+            adopted.append(manifest)
+    keep = {name for m in adopted for name in (m.name, *(file.name for file in m.files))}
+    for name in folder.names(RUNS):
+        if f"{RUNS}/{name}" not in keep:
+            folder.remove(f"{RUNS}/{name}")
+    if adopted:
+        log.info("adopted %s staged runs with %s chunks", len(adopted), len(seen))
+    return tuple(adopted)
+
+
+def _fits(manifest: Manifest, planned: Mapping[int, PlannedChunk]) -> bool:
+    return all(
+        staged.fingerprint
+        and staged.chunk in planned
+        and planned[staged.chunk].fingerprints.get(staged.worker) == staged.fingerprint
+        for staged in manifest.chunks
+    )

@@ -1,0 +1,97 @@
+"""What the user asked for: the params of `build_director_index`, checked before anything is touched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_reindex.core.failures import RequestError
+from airflow_reindex.core.identifiers import MAX_IDENTIFIER, check_identifier
+
+_WORDS = {"true": 1, "yes": 1, "on": 1, "false": 0, "no": 0, "off": 0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """
+    A request to (re)build one director index.
+
+    :param database: the catalog's database.
+    :param director_table: the director table.
+    :param rebuild: whether an existing index may be replaced.
+    :param local: true for ``LOAD DATA LOCAL INFILE``, false for files that the server reads by itself.
+    :param unique_primary_key: whether the key is unique; ``None``: as the catalog says, else true.
+    :param director_key: the key column; ``None``: as the catalog says, else ``objectId``.
+    :param keep_previous: whether the replaced index is kept for a roll-back.
+    :param force_takeover: whether to take the claim from a run that seems to be alive.
+    :param dry_run: whether to stop after the checks.
+    """
+
+    database: str
+    director_table: str
+    rebuild: bool = False
+    local: bool = False
+    unique_primary_key: bool | None = None
+    director_key: str | None = None
+    keep_previous: bool = False
+    force_takeover: bool = False
+    dry_run: bool = False
+
+    @classmethod
+    def parse(cls, params: Mapping[str, Any]) -> BuildRequest:
+        """
+        Read the params of a run; a string or boolean that plainly means a number is accepted.
+
+        :param params: the run's params by name.
+        :returns: the request.
+        :raises RequestError: a name is missing or is no identifier, a flag is no flag, a name is too long.
+        """
+        for name in ("database", "director_table"):
+            if not params.get(name):
+                raise RequestError(f"required parameter {name} is missing in the request.")
+        unique = params.get("unique_primary_key")
+        key = params.get("director_key")
+        request = cls(
+            database=check_identifier(params["database"], "database"),
+            director_table=check_identifier(params["director_table"], "director table"),
+            unique_primary_key=None if unique in (None, "") else flag(unique, "unique_primary_key"),
+            director_key=check_identifier(key, "director key") if key else None,
+            **{
+                name: flag(params.get(name, 0), name)
+                for name in ("rebuild", "local", "keep_previous", "force_takeover", "dry_run")
+            },
+        )
+        if len(request.index_table) > MAX_IDENTIFIER:
+            raise RequestError(
+                f"MySQL table name limit of 64 characters has been exceeded for table '{request.index_table}'."
+            )
+        return request
+
+    @property
+    def index_table(self) -> str:
+        """The index table's name, as Qserv forms it: ``<database>__<director_table>``."""
+        return f"{self.database}__{self.director_table}"
+
+
+def flag(value: object, name: str) -> bool:
+    """
+    Read a number that means yes or no; any number but 0 means yes.
+
+    :param value: a number, a boolean, or a string that plainly means one (``"1"``, ``"true"``).
+    :param name: the parameter, for the message.
+    :returns: the flag.
+    :raises RequestError: it means neither.
+    """
+    if isinstance(value, bool | int):
+        return bool(value)
+    if isinstance(value, float) and value.is_integer():
+        return bool(value)
+    if isinstance(value, str):
+        text = value.strip().lower()
+        if text in _WORDS:
+            return bool(_WORDS[text])
+        if re.fullmatch(r"[+-]?\d{1,18}", text):
+            return int(text) != 0
+    raise RequestError(f"the parameter {name} takes a number (0 or 1), not {value!r}.")

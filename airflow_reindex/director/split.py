@@ -1,0 +1,137 @@
+"""The samples of all runs to key ranges of about equal weight, and their slices."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from airflow_reindex.core.windows import MAX_MAPPED_TASKS, contiguous_groups, task_count
+from airflow_reindex.director.runs import Manifest
+
+#: Rows of one slice, that is of one transaction: keeps rollback and purge short (reference: bounded slices).
+SLICE_ROWS = 250_000
+#: Ranges wanted at least, as long as each has some rows: one for each connection that loads at the same time.
+LEAST_RANGES = 4
+
+
+@dataclass(frozen=True)
+class KeyRange:
+    """
+    A mapped load task's part of the key space.
+
+    :param number: its number, ascending with the keys.
+    :param bounds: the slices' bounds; slice i holds the keys ``bounds[i] <= key < bounds[i + 1]``. ``None`` at either
+        end means no bound.
+    :param rows: about how many rows it has.
+    """
+
+    number: int
+    bounds: tuple[int | None, ...]
+    rows: int
+
+    @property
+    def label(self) -> str:
+        """A short name for the mapped task, such as ``keys [1200, 3400)``."""
+        low, high = self.bounds[0], self.bounds[-1]
+        return f"keys [{'min' if low is None else low}, {'max' if high is None else high})"
+
+    def slices(self) -> list[tuple[int | None, int | None]]:
+        """
+        The slices of the range.
+
+        :returns: pairs of lower bound (included) and upper bound (excluded).
+        """
+        return list(zip(self.bounds[:-1], self.bounds[1:], strict=True))
+
+
+@dataclass(frozen=True)
+class Split:
+    """
+    How the rows of a plan are loaded; lies in the run's folder as ``split.json``.
+
+    :param build: distinguishes the shadow table of this split from those of earlier ones of the same plan.
+    :param manifests: the manifests whose rows it covers.
+    :param rows: how many rows they hold.
+    :param ranges: the key ranges, ascending, without gaps.
+    """
+
+    build: str
+    manifests: tuple[str, ...]
+    rows: int
+    ranges: tuple[KeyRange, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """
+        The split as JSON can hold it.
+
+        :returns: a dict of plain types.
+        """
+        ranges = [[r.number, r.bounds, r.rows] for r in self.ranges]
+        return {"build": self.build, "manifests": self.manifests, "rows": self.rows, "ranges": ranges}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Split:
+        """
+        Read a split back.
+
+        :param value: what :meth:`as_dict` gave.
+        :returns: the split.
+        """
+        ranges = tuple(KeyRange(number, tuple(bounds), rows) for number, bounds, rows in value["ranges"])
+        return cls(value["build"], tuple(value["manifests"]), value["rows"], ranges)
+
+
+def make_split(token: str, staged: Sequence[Manifest], rows_per_task: int, slice_rows: int = SLICE_ROWS) -> Split:
+    """
+    Cut the key space.
+
+    The result is a function of the staged runs: a split made again from the same runs is the same, so that what was
+    loaded for it still counts; from other runs it has another ``build``, and nothing of the old one is used.
+
+    :param token: the plan's token.
+    :param staged: the manifests that count.
+    :param rows_per_task: how many rows one load task should load.
+    :param slice_rows: about how many rows one transaction should hold.
+    :returns: the split; without rows it has no ranges.
+    """
+    names = tuple(sorted(manifest.name for manifest in staged))
+    build = hashlib.sha256("\n".join((token, *names)).encode()).hexdigest()[:8]
+    rows = sum(file.rows for manifest in staged for file in manifest.files)
+    if not rows:
+        return Split(build, names, 0, ())
+    cuts = quantiles(staged, rows, -(-rows // slice_rows))
+    bounds: list[int | None] = [None, *cuts, None]
+    slices = len(bounds) - 1
+    tasks = task_count(rows, rows_per_task, least=min(LEAST_RANGES, slices), most=MAX_MAPPED_TASKS)
+    ranges = tuple(
+        KeyRange(number, tuple(bounds[group.start : group.stop + 1]), rows * len(group) // slices)
+        for number, group in enumerate(contiguous_groups([1] * slices, tasks))
+    )
+    return Split(build, names, rows, ranges)
+
+
+def quantiles(staged: Sequence[Manifest], rows: int, parts: int) -> list[int]:
+    """
+    Keys that cut the rows into parts of about equal size.
+
+    :param staged: the manifests, with their files' samples.
+    :param rows: how many rows they hold.
+    :param parts: how many parts are wanted.
+    :returns: fewer than ``parts`` keys, ascending, each once; a key that is very frequent makes fewer, larger parts.
+    """
+    files = [file for manifest in staged for file in manifest.files if file.sample]
+    # Unsigned 64-bit keys do not fit int64, so the type follows the values.
+    top = max((file.sample[-1] for file in files), default=0)
+    dtype = np.uint64 if top > np.iinfo(np.int64).max else np.int64
+    keys = np.concatenate([np.array(file.sample, dtype) for file in files])
+    weights = np.concatenate([np.full(len(file.sample), file.step, np.int64) for file in files])
+    order = np.argsort(keys, kind="stable")
+    reached = np.cumsum(weights[order])
+    targets = np.arange(1, parts) * (rows / parts)
+    # The first key of all is no cut: nothing lies below it.
+    cuts = np.unique(keys[order][np.minimum(np.searchsorted(reached, targets), len(order) - 1)])
+    return [int(cut) for cut in cuts if cut > keys[order[0]]]

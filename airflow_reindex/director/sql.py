@@ -1,0 +1,167 @@
+"""Statements on MySQL and MariaDB: every warning is an error, every error has a class that says whether to retry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import MySQLdb
+
+from airflow_reindex.core.failures import DataError, ReindexError, TransientError
+
+#: A DB-API connection of mysqlclient.
+Connection = Any
+#: Opens a new connection; raises the driver's error.
+Connect = Callable[[], Connection]
+
+#: Too many connections, shutdown in progress, network errors, time-out of a lock wait, deadlock, query interrupted,
+#: connection killed. All client errors (2000 to 2099: cannot connect, gone, lost) are transient besides.
+TRANSIENT_CODES = frozenset({1040, 1053, 1077, 1152, 1159, 1160, 1161, 1184, 1203, 1205, 1213, 1317, 1927})
+NO_SUCH_TABLE = 1146
+DUPLICATE_KEY = 1062
+TABLE_EXISTS = 1050
+DATABASE_EXISTS = 1007
+
+
+def code_of(error: BaseException) -> int:
+    """
+    The server's or client's error number.
+
+    :param error: a driver's exception.
+    :returns: the number, 0 when there is none.
+    """
+    return error.args[0] if error.args and isinstance(error.args[0], int) else 0
+
+
+def describe(error: BaseException) -> str:
+    """
+    A driver's exception in the form that Qserv uses for one.
+
+    :param error: the exception.
+    :returns: ``error: <text>, errno: <number>``.
+    """
+    if isinstance(error, MySQLdb.Error) and len(error.args) > 1:
+        return f"error: {error.args[1]}, errno: {error.args[0]}"
+    return str(error) or type(error).__name__
+
+
+def is_transient(error: BaseException) -> bool:
+    """
+    Whether trying again may help.
+
+    :param error: any exception.
+    :returns: true for lost or refused connections, busy servers, deadlocks and time-outs.
+    """
+    if isinstance(error, ReindexError):
+        return isinstance(error, TransientError)
+    if isinstance(error, MySQLdb.Error):
+        code = code_of(error)
+        # The driver raises InterfaceError(0, '') on a connection that was closed under it.
+        return code in TRANSIENT_CODES or 2000 <= code < 2100 or code == 0
+    return isinstance(error, ConnectionError | TimeoutError)
+
+
+def prepare(connection: Connection) -> Connection:
+    """
+    Make a session strict and impatient.
+
+    Strict mode turns silent conversions into errors. A metadata lock is waited for 10 s instead of a day: a waiting
+    RENAME or DROP blocks every new reader of the table.
+
+    :param connection: a fresh connection.
+    :returns: the same connection, in autocommit mode.
+    """
+    connection.autocommit(True)
+    execute(
+        connection,
+        "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', lock_wait_timeout = 10, "
+        "innodb_lock_wait_timeout = 50",
+    )
+    return connection
+
+
+def query(connection: Connection, sql: str, args: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    """
+    Run a statement and fetch its whole result.
+
+    :param connection: where to run it.
+    :param sql: the statement, with ``%s`` for values and quoted identifiers (``%`` doubled).
+    :param args: the values.
+    :returns: the rows.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(sql, tuple(args))
+        return list(cursor.fetchall())
+
+
+def execute(connection: Connection, sql: str, args: Sequence[object] = ()) -> int:
+    """
+    Run a statement for its effect.
+
+    :param connection: where to run it.
+    :param sql: as for :func:`query`.
+    :param args: the values.
+    :returns: the server's count of affected rows: a hint, never a proof.
+    :raises DataError: the server gave a warning.
+    """
+    with connection.cursor() as cursor:
+        affected = int(cursor.execute(sql, tuple(args)))
+        warnings = connection.warning_count()
+    if warnings:
+        shown = query(connection, "SHOW WARNINGS LIMIT 1")
+        first = ",".join(str(part) for part in shown[0]) if shown else "not shown by the server"
+        raise DataError(f"total number of problems: {warnings}, first problem (Level,Code,Message) was: {first}")
+    return affected
+
+
+def table_names(connection: Connection, database: str, prefix: str) -> list[str]:
+    """
+    The tables of a database whose names start with a text.
+
+    :param connection: the server.
+    :param database: the database's name.
+    :param prefix: the text; taken literally.
+    :returns: sorted names.
+    """
+    rows = query(
+        connection,
+        "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND LEFT(TABLE_NAME, %s) = %s",
+        (database, len(prefix), prefix),
+    )
+    return sorted(str(name) for (name,) in rows if str(name).startswith(prefix))
+
+
+@contextmanager
+def session(connect: Connect) -> Iterator[Connection]:
+    """
+    A connection for a block of work, closed at its end.
+
+    :param connect: opens the connection.
+    :yields: the prepared connection.
+    """
+    connection = connect()
+    try:
+        yield prepare(connection)
+    finally:
+        connection.close()
+
+
+@contextmanager
+def transaction(connection: Connection) -> Iterator[None]:
+    """
+    A transaction that is rolled back when the block raises.
+
+    :param connection: the connection, in autocommit mode.
+    """
+    execute(connection, "START TRANSACTION")
+    try:
+        yield
+    except BaseException:
+        # A server that is gone has rolled back by itself.
+        try:
+            connection.rollback()
+        except MySQLdb.Error:
+            connection.close()
+        raise
+    connection.commit()

@@ -1,0 +1,178 @@
+"""The steps of a build after its plan, one function a task; each can be done again and does only what is left."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+
+from airflow_reindex.core.failures import DataError, RequestError, TransientError
+from airflow_reindex.core.report import Failure
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director import claim
+from airflow_reindex.director.extract import Extractor, Outcome, RunBuffer, missing_chunks, unaccounted
+from airflow_reindex.director.load import Loaded, RangeLoader, create_tables, markers
+from airflow_reindex.director.plan import Plan
+from airflow_reindex.director.publish import Published, finish_table, swap, swap_done, tidy, verify
+from airflow_reindex.director.records import SPLIT, read_plan, read_split, recorded
+from airflow_reindex.director.runs import Manifest, accounted, manifests
+from airflow_reindex.director.servers import Servers
+from airflow_reindex.director.split import Split, make_split
+from airflow_reindex.director.sql import prepare, session
+from airflow_reindex.director.tables import index_definition
+
+log = logging.getLogger(__name__)
+
+
+def extract_group(servers: Servers, folder: Folder, token: str, group: int, rows_in_memory: int) -> Outcome:
+    """
+    Stage the chunks of one group that are not staged yet.
+
+    :param servers: the Qserv installation.
+    :param folder: the run's folder.
+    :param token: the plan that the group belongs to.
+    :param group: its number.
+    :param rows_in_memory: rows to hold before a run is written; about 50 bytes each.
+    :returns: what was done.
+    :raises TransientError: chunks failed, and trying again may help.
+    :raises DataError: chunks failed for good.
+    """
+    with recorded(folder, "extract", group, token) as record:
+        plan = read_plan(folder, token)
+        chunks = plan.groups[group]
+        todo = missing_chunks(chunks, accounted(manifests(folder, group), token, ()))
+        if len(todo) < len(chunks):
+            log.info("%s of %s chunks are staged already", len(chunks) - len(todo), len(chunks))
+        with claim.Keeper(servers.czar, servers.tables(plan.request), token) as keeper:
+            buffer = RunBuffer(folder, plan, group, rows_in_memory)
+            outcome = Extractor(plan, servers.workers, buffer, keeper.check).run(todo)
+        record.rows, record.failures = outcome.rows, outcome.failures
+        record.result = {"chunks": outcome.chunks, "bytes": outcome.bytes}
+        if outcome.failures:
+            failed = len({failure.chunk for failure in outcome.failures})
+            first = outcome.failures[0]
+            text = (
+                f"{failed} of {len(todo)} chunks failed, the others are staged; first: chunk {first.chunk} of worker "
+                f"'{first.worker}': {first.message}"
+            )
+            raise TransientError(text) if outcome.transient else DataError(text)
+    return outcome
+
+
+def staged_runs(folder: Folder, plan: Plan) -> list[Manifest]:
+    """
+    The manifests that count for a plan.
+
+    :param folder: the run's folder.
+    :param plan: the plan.
+    :returns: manifests, each chunk in one of them.
+    """
+    return accounted(manifests(folder), plan.token, plan.adopted)
+
+
+def split_build(servers: Servers, folder: Folder, rows_per_task: int) -> Split:
+    """
+    Cut the key space, and create the shadow table.
+
+    :param servers: the Qserv installation.
+    :param folder: the run's folder.
+    :param rows_per_task: how many rows a mapped load task should load.
+    :returns: the split.
+    :raises DataError: chunks are not staged.
+    """
+    with recorded(folder, "split") as record:
+        plan = read_plan(folder)
+        record.token = plan.token
+        tables = servers.tables(plan.request)
+        staged = staged_runs(folder, plan)
+        missing = unaccounted(plan, staged)
+        if missing:
+            raise DataError(
+                f"{len(missing)} chunks are not staged, such as {', '.join(map(str, missing[:5]))}: clear the failed "
+                "extract tasks."
+            )
+        split = make_split(plan.token, staged, rows_per_task)
+        with claim.Keeper(servers.czar, tables, plan.token), session(servers.czar) as czar:
+            create_tables(czar, tables, plan.token, split.build, index_definition(plan))
+        folder.write_json(SPLIT, split.as_dict())
+        record.rows = split.rows
+        record.result = {"ranges": len(split.ranges), "bytes": sum(f.bytes for m in staged for f in m.files)}
+        log.info("%s rows in %s runs, %s key ranges", f"{split.rows:,}", len(staged), len(split.ranges))
+    return split
+
+
+def load_range(servers: Servers, folder: Folder, token: str, build: str, number: int) -> Loaded:
+    """
+    Load one key range into the shadow table.
+
+    :param servers: the Qserv installation.
+    :param folder: the run's folder.
+    :param token: the plan that the range belongs to.
+    :param build: the split that it belongs to.
+    :param number: its number.
+    :returns: what was done.
+    :raises DataError: keys of a unique index occur twice.
+    """
+    with recorded(folder, "load", number, token) as record:
+        plan, split = read_plan(folder, token), read_split(folder)
+        if split.build != build:
+            raise RequestError("the split is not the one this task was made for: clear this run from 'split' on.")
+        tables, inbox = servers.tables(plan.request), servers.inbox(plan.request)
+        staged = staged_runs(folder, plan)
+        files = [file.name for m in staged if m.name in split.manifests for file in m.files]
+        with claim.Keeper(servers.czar, tables, token) as keeper, session(servers.czar) as czar:
+            loader = RangeLoader(czar, plan, tables, build, inbox, keeper.check)
+            loaded = loader.run(folder, files, split.ranges[number])
+        record.rows = loaded.rows
+        if loaded.duplicates:
+            worker_of = {chunk.chunk: chunk.worker for manifest in staged for chunk in manifest.chunks}
+            table = plan.request.director_table
+            record.failures = [
+                Failure(table=table, worker=worker_of[chunk], chunk=chunk, message=message)
+                for chunk, message in sorted(loaded.duplicates.items())
+            ]
+            raise DataError(f"duplicate keys in {len(loaded.duplicates)} chunks: {record.failures[0].message}")
+    return loaded
+
+
+def publish_build(servers: Servers, folder: Folder) -> Published:
+    """
+    Verify the shadow table and swap it in; when that has happened already, only tidy up.
+
+    :param servers: the Qserv installation.
+    :param folder: the run's folder.
+    :returns: what was published.
+    :raises DataError: the shadow table is not what was extracted.
+    """
+    with recorded(folder, "publish") as record:
+        plan, split = read_plan(folder), read_split(folder)
+        record.token = plan.token
+        tables = servers.tables(plan.request)
+        czar = prepare(servers.czar())
+        try:
+            if not swap_done(czar, tables, plan.token):
+                with claim.Keeper(servers.czar, tables, plan.token) as keeper:
+                    loaded = markers(czar, tables, plan.token, split.build)
+                    verify(servers.czar, plan, tables, split, staged_runs(folder, plan), loaded, keeper.check)
+                    finish_table(czar, tables, plan.token, split.build)
+                    swap(czar, plan, tables, split.build, keeper.check)
+                log.info("index %s.%s is published", tables.database, tables.index)
+            # A statement whose answer got lost is no proof: the renamed claim is.
+            if not swap_done(czar, tables, plan.token):
+                raise TransientError("the swap left no mark")
+            published = Published(split.rows, tidy(czar, plan, tables, split.build))
+        finally:
+            czar.close()
+        record.rows, record.result = published.rows, asdict(published)
+    return published
+
+
+def finish_build(servers: Servers, plan: Plan) -> None:
+    """
+    Remove the mark of a swap whose report is written.
+
+    :param servers: the Qserv installation.
+    :param plan: the plan.
+    """
+    tables = servers.tables(plan.request)
+    with session(servers.czar) as czar:
+        claim.drop(czar, tables.sql("done", plan.token))

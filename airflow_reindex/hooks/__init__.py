@@ -1,0 +1,1 @@
+"""Airflow hooks: connections and how to reach what they name."""

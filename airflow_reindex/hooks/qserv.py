@@ -1,0 +1,166 @@
+"""The connection type `qserv`: the czar's MySQL server, the workers', and where the catalog is described."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import Any, ClassVar
+
+import MySQLdb
+from airflow.providers.mysql.hooks.mysql import MySqlHook
+from airflow.sdk import BaseHook, Connection
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from airflow_reindex.config import check_allowed
+from airflow_reindex.core.failures import RequestError
+from airflow_reindex.director.servers import Servers
+from airflow_reindex.director.sql import Connect, describe, query, session
+from airflow_reindex.director.tables import WORK_DATABASE
+
+#: Seconds until a server that does not answer counts as away.
+CONNECT_TIMEOUT = 10
+_TLS_FILES = ("ca", "capath", "cert", "key", "cipher")
+
+
+class ServerHook(MySqlHook):
+    """The MySQL provider's hook with a time-out: a host that drops packets would hold a task for minutes."""
+
+    def _get_conn_config_mysql_client(self, conn: Connection) -> dict[str, Any]:
+        return {**super()._get_conn_config_mysql_client(conn), "connect_timeout": CONNECT_TIMEOUT}
+
+
+class QservHook(BaseHook):
+    """
+    Reach the servers of a Qserv installation.
+
+    Connections to the servers are made by the MySQL provider's :class:`MySqlHook`.
+
+    :param qserv_conn_id: a connection of type ``qserv`` that the deployment allows (``[reindex] allowed_conn_ids``).
+    """
+
+    conn_name_attr: ClassVar[str] = "qserv_conn_id"
+    default_conn_name: ClassVar[str] = "qserv_default"
+    conn_type: ClassVar[str] = "qserv"
+    hook_name: ClassVar[str] = "Qserv"
+
+    def __init__(self, qserv_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.qserv_conn_id = qserv_conn_id
+
+    @cached_property
+    def connection(self) -> Connection:
+        """
+        The Airflow connection.
+
+        :raises RequestError: it is not allowed, does not exist, or is of another type.
+        """
+        check_allowed(self.qserv_conn_id)
+        connection = _lookup(self.qserv_conn_id)
+        if connection.conn_type != self.conn_type:
+            raise RequestError(
+                f"the connection '{self.qserv_conn_id}' has the type '{connection.conn_type}', not 'qserv'."
+            )
+        return connection
+
+    def get_conn(self) -> Any:
+        """
+        Connect to the czar's MySQL server.
+
+        :returns: a new connection of mysqlclient.
+        """
+        return self.servers.czar()
+
+    @cached_property
+    def servers(self) -> Servers:
+        """
+        All servers. Airflow connections are looked up here once, so that threads can connect later on.
+
+        :raises RequestError: the extra of the connection is malformed.
+        """
+        extra = self.connection.extra_dejson
+        tls = _mapping(extra.get("tls"), "tls", self.qserv_conn_id)
+        workers = _mapping(extra.get("workers"), "workers", self.qserv_conn_id)
+        if not workers:
+            raise RequestError(
+                f"the connection '{self.qserv_conn_id}' names no workers: set 'workers' in its extra to "
+                '{"<worker name>": "<MySQL connection id>"}.'
+            )
+        catalog = extra.get("catalog") or "replication"
+        if catalog not in ("replication", "scan"):
+            raise RequestError(
+                f"'catalog' in the extra of '{self.qserv_conn_id}' must be 'replication' or 'scan', not '{catalog}'."
+            )
+        return Servers(
+            czar=_connect(self.connection, tls, local_infile=True),
+            workers={str(name): _connect(_lookup(str(conn_id)), tls) for name, conn_id in workers.items()},
+            index_database=self.connection.schema or "qservMeta",
+            work_database=extra.get("work_database") or WORK_DATABASE,
+            catalog="scan" if catalog == "scan" else "replication",
+            replication_schema=extra.get("replication_schema") or "qservReplica",
+            staging_dir=extra.get("staging_dir") or None,
+            server_staging_dir=extra.get("server_staging_dir") or None,
+        )
+
+    def test_connection(self) -> tuple[bool, str]:
+        """
+        Connect to the czar's and every worker's server.
+
+        :returns: whether all answered, and one line a server.
+        """
+        try:
+            servers = self.servers
+        except RequestError as error:
+            return False, str(error)
+        answers = [_answer(name, connect) for name, connect in {"czar": servers.czar, **servers.workers}.items()]
+        return all(good for good, _ in answers), "\n".join(line for _, line in answers)
+
+
+def _answer(name: str, connect: Connect) -> tuple[bool, str]:
+    try:
+        with session(connect) as connection:
+            return True, f"{name}: {query(connection, 'SELECT VERSION()')[0][0]}"
+    except MySQLdb.Error as error:
+        return False, f"{name}: {describe(error)}"
+
+
+def _lookup(conn_id: str) -> Connection:
+    try:
+        return BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException as error:
+        raise RequestError(f"there is no Airflow connection '{conn_id}'.") from error
+
+
+def _connect(connection: Connection, tls: dict[str, Any], *, local_infile: bool = False) -> Connect:
+    # Only what concerns reaching the server is handed on: a cursor class or another client would break the streaming.
+    extra = {key: value for key, value in connection.extra_dejson.items() if key in ("ssl", "ssl_mode", "unix_socket")}
+    if tls and "ssl" not in extra:
+        extra["ssl"] = {name: tls[name] for name in _TLS_FILES if tls.get(name)}
+        if tls.get("mode"):
+            extra["ssl_mode"] = tls["mode"]
+    server = Connection(
+        conn_id=connection.conn_id,
+        conn_type="mysql",
+        host=connection.host,
+        port=connection.port,
+        login=connection.login,
+        password=connection.password,
+        extra=json.dumps(extra),
+    )
+
+    def connect() -> Any:
+        return ServerHook(connection=server, local_infile=local_infile).get_conn()
+
+    return connect
+
+
+def _mapping(value: object, name: str, conn_id: str) -> dict[str, Any]:
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    elif not value:
+        return {}
+    if not isinstance(value, dict):
+        raise RequestError(f"'{name}' in the extra of the connection '{conn_id}' must be a JSON object.")
+    return value

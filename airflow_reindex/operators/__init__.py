@@ -1,0 +1,1 @@
+"""Airflow operators: thin wrappers around the steps, with XCom, retries and links."""

@@ -1,0 +1,317 @@
+"""The tasks of a director-index build."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import MySQLdb
+from airflow.sdk import Asset, AssetAlias, BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from airflow_reindex import config
+from airflow_reindex.core.failures import ReindexError, TransientError, detail
+from airflow_reindex.core.report import Status
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director import outcome, records, steps
+from airflow_reindex.director.claim import Owner
+from airflow_reindex.director.plan import group_label
+from airflow_reindex.director.planning import RunContext, make_plan
+from airflow_reindex.director.publish import roll_back_statement
+from airflow_reindex.director.request import BuildRequest
+from airflow_reindex.director.sql import describe
+from airflow_reindex.hooks.qserv import QservHook
+from airflow_reindex.links import IndexLink, ReportLink
+from airflow_reindex.staging_sweep import sweep_old_folders
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_reindex.director.servers import Servers
+
+#: Consumers schedule on this alias, or on the asset of one index.
+INDEX_ALIAS = "director_index"
+
+
+def index_asset(conn_id: str, index_table: str) -> Asset:
+    """
+    The asset of a director index.
+
+    :param conn_id: the qserv connection.
+    :param index_table: the index table, ``<database>__<director_table>``.
+    :returns: the asset; its events carry the row count.
+    """
+    return Asset(name=index_table, uri=f"qserv://{conn_id}/{quote(index_table, safe='')}")
+
+
+@contextmanager
+def airflow_errors() -> Iterator[None]:
+    """
+    Tell Airflow whether a retry makes sense.
+
+    :raises AirflowFailException: for what a retry cannot mend.
+    :raises AirflowException: for what it may.
+    """
+    try:
+        yield
+    except (TransientError, MySQLdb.Error) as error:
+        raise AirflowException(detail(describe(error))) from error
+    except ReindexError as error:
+        raise AirflowFailException(detail(error)) from error
+
+
+class DirectorIndexOperator(BaseOperator):
+    """What the tasks of a build have in common: the run's folder and the servers that its plan names."""
+
+    operator_extra_links = (ReportLink(), IndexLink())
+    ui_color = "#dfeaf5"
+
+    #: Known once the task has read the plan; the link needs it.
+    index_name: str = ""
+
+    def folder(self, context: Context) -> Folder:
+        """
+        The run's staging folder.
+
+        :param context: the task's context.
+        :returns: the folder.
+        """
+        run = context["dag_run"]
+        return config.run_folder(run.dag_id, run.run_id)
+
+    def servers(self, folder: Folder) -> Servers:
+        """
+        The servers that the run's plan names.
+
+        :param folder: the run's folder.
+        :returns: the servers.
+        """
+        plan = records.read_plan(folder)
+        self.index_name = plan.request.index_table
+        return QservHook(plan.conn_id).servers
+
+
+class PlanOperator(DirectorIndexOperator):
+    """
+    Check the request, claim the index, and fix which task reads which chunks.
+
+    Returns one small dict a group of chunks, for mapping.
+
+    :param request: the params of the build by name; ``None``: those of the run.
+    :param qserv_conn_id: the connection; ``None``: the run's param of that name.
+    """
+
+    template_fields: Sequence[str] = ("request", "qserv_conn_id")
+
+    def __init__(
+        self, *, request: Mapping[str, Any] | None = None, qserv_conn_id: str | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.request = request
+        self.qserv_conn_id = qserv_conn_id
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """
+        Plan the build.
+
+        :param context: the task's context.
+        :returns: ``{"token", "group", "label"}`` of each group; none for a dry run or an empty catalog.
+        """
+        folder = self.folder(context)
+        with airflow_errors(), records.recorded(folder, "plan") as record:
+            params = context["params"] if self.request is None else self.request
+            request = BuildRequest.parse(params)
+            self.index_name = request.index_table
+            conn_id = self.qserv_conn_id or params.get("qserv_conn_id") or QservHook.default_conn_name
+            hook = QservHook(conn_id)
+            plan, figures = make_plan(hook.servers, request, folder, self._run(context, conn_id, folder))
+            record.token = plan.token
+            record.rows = int(str(figures["rows"]))
+            record.result = {"dry_run": request.dry_run, "chunks": plan.chunks, **figures}
+        if request.dry_run:
+            self.log.info("dry run: the checks passed, nothing was changed")
+            return []
+        sweep_old_folders(keep=folder)
+        return [
+            {"token": plan.token, "group": number, "label": group_label(group)}
+            for number, group in enumerate(plan.groups)
+        ]
+
+    def _run(self, context: Context, conn_id: str, folder: Folder) -> RunContext:
+        ti, run = context["ti"], context["dag_run"]
+
+        def state_of(dag_id: str, run_id: str) -> str | None:
+            # A run that was deleted has no state: its claim then counts by its signs of life alone.
+            return ti.get_dagrun_state(dag_id, run_id) if ti.get_dr_count(dag_id, run_ids=[run_id]) else None
+
+        return RunContext(
+            owner=Owner(config.deployment(), run.dag_id, run.run_id, socket.gethostname(), folder.url),
+            conn_id=conn_id,
+            state_of=state_of,
+            claim_timeout=config.integer("claim_timeout"),
+            rows_per_task=config.integer("rows_per_task"),
+            open_folder=Folder.at,
+        )
+
+
+class ExtractOperator(DirectorIndexOperator):
+    """
+    Stage the chunks of one group as sorted runs.
+
+    :param group: one item of what :class:`PlanOperator` returned.
+    """
+
+    template_fields: Sequence[str] = ("group",)
+
+    def __init__(self, *, group: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.group = group
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Extract.
+
+        :param context: the task's context.
+        :returns: the group's number, chunks and rows.
+        """
+        folder, memory = self.folder(context), config.integer("rows_in_memory")
+        with airflow_errors():
+            servers = self.servers(folder)
+            done = steps.extract_group(servers, folder, self.group["token"], self.group["group"], memory)
+        return {"group": self.group["group"], "chunks": done.chunks, "rows": done.rows}
+
+
+class SplitOperator(DirectorIndexOperator):
+    """Cut the key space into ranges of equal weight, and create the shadow table; returns one small dict a range."""
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """
+        Split.
+
+        :param context: the task's context.
+        :returns: ``{"token", "build", "range", "label"}`` of each key range; none for an empty catalog.
+        """
+        folder = self.folder(context)
+        _skip_dry_run(folder)
+        with airflow_errors():
+            split = steps.split_build(self.servers(folder), folder, config.integer("rows_per_task"))
+            token = records.read_plan(folder).token
+        return [
+            {"token": token, "build": split.build, "range": key_range.number, "label": key_range.label}
+            for key_range in split.ranges
+        ]
+
+
+class LoadOperator(DirectorIndexOperator):
+    """
+    Load one key range into the shadow table.
+
+    :param key_range: one item of what :class:`SplitOperator` returned.
+    """
+
+    template_fields: Sequence[str] = ("key_range",)
+
+    def __init__(self, *, key_range: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.key_range = key_range
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Load.
+
+        :param context: the task's context.
+        :returns: the range's number and rows.
+        """
+        folder, given = self.folder(context), self.key_range
+        with airflow_errors():
+            servers = self.servers(folder)
+            done = steps.load_range(servers, folder, given["token"], given["build"], given["range"])
+        return {"range": given["range"], "rows": done.rows, "new_rows": done.new_rows}
+
+
+class PublishOperator(DirectorIndexOperator):
+    """Verify the shadow table and swap it in by one atomic rename."""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Publish.
+
+        :param context: the task's context.
+        :returns: the index's rows, and where the previous one is kept.
+        """
+        folder = self.folder(context)
+        _skip_dry_run(folder)
+        with airflow_errors():
+            published = steps.publish_build(self.servers(folder), folder)
+        return {"rows": published.rows, "previous": published.previous}
+
+
+class AggregateOperator(DirectorIndexOperator):
+    """
+    Account for every chunk, write the report, emit the asset event, and fail when the build is not done.
+
+    It needs the trigger rule ``all_done``: it must also run when everything before it failed.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(outlets=[AssetAlias(INDEX_ALIAS)], **kwargs)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Aggregate.
+
+        :param context: the task's context.
+        :returns: the report; it is in XCom too when the task then fails.
+        :raises AirflowFailException: the build is not done.
+        """
+        folder, ti, run = self.folder(context), context["ti"], context["dag_run"]
+        found = ti.get_task_states(dag_id=run.dag_id, run_ids=[run.run_id])
+        states = outcome.task_states(found.get(run.run_id, {}))
+        written = folder.read_json(records.REPORT)
+        if written and written["status"] == Status.DONE and folder.read_json(records.PLAN) is None:
+            # Cleared after the build was finished: the staged rows are gone, the proof is written.
+            return dict(written)
+        params = context["params"]
+        source, dest = f"{params.get('database')}.{params.get('director_table')}", ""
+        plan = folder.read_json(records.PLAN)
+        if plan:
+            self.index_name = f"{plan['request']['database']}__{plan['request']['director_table']}"
+            source = f"{plan['request']['database']}.{plan['request']['director_table']}"
+            dest = f"{plan['index_database']}.{self.index_name}"
+        report, failures = outcome.make_report(folder, run.run_id, states, source, dest)
+        value = report.as_dict()
+        if report.status is Status.DONE:
+            self._finish(context, folder, value)
+        outcome.write_report(folder, value, failures)
+        self.log.info(
+            "status %s: %s of %s chunks, %s rows %s",
+            report.status,
+            report.count,
+            report.total,
+            f"{report.rows:,}",
+            report.detail,
+        )
+        if report.status in (Status.DONE, Status.PENDING):
+            return value
+        ti.xcom_push(key="return_value", value=value)
+        raise AirflowFailException(f"{report.status}: {report.detail}")
+
+    def _finish(self, context: Context, folder: Folder, report: dict[str, Any]) -> None:
+        with airflow_errors():
+            plan = records.read_plan(folder)
+            servers = self.servers(folder)
+            if report["notes"].get("previous"):
+                statement = roll_back_statement(servers.tables(plan.request), report["notes"]["previous"])
+                report["notes"] = {**report["notes"], "roll_back": statement}
+            steps.finish_build(servers, plan)
+        event = context["outlet_events"][AssetAlias(INDEX_ALIAS)]
+        event.add(index_asset(plan.conn_id, self.index_name), extra={"rows": report["rows"]})
+
+
+def _skip_dry_run(folder: Folder) -> None:
+    planned = [record for record in records.task_records(folder) if record.task == "plan"]
+    if planned and planned[0].result.get("dry_run"):
+        raise AirflowSkipException("dry run: nothing to do")

@@ -1,0 +1,27 @@
+"""Removes the staged files of runs that nobody came back to."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from airflow_reindex import config
+from airflow_reindex.core.staging import Folder
+
+log = logging.getLogger(__name__)
+
+
+def sweep_old_folders(keep: Folder) -> None:
+    """
+    Remove run folders in which nothing was written for longer than ``staging_retention_days``.
+
+    :param keep: the present run's folder.
+    """
+    oldest = time.time() - 86_400 * config.integer("staging_retention_days")
+    root = config.staging_root()
+    for dag in root.names():
+        for run in Folder.at(f"{root.root}/{dag}").names():
+            folder = Folder.at(f"{root.root}/{dag}/{run}")
+            if folder.root != keep.root and 0 < folder.newest() < oldest:
+                log.info("removing the files of an old run: %s", folder.url)
+                folder.remove()
