@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 from airflow_reindex.core.failures import DETAIL_LIMIT
 
@@ -109,9 +110,10 @@ class Report:
         """
         The report as JSON can hold it.
 
-        :returns: a dict of plain types.
+        :returns: a dict of plain types; lists, no tuples, which Airflow's XCom would wrap.
         """
-        return {**asdict(self), "status": self.status.value, "progress": round(self.progress, 6)}
+        value = {**asdict(self), "status": self.status.value, "progress": round(self.progress, 6)}
+        return cast("dict[str, Any]", json.loads(json.dumps(value)))
 
 
 def error_map(failures: Sequence[Failure]) -> dict[str, dict[str, dict[str, str]]]:

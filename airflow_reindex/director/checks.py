@@ -90,7 +90,7 @@ def probe_load(connection: Connection, tables: IndexTables, inbox: Inbox, *, lea
     probe = tables.sql("probe", token)
     try:
         execute(connection, f"CREATE TABLE {probe} (`key` INT NOT NULL, `chunkId` INT, `subChunkId` INT) ENGINE=InnoDB")
-        with inbox.file(f"reindex-probe-{token}.tsv") as path:
+        with inbox.file(f"reindex-{tables.mark}-{token}.tsv") as path:
             one = np.array([1], np.int32)
             write_text(Rows(one, one, one), path)
             rows = load_file(connection, inbox, path, probe, "key")

@@ -71,6 +71,20 @@ class Inbox:
         finally:
             path.unlink(missing_ok=True)
 
+    def sweep(self, mark: str, keep: str = "") -> None:
+        """
+        Remove the files that killed tasks left in the shared folder.
+
+        :param mark: the index's mark, which is in the names of its files.
+        :param keep: a token whose files stay.
+        """
+        if self.local or self.folder is None:
+            return
+        for path in Path(self.folder).glob(f"reindex-{mark}-*.tsv"):
+            if not keep or keep not in path.name:
+                # Another run may sweep at the same time.
+                path.unlink(missing_ok=True)
+
     def seen_by_server(self, path: Path) -> str:
         """
         The path to put into the statement.
@@ -214,7 +228,9 @@ class RangeLoader:
                     f"give {len(rows)}: the staging folder was changed. Clear this run from its task 'plan' on."
                 )
             return 0
-        with self._inbox.file(f"reindex-{self._plan.token}-{self._build}-{key_range}-{number}.tsv") as path:
+        with self._inbox.file(
+            f"reindex-{self._tables.mark}-{self._plan.token}-{self._build}-{key_range}-{number}.tsv"
+        ) as path:
             write_text(rows, path)
             try:
                 self._load(path, key_range, number, checksum)

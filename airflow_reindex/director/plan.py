@@ -13,8 +13,8 @@ from airflow_reindex.director.request import BuildRequest
 
 #: What reading a chunk table costs besides its rows (a round trip, opening the file), in rows.
 CHUNK_OVERHEAD_ROWS = 2_000
-#: Tasks a worker gets at least, when it has as many chunks: enough to keep a few Airflow workers busy.
-LEAST_GROUPS_PER_WORKER = 4
+#: Tasks a worker gets at least, to keep a few Airflow workers busy, as long as each has this much to read.
+LEAST_GROUPS_PER_WORKER, LEAST_GROUP_ROWS = 4, 50_000
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,8 @@ def make_groups(
     total = sum(map(sum, weights.values()))
     # Each worker's share rounds up, so leave room for one more group a worker.
     per_task = max(rows_per_task, -(-total // max(1, most - len(assigned))))
-    wanted = {w: task_count(sum(weights[w]), per_task, least=LEAST_GROUPS_PER_WORKER) for w in assigned}
+    least = {w: min(LEAST_GROUPS_PER_WORKER, sum(weights[w]) // LEAST_GROUP_ROWS) for w in assigned}
+    wanted = {w: task_count(sum(weights[w]), per_task, least=least[w]) for w in assigned}
     if sum(wanted.values()) > most:
         wanted = {w: task_count(sum(weights[w]), per_task) for w in assigned}
     queues = [

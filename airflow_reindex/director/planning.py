@@ -187,6 +187,7 @@ def _claim(
     token, former = claim.acquire(czar, tables, run.owner, lambda held: _conflict(held, tables, request, run))
     if former:
         log.info("took over the claim of %s", former.owner or former.token)
+    servers.inbox(request).sweep(tables.mark, keep=token)
     swept = claim.sweep(czar, tables, token)
     if swept:
         log.info("swept %s tables of earlier builds: %s", len(swept), ", ".join(swept))

@@ -162,6 +162,7 @@ def publish_build(servers: Servers, folder: Folder) -> Published:
             published = Published(split.rows, tidy(czar, plan, tables, split.build))
         finally:
             czar.close()
+        servers.inbox(plan.request).sweep(tables.mark)
         record.rows, record.result = published.rows, asdict(published)
     return published
 

@@ -1,0 +1,189 @@
+"""A director-index build made of its step functions, against the sandbox, as the tasks of a DAG run would make it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from airflow_reindex.core.report import Failure
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director import records, steps
+from airflow_reindex.director.claim import Owner
+from airflow_reindex.director.plan import Plan
+from airflow_reindex.director.planning import RunContext, make_plan
+from airflow_reindex.director.publish import Published
+from airflow_reindex.director.request import BuildRequest
+from airflow_reindex.director.runs import manifests
+from airflow_reindex.director.servers import Servers
+from airflow_reindex.director.split import Split
+from airflow_reindex.director.tables import IndexTables
+from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.sandbox.servers import MariaDBServer
+
+Columns = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
+
+
+def sandbox_servers(sandbox: Sandbox, **changes: Any) -> Servers:
+    """The sandbox as the steps see it, reached with the account that has only the README's grants."""
+    servers = Servers(
+        czar=lambda: sandbox.czar.connect("reindex", local_infile=True),
+        workers={
+            name: lambda server=server: server.connect("reindex")  # type: ignore[misc]
+            for name, server in sandbox.workers.items()
+        },
+        staging_dir=str(sandbox.czar.infile_dir),
+        server_staging_dir=str(sandbox.czar.infile_dir),
+    )
+    return replace(servers, **changes)
+
+
+class Build:
+    """
+    One run of a build.
+
+    :param sandbox: the servers.
+    :param staging: where runs keep their folders.
+    :param database: the catalog.
+    :param run_id: the run's id.
+    :param params: further params of the request.
+    """
+
+    def __init__(self, sandbox: Sandbox, staging: Path, database: str, run_id: str, params: dict[str, Any]) -> None:
+        self.sandbox, self.run_id = sandbox, run_id
+        self.servers = sandbox_servers(sandbox)
+        self.folder = Folder.at(str(staging / run_id))
+        self.request = BuildRequest.parse({"database": database, "director_table": "Object", **params})
+        self.states: dict[tuple[str, str], str] = {}
+        self.claim_timeout, self.rows_per_task, self.rows_in_memory = 300.0, 50_000, 100_000
+
+    @property
+    def plan_made(self) -> Plan:
+        """The plan in the run's folder."""
+        return records.read_plan(self.folder)
+
+    def plan(self) -> Plan:
+        """The task `plan`."""
+        run = RunContext(
+            owner=Owner("tests", "build_director_index", self.run_id, "localhost", self.folder.url),
+            conn_id="qserv_default",
+            state_of=lambda dag_id, run_id: self.states.get((dag_id, run_id), "running"),
+            claim_timeout=self.claim_timeout,
+            rows_per_task=self.rows_per_task,
+            open_folder=Folder.at,
+        )
+        with records.recorded(self.folder, "plan") as record:
+            plan, figures = make_plan(self.servers, self.request, self.folder, run)
+            record.token, record.result = plan.token, {"dry_run": self.request.dry_run, **figures}
+        return plan
+
+    def extract(self, group: int) -> None:
+        """One mapped task `extract`."""
+        steps.extract_group(self.servers, self.folder, self.plan_made.token, group, self.rows_in_memory)
+
+    def extract_all(self) -> None:
+        """All tasks `extract`, in turn."""
+        for group in range(len(self.plan_made.groups)):
+            self.extract(group)
+
+    def split(self) -> Split:
+        """The task `split`."""
+        return steps.split_build(self.servers, self.folder, self.rows_per_task)
+
+    def load(self, number: int) -> None:
+        """One mapped task `load`."""
+        split = records.read_split(self.folder)
+        steps.load_range(self.servers, self.folder, self.plan_made.token, split.build, number)
+
+    def load_all(self) -> None:
+        """All tasks `load`, in turn."""
+        for key_range in records.read_split(self.folder).ranges:
+            self.load(key_range.number)
+
+    def publish(self) -> Published:
+        """The task `publish`."""
+        return steps.publish_build(self.servers, self.folder)
+
+    def to_load(self) -> None:
+        """Everything up to the loads."""
+        self.plan()
+        self.extract_all()
+        self.split()
+
+    def run(self) -> Published:
+        """The whole build."""
+        self.to_load()
+        self.load_all()
+        return self.publish()
+
+    def finish(self) -> None:
+        """What the task `aggregate` does on the server once the report is written."""
+        steps.finish_build(self.servers, self.plan_made)
+
+    def failures(self, task: str) -> list[Failure]:
+        """The chunks that the tasks of one step have recorded as failed, by chunk and worker."""
+        found = [f for record in records.task_records(self.folder) if record.task == task for f in record.failures]
+        return sorted(found, key=lambda failure: (failure.chunk, failure.worker))
+
+    def staged_chunks(self) -> list[int]:
+        """The chunks of all manifests in the run's folder, as often as they are there."""
+        return sorted(chunk.chunk for manifest in manifests(self.folder) for chunk in manifest.chunks)
+
+    def index(self) -> Columns:
+        """The live index as Qserv would read it: keys, chunks and sub-chunks, by key and chunk."""
+        return read_index(self.sandbox, self.request.index_table)
+
+    def working_tables(self) -> list[str]:
+        """What lies in the working database for this index."""
+        return working_tables(self.sandbox, self.request.index_table)
+
+
+def read_index(sandbox: Sandbox, table: str, key: str = "objectId") -> Columns:
+    """Read an index whole: keys, chunks and sub-chunks, ordered by key, chunk and sub-chunk."""
+    connection = sandbox.czar.connect()
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT `{key}`, chunkId, subChunkId FROM qservMeta.`{table}` ORDER BY 1, 2, 3")
+            rows = np.array(cursor.fetchall(), dtype=np.int64).reshape(-1, 3)
+    finally:
+        connection.close()
+    return rows[:, 0], rows[:, 1], rows[:, 2]
+
+
+def tables_of(sandbox: Sandbox, database: str) -> list[str]:
+    """The tables of a database on the czar's server."""
+    connection = sandbox.czar.connect()
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s ORDER BY 1", (database,)
+            )
+            return [name for (name,) in cursor.fetchall()]
+    finally:
+        connection.close()
+
+
+def run_sql(server: MariaDBServer, *statements: str) -> list[tuple[Any, ...]]:
+    """Run statements as root, each taken literally; the rows of the last one."""
+    rows: list[tuple[Any, ...]] = []
+    with contextlib.closing(server.connect()) as connection, connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+            rows = list(cursor.fetchall())
+    return rows
+
+
+def working_tables(sandbox: Sandbox, index: str) -> list[str]:
+    """The tables in the working database that belong to builds of an index."""
+    mark = IndexTables("airflow_reindex", "qservMeta", index).mark
+    return [name for name in tables_of(sandbox, "airflow_reindex") if mark in name]
+
+
+def assert_same(found: Columns, expected: Columns) -> None:
+    """Compare two indexes key by key."""
+    for name, one, other in zip(("keys", "chunks", "sub-chunks"), found, expected, strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=name)

@@ -1,0 +1,92 @@
+"""DAG runs in this process, as `airflow dags test` makes them, against the sandbox."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG
+
+from airflow_reindex.config import run_folder
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.sandbox.cluster import Sandbox
+
+
+@dataclass
+class Run:
+    """A DAG run that has ended."""
+
+    dag_run: Any
+
+    @property
+    def state(self) -> str:
+        return str(self.dag_run.state)
+
+    @property
+    def folder(self) -> Folder:
+        return run_folder(self.dag_run.dag_id, self.dag_run.run_id)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The DAG's result, which must be what is in the run's folder too."""
+        result = self.dag_run.get_task_instance("aggregate").xcom_pull(task_ids="aggregate")
+        assert result == self.folder.read_json("report.json")
+        return dict(result)
+
+    @property
+    def tasks(self) -> dict[str, str]:
+        """States by task id, with the map index of mapped ones."""
+        return {
+            ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]": str(ti.state)
+            for ti in self.dag_run.get_task_instances()
+        }
+
+
+@pytest.fixture(scope="session")
+def airflow() -> None:
+    """A migrated metadata database."""
+    from airflow.utils.db import initdb
+
+    initdb()
+
+
+@pytest.fixture
+def dags(airflow: None) -> DagBag:
+    """The DAGs of the test folder."""
+    bag = DagBag()
+    assert bag.import_errors == {}
+    return bag
+
+
+@pytest.fixture
+def connections(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Set Airflow's connections to the sandbox; with changes to the extra of the qserv connection."""
+
+    def connect(**extra: Any) -> None:
+        for name, value in sandbox.connections().items():
+            changed = json.loads(value)
+            if name == "AIRFLOW_CONN_QSERV_DEFAULT":
+                changed["extra"] = {k: v for k, v in {**changed["extra"], **extra}.items() if v is not None}
+            monkeypatch.setenv(name, json.dumps(changed))
+
+    connect()
+    return connect
+
+
+@pytest.fixture
+def trigger(airflow: None, connections: Callable[..., None]) -> Callable[..., Run]:
+    """Run a DAG to its end, in this process."""
+
+    def run(dag_id: str = "build_director_index", **conf: Any) -> Run:
+        # Parsed anew for each run: a run's conf is merged into the params of the DAG object.
+        dag = DagBag().dags[dag_id]
+        assert isinstance(dag, DAG)
+        ended = Run(dag.test(run_conf=conf))
+        print(f"{ended.state}: {ended.folder.read_json('report.json')}")
+        return ended
+
+    return run

@@ -1,0 +1,196 @@
+"""Runs that fail: the status is true, all failures are listed, readers keep what they had, the next run goes on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from airflow_reindex.config import staging_root
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director.records import task_records
+from airflow_reindex.sandbox.catalog import CatalogSpec, truth
+from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.sandbox.fixtures import CatalogFactory
+from tests.harness import assert_same, read_index, tables_of, working_tables
+from tests.system.conftest import Run
+
+Trigger = Callable[..., Run]
+
+
+def restore_table(sandbox: Sandbox, worker: str, database: str, chunk: int, like: int) -> None:
+    """Make a missing chunk table, empty."""
+    connection = sandbox.workers[worker].connect()
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE TABLE `{database}`.Object_{chunk} LIKE `{database}`.Object_{like}")
+    connection.close()
+
+
+def test_all_failures_are_reported_and_the_next_run_reads_only_the_rest(
+    sandbox: Sandbox, catalog: CatalogFactory, trigger: Trigger
+) -> None:
+    made = catalog(CatalogSpec(rows=12_000, chunks=40, missing=3, seed=7), fresh=True)
+    database, missing = made.spec.database, made.missing_on
+    run = trigger(database=database, director_table="Object")
+    assert run.state == "failed"
+    report = run.report
+    assert report["status"] == "failed"
+    found = {(w, int(c)) for w, chunks in report["error_ext"]["Object"].items() for c in chunks}
+    assert found == {(worker, chunk) for chunk, workers in missing.items() for worker in workers}
+    assert all("1146" in text for chunks in report["error_ext"]["Object"].values() for text in chunks.values())
+    assert report["failed"] == 3
+    assert report["count"] + report["failed"] == report["total"]
+    assert report["rows"] == 0
+    assert f"{database}__Object" not in tables_of(sandbox, "qservMeta")
+    assert not any(task.startswith(("load", "publish")) and s == "success" for task, s in run.tasks.items())
+
+    whole = next(chunk for chunk in made.placement if chunk not in missing)
+    for chunk, workers in missing.items():
+        for worker in workers:
+            other = next(c for c, w in made.placement.items() if c not in missing and worker in w) or whole
+            restore_table(sandbox, worker, database, chunk, other)
+    second = trigger(database=database, director_table="Object")
+    assert second.report["status"] == "done", second.report
+    adopted = second.report["notes"]["adopted_chunks"]
+    assert adopted > 0, "what the failed run had staged is used"
+    extracted = sum(p["rows"] for p in second.report["phases"] if p["name"] == "extract")
+    assert extracted < second.report["rows"]
+    assert_same(read_index(sandbox, f"{database}__Object"), truth(made.spec).index_rows(tuple(missing)))
+    assert not run.folder.names("runs"), "the failed run's staged rows were taken over or swept"
+    assert working_tables(sandbox, f"{made.spec.database}__Object") == []
+
+
+def test_every_extract_fails(
+    sandbox: Sandbox, catalog: CatalogFactory, trigger: Trigger, connections: Callable[..., None]
+) -> None:
+    made = catalog(CatalogSpec(rows=2_000, chunks=10))
+    connections(workers={"worker-1": "qserv_worker_9", "worker-2": "qserv_worker_9"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_QSERV_WORKER_9", "mysql://nobody:wrong@127.0.0.1:1/")
+        run = trigger(database=made.spec.database, director_table="Object")
+    report = run.report
+    assert report["status"] == "failed"
+    assert report["failed"] == report["total"] == 11
+    messages = [t for chunks in report["error_ext"]["Object"].values() for t in chunks.values()]
+    assert len(messages) == 12, "the dummy chunk was asked for on both workers"
+    assert all("Failed to connect to the worker service" in text for text in messages)
+
+
+def test_worker_that_comes_back_between_two_tries(sandbox: Sandbox, catalog: CatalogFactory, trigger: Trigger) -> None:
+    made = catalog(CatalogSpec(rows=6_000, chunks=30, seed=3))
+    worker = sandbox.workers["worker-2"]
+    worker.kill()
+    seen: list[Folder] = []
+
+    def revive() -> None:
+        deadline = time.monotonic() + 60
+        root = staging_root().child("build_director_index")
+        while time.monotonic() < deadline and not seen:
+            folders = [Folder.at(f"{root.root}/{name}") for name in root.names()]
+            seen.extend(f for f in folders if any(r.task == "extract" and r.error for r in task_records(f)))
+            time.sleep(0.05)
+        worker.start()
+
+    thread = threading.Thread(target=revive)
+    thread.start()
+    try:
+        run = trigger(database=made.spec.database, director_table="Object")
+    finally:
+        thread.join()
+    assert seen, "no extract task failed"
+    assert run.report["status"] == "done", run.report
+    assert_same(read_index(sandbox, f"{made.spec.database}__Object"), truth(made.spec).index_rows())
+
+
+@pytest.mark.parametrize(
+    ("conf", "words"),
+    [
+        ({"database": "nowhere"}, "no such database 'nowhere'"),
+        ({"qserv_conn_id": "aws_default"}, "may not be used"),
+        ({"rebuild": "maybe"}, "takes a number (0 or 1), not 'maybe'"),
+    ],
+)
+def test_bad_request_is_refused(catalog: CatalogFactory, trigger: Trigger, conf: dict[str, str], words: str) -> None:
+    made = catalog(CatalogSpec(rows=2_000, chunks=10))
+    run = trigger(**{"database": made.spec.database, "director_table": "Object", **conf})
+    assert run.state == "failed"
+    assert run.report["status"] == "refused"
+    assert words in run.report["detail"]
+    assert run.tasks["plan"] == "failed"
+
+
+def test_plan_that_cannot_reach_the_czar(sandbox: Sandbox, catalog: CatalogFactory, trigger: Trigger) -> None:
+    made = catalog(CatalogSpec(rows=2_000, chunks=10))
+    sandbox.czar.stop()
+    try:
+        run = trigger(database=made.spec.database, director_table="Object")
+    finally:
+        sandbox.czar.start()
+    assert run.state == "failed"
+    assert run.report["status"] == "failed"
+    assert "2002" in run.report["detail"]
+
+
+def test_empty_catalog_gives_an_empty_index(sandbox: Sandbox, catalog: CatalogFactory, trigger: Trigger) -> None:
+    made = catalog(CatalogSpec(rows=2_000, chunks=10, seed=5), fresh=True)
+    connection = sandbox.czar.connect()
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM qservReplica.replica WHERE `database` = %s", (made.spec.database,))
+    connection.close()
+    run = trigger(database=made.spec.database, director_table="Object")
+    assert run.state == "success", run.tasks
+    assert run.report["status"] == "done"
+    assert run.report["total"] == run.report["rows"] == 0
+    assert len(read_index(sandbox, f"{made.spec.database}__Object")[0]) == 0
+
+
+def test_dry_run_changes_nothing(sandbox: Sandbox, catalog: CatalogFactory, trigger: Trigger) -> None:
+    made = catalog(CatalogSpec(rows=2_000, chunks=10, seed=6))
+    run = trigger(database=made.spec.database, director_table="Object", dry_run=True)
+    assert run.state == "success", run.tasks
+    assert run.report["status"] == "pending"
+    assert run.report["notes"]["rows"] == made.rows
+    assert f"{made.spec.database}__Object" not in tables_of(sandbox, "qservMeta")
+    assert working_tables(sandbox, f"{made.spec.database}__Object") == []
+    assert {run.tasks[task] for task in ("extract", "split", "load", "publish")} == {"skipped"}
+
+
+def test_scan_says_what_it_could_not_check(
+    sandbox: Sandbox,
+    catalog: CatalogFactory,
+    trigger: Trigger,
+    connections: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = catalog(CatalogSpec(rows=2_000, chunks=10, seed=8, published=False))
+    connections(catalog="scan")
+    with caplog.at_level(logging.WARNING):
+        run = trigger(database=made.spec.database, director_table="Object")
+    assert run.report["status"] == "done"
+    assert any("published" in sentence for sentence in run.report["notes"]["not_checked"])
+    assert "could not check that the database and the table are published" in caplog.text
+    assert_same(read_index(sandbox, f"{made.spec.database}__Object"), truth(made.spec).index_rows())
+
+
+def test_passwords_stay_in_the_connections(
+    sandbox: Sandbox, catalog: CatalogFactory, trigger: Trigger, caplog: pytest.LogCaptureFixture
+) -> None:
+    from airflow.sdk.configuration import conf
+
+    made = catalog(CatalogSpec(rows=2_000, chunks=10, missing=1, seed=9))
+    with caplog.at_level(logging.DEBUG, logger="airflow_reindex"):
+        run = trigger(database=made.spec.database, director_table="Object")
+    assert run.state == "failed"
+    passwords = [p for server in sandbox.servers for p in server.passwords.values()]
+    assert len(passwords) >= 6
+    staged = [path for path in Path(run.folder.root).rglob("*") if path.is_file()]
+    assert len(staged) >= 6, "plan, records, runs and report"
+    # The metadata database holds XComs, rendered fields and logs of events.
+    files = [*staged, Path(conf.get("database", "sql_alchemy_conn").removeprefix("sqlite:///"))]
+    for password in passwords:
+        assert password not in caplog.text
+        assert not [path for path in files if password.encode() in path.read_bytes()]
