@@ -208,8 +208,9 @@ def safe_name(name: str) -> str:
     :param name: the name.
     :returns: the name with everything escaped that could leave the folder; different names stay different.
     """
-    escaped = quote(name, safe="+:@~ ")
-    return escaped.replace(".", "%2E") if set(escaped) <= {"."} else escaped
+    # fsspec takes "::" for a chain of protocols, and "." and ".." lead elsewhere.
+    escaped = quote(name, safe="+:@~ ").replace("::", ":%3A")
+    return escaped.replace(".", "%2E") if set(escaped) == {"."} else escaped or "%"
 
 
 def _is_local(filesystem: AbstractFileSystem) -> bool:

@@ -67,16 +67,18 @@ def inventory(connection: Connection, request: BuildRequest) -> dict[int, TableI
     prefix = f"{request.director_table}_"
     rows = query(
         connection,
-        "SELECT TABLE_NAME, ENGINE, TABLE_ROWS, DATA_LENGTH, CREATE_TIME, UPDATE_TIME FROM information_schema.TABLES "
-        "WHERE TABLE_SCHEMA = %s AND LEFT(TABLE_NAME, %s) = %s",
+        "SELECT TABLE_NAME, ENGINE, TABLE_ROWS, DATA_LENGTH, CREATE_TIME, UPDATE_TIME, "
+        "UPDATE_TIME < NOW() - INTERVAL 2 SECOND "
+        "FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND LEFT(TABLE_NAME, %s) = %s",
         (request.database, len(prefix), prefix),
     )
     result = {}
-    for name, engine, count, length, created, updated in rows:
+    for name, engine, count, length, created, updated, settled in rows:
         number = re.fullmatch(r"\d{1,10}", str(name)[len(prefix) :])
         if not number or not str(name).startswith(prefix) or int(number[0]) > MAX_CHUNK:
             continue
-        exact = engine in ("MyISAM", "Aria") and updated is not None
+        # UPDATE_TIME has whole seconds: within the last one it cannot tell a later change.
+        exact = engine in ("MyISAM", "Aria") and settled
         mark = f"{engine}|{count}|{length}|{created}|{updated}" if exact else ""
         result[int(number[0])] = TableInfo(int(count or 0), mark)
     return result

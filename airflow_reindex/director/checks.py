@@ -16,7 +16,7 @@ from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.claim import drop
 from airflow_reindex.director.columns import Rows
 from airflow_reindex.director.load import Inbox, explain_load_error, load_file, write_text
-from airflow_reindex.director.sql import Connection, execute, query
+from airflow_reindex.director.sql import Connection, execute, query, table_names
 from airflow_reindex.director.tables import IndexTables, ensure_work_database
 
 INDEX_PRIVILEGES = ("SELECT", "INSERT", "CREATE", "DROP", "ALTER")
@@ -36,13 +36,17 @@ def granted(grants: list[str], database: str) -> set[str] | None:
     :returns: privilege names; ``None`` when roles or unreadable lines leave it open.
     """
     result: set[str] = set()
+    if any(line.startswith("REVOKE ") for line in grants):
+        # MySQL 8's partial revokes take away what a wider grant gives.
+        return None
     for line in grants:
         match = re.match(r"GRANT (?P<what>.+?) ON (?P<database>`(?:[^`]|``)*`|\*)\.(?P<table>\*) TO ", line)
         if not match:
             if " ON " not in line:
                 return None
             continue
-        pattern = match["database"].strip("`").replace("``", "`")
+        pattern = match["database"]
+        pattern = pattern if pattern == "*" else pattern[1:-1].replace("``", "`")
         if pattern != "*" and not _like(database, pattern):
             continue
         result |= {part.strip().upper() for part in match["what"].split(",")}
@@ -90,7 +94,7 @@ def probe_load(connection: Connection, tables: IndexTables, inbox: Inbox, *, lea
     probe = tables.sql("probe", token)
     try:
         execute(connection, f"CREATE TABLE {probe} (`key` INT NOT NULL, `chunkId` INT, `subChunkId` INT) ENGINE=InnoDB")
-        with inbox.file(f"reindex-{tables.mark}-{token}.tsv") as path:
+        with inbox.file(f"reindex-probe-{token}.tsv") as path:
             one = np.array([1], np.int32)
             write_text(Rows(one, one, one), path)
             rows = load_file(connection, inbox, path, probe, "key")
@@ -105,7 +109,8 @@ def probe_load(connection: Connection, tables: IndexTables, inbox: Inbox, *, lea
         raise RequestError(f"'staging_dir' of the qserv connection cannot be written: {error}") from error
     finally:
         drop(connection, probe)
-        if created and leave_nothing:
+        # Another plan may have claimed in it meanwhile.
+        if created and leave_nothing and not table_names(connection, tables.work, ""):
             execute(connection, f"DROP DATABASE {quote(tables.work)}")
 
 

@@ -13,7 +13,9 @@ from uuid import uuid4
 import MySQLdb
 
 from airflow_reindex.core.failures import ClaimLostError, ConflictError, ReindexError, TransientError
+from airflow_reindex.core.identifiers import quote
 from airflow_reindex.director.sql import (
+    LOCK_WAIT,
     NO_SUCH_TABLE,
     Connect,
     Connection,
@@ -61,11 +63,13 @@ class Held:
     :param token: its token.
     :param owner: who holds it; ``None`` when its maker died before saying so.
     :param silent: seconds since the last sign of life, by the server's clock.
+    :param adopt_from: the URL of the folder of the run that the owner took over from; empty when there is none.
     """
 
     token: str
     owner: Owner | None
     silent: float
+    adopt_from: str = ""
 
 
 def find(connection: Connection, tables: IndexTables) -> Held | None:
@@ -75,25 +79,38 @@ def find(connection: Connection, tables: IndexTables) -> Held | None:
     :param connection: the czar's server.
     :param tables: the index.
     :returns: the claim, or ``None``.
+    :raises TransientError: it changes hands all the time.
     """
-    for name in table_names(connection, tables.work, tables.name("claim") + "_"):
-        token = name.rsplit("_", 1)[1]
-        rows = query(
-            connection,
-            "SELECT deployment, dag_id, run_id, host, folder, TIMESTAMPDIFF(MICROSECOND, alive_at, NOW(6)) / 1e6 "
-            f"FROM {tables.sql('claim', token)}",
-        )
-        if rows:
-            *owner, silent = rows[0]
-            return Held(token, Owner(*map(str, owner)), float(silent))
-        created = query(
-            connection,
-            "SELECT TIMESTAMPDIFF(SECOND, CREATE_TIME, NOW()) FROM information_schema.TABLES "
-            "WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
-            (tables.work, name),
-        )
-        return Held(token, None, float(created[0][0] or 0) if created else 0.0)
-    return None
+    for _ in range(5):
+        names = table_names(connection, tables.work, tables.name("claim") + "_")
+        if not names:
+            return None
+        try:
+            return _read(connection, tables, names[0])
+        except MySQLdb.Error as error:
+            # Taken over or published in between: look again.
+            if code_of(error) != NO_SUCH_TABLE:
+                raise
+    raise TransientError(f"the claim on index '{tables.database}.{tables.index}' changes hands right now: try again")
+
+
+def _read(connection: Connection, tables: IndexTables, name: str) -> Held:
+    token = name.rsplit("_", 1)[1]
+    rows = query(
+        connection,
+        "SELECT deployment, dag_id, run_id, host, folder, adopt_from, TIMESTAMPDIFF(MICROSECOND, alive_at, NOW(6)) / "
+        f"1e6 FROM {tables.sql('claim', token)}",
+    )
+    if rows:
+        *owner, adopt_from, silent = rows[0]
+        return Held(token, Owner(*map(str, owner)), float(silent), str(adopt_from))
+    created = query(
+        connection,
+        "SELECT TIMESTAMPDIFF(SECOND, CREATE_TIME, NOW()) FROM information_schema.TABLES "
+        "WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
+        (tables.work, name),
+    )
+    return Held(token, None, float(created[0][0] or 0) if created else 0.0)
 
 
 def acquire(
@@ -113,7 +130,7 @@ def acquire(
     :raises ConflictError: another run's claim must be respected.
     :raises TransientError: another planner is at it for too long.
     """
-    token = uuid4().hex[:16]
+    token, adopt_from = uuid4().hex[:16], ""
     with _gate(connection, tables):
         held = find(connection, tables)
         if held is None:
@@ -123,14 +140,18 @@ def acquire(
             if reason:
                 raise ConflictError(reason)
             _rename_claim(connection, tables, held.token, token)
+            if held.owner:
+                # A plan that dies after its takeover and is tried again finds itself as the former owner.
+                own = held.owner.folder == owner.folder
+                adopt_from = held.adopt_from if own else held.owner.folder
         with transaction(connection):
             execute(connection, f"DELETE FROM {tables.sql('claim', token)}")
             execute(
                 connection,
                 f"INSERT INTO {tables.sql('claim', token)} "
-                "(deployment, dag_id, run_id, host, folder, claimed_at, alive_at) "
-                "VALUES (%s, %s, %s, %s, %s, NOW(6), NOW(6))",
-                (owner.deployment, owner.dag_id, owner.run_id, owner.host, owner.folder),
+                "(deployment, dag_id, run_id, host, folder, adopt_from, claimed_at, alive_at) "
+                "VALUES (%s, %s, %s, %s, %s, %s, NOW(6), NOW(6))",
+                (owner.deployment, owner.dag_id, owner.run_id, owner.host, owner.folder, adopt_from),
             )
     return token, held
 
@@ -145,11 +166,21 @@ def sweep(connection: Connection, tables: IndexTables, keep: str) -> list[str]:
     :returns: the names of the tables dropped.
     """
     dropped = []
-    for kind in ("shadow", "slices", "done", "claim", "probe"):
+    for kind in ("shadow", "slices", "done", "claim"):
         for name in table_names(connection, tables.work, tables.name(kind) + "_"):
             if keep not in name.split("_"):
                 drop(connection, tables.sql(kind, *name.split("_")[2:]))
                 dropped.append(name)
+    # A fresh probe belongs to a plan that is at work right now.
+    probe = tables.name("probe") + "_"
+    for (name,) in query(
+        connection,
+        "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND LEFT(TABLE_NAME, %s) = %s "
+        "AND CREATE_TIME < NOW() - INTERVAL 1 HOUR",
+        (tables.work, len(probe), probe),
+    ):
+        drop(connection, quote(tables.work, str(name)))
+        dropped.append(str(name))
     return dropped
 
 
@@ -262,7 +293,8 @@ def _definition(tables: IndexTables, token: str) -> str:
     text = "VARCHAR(250) CHARACTER SET utf8mb4 NOT NULL"
     return (
         f"CREATE TABLE {tables.sql('claim', token)} (deployment {text}, dag_id {text}, run_id {text}, host {text}, "
-        "folder TEXT CHARACTER SET utf8mb4 NOT NULL, claimed_at DATETIME(6) NOT NULL, alive_at DATETIME(6) NOT NULL) "
+        "folder TEXT CHARACTER SET utf8mb4 NOT NULL, adopt_from TEXT CHARACTER SET utf8mb4 NOT NULL, "
+        "claimed_at DATETIME(6) NOT NULL, alive_at DATETIME(6) NOT NULL) "
         "ENGINE=InnoDB COMMENT='claim of airflow-reindex on a director index'"
     )
 
@@ -273,6 +305,11 @@ def _rename_claim(connection: Connection, tables: IndexTables, old: str, new: st
     except MySQLdb.Error as error:
         if code_of(error) == NO_SUCH_TABLE:
             raise TransientError("the claim's owner has just finished: try again") from error
+        if code_of(error) == LOCK_WAIT:
+            raise TransientError(
+                f"the run that holds the claim on index '{tables.database}.{tables.index}' is in the midst of a "
+                "transaction: try again; should it be frozen, the server drops it after a minute"
+            ) from error
         raise
 
 

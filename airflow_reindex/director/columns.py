@@ -14,7 +14,7 @@ from airflow_reindex.core.failures import RequestError
 _TYPE = re.compile(
     r"\s*(TINYINT|SMALLINT|MEDIUMINT|INT|INTEGER|BIGINT)\s*(\(\s*\d+\s*\))?\s*(UNSIGNED)?\s*(ZEROFILL)?"
     r"\s*(NOT\s+NULL|NULL)?\s*(DEFAULT\s+(?:NULL|'?-?\d+'?))?\s*(NOT\s+NULL|NULL)?\s*",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 _BITS = {"TINYINT": 8, "SMALLINT": 16, "MEDIUMINT": 24, "INT": 32, "INTEGER": 32, "BIGINT": 64}
 
@@ -48,7 +48,8 @@ class IntegerType:
         :returns: the type; only what was understood ever reaches a statement.
         :raises RequestError: it is not an integer type.
         """
-        match = _TYPE.fullmatch(text)
+        # Blanks first: the pattern has many places for them, which backtrack.
+        match = _TYPE.fullmatch(" ".join(text.split()))
         if not match:
             raise RequestError(
                 f"unsupported key type '{text}' of column '{column}': a director index is built for integer columns "
@@ -133,10 +134,13 @@ class Checksum:
         """
         if not len(rows):
             return cls()
-        wide = rows.key if rows.key.dtype == np.uint64 else rows.key.astype(np.int64)
-        # fmod keeps the dividend's sign, as MOD does in SQL.
+        wide = _widen(rows.key)
+        # fmod keeps the dividend's sign, as MOD does in SQL. The left factor is never 0: it would hide the right one.
         left = np.fmod(wide, wide.dtype.type(_P)).astype(np.int64)
-        right = (rows.chunk.astype(np.int64) * _SPREAD + np.fmod(rows.sub_chunk.astype(np.int64), _P)) % _Q
+        left += np.where(left < 0, np.int64(-_P), np.int64(_P))
+        sub_chunk = _widen(rows.sub_chunk)
+        rest = np.fmod(sub_chunk, sub_chunk.dtype.type(_P)).astype(np.int64)
+        right = np.fmod(rows.chunk.astype(np.int64) * _SPREAD + rest, np.int64(_Q))
         keys = int(np.bitwise_xor.reduce(wide.view(np.uint64)))
         return cls(len(rows), keys, int((left * right).view(np.uint64).sum(dtype=np.uint64)))
 
@@ -148,10 +152,9 @@ class Checksum:
         :param key: the key column, quoted.
         :returns: three expressions: rows, keys, mix (exact; the caller takes it modulo 2**64).
         """
-        return (
-            f"COUNT(*), BIT_XOR({key}), COALESCE(SUM(CAST(MOD({key}, {_P}) AS SIGNED) * CAST(MOD(`chunkId` * {_SPREAD}"
-            f" + CAST(MOD(`subChunkId`, {_P}) AS SIGNED), {_Q}) AS SIGNED)), 0)"
-        )
+        left = f"(CAST(MOD({key}, {_P}) AS SIGNED) + IF(MOD({key}, {_P}) < 0, -{_P}, {_P}))"
+        right = f"MOD(`chunkId` * {_SPREAD} + CAST(MOD(`subChunkId`, {_P}) AS SIGNED), {_Q})"
+        return f"COUNT(*), BIT_XOR({key}), COALESCE(SUM({left} * {right}), 0)"
 
     @classmethod
     def from_row(cls, row: tuple[Any, ...]) -> Checksum:
@@ -162,3 +165,7 @@ class Checksum:
         :returns: the checksum.
         """
         return cls(int(row[0]), int(row[1]), int(row[2]) % (1 << 64))
+
+
+def _widen(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return values if values.dtype == np.uint64 else values.astype(np.int64)

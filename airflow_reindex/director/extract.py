@@ -246,10 +246,9 @@ class Extractor:
         if worker not in self._open:
             connect = self._connects.get(worker)
             if connect is None:
-                self._down[worker] = (
+                raise DataError(
                     f"no MySQL connection for worker '{worker}': add it to 'workers' in the qserv connection's extra"
                 )
-                raise DataError(self._down[worker])
             try:
                 self._open[worker] = prepare(connect())
             except MySQLdb.Error as error:
@@ -302,16 +301,22 @@ def as_rows(
     :returns: the rows.
     :raises DataError: a NULL, or a value out of its column's range, with a sample.
     """
-    wide = np.dtype(np.uint64 if key.high > np.iinfo(np.int64).max else np.int64)
     try:
-        values = np.array(batch, dtype=wide)
-        keys, subs = values[:, 0], values[:, 1]
+        if _wide(key) == _wide(sub_chunk):
+            keys, subs = np.array(batch, dtype=_wide(key)).T
+        else:
+            columns = zip(*batch, strict=True)
+            keys, subs = (np.array(next(columns), dtype=_wide(kind)) for kind in (key, sub_chunk))
         good = _within(keys, key) and _within(subs, sub_chunk)
     except (TypeError, ValueError, OverflowError):
         good = False
     if not good:
         raise DataError(_complaint(batch, key_column, key, sub_chunk))
     return Rows(keys.astype(key.dtype), np.full(len(keys), chunk, np.int32), subs.astype(sub_chunk.dtype))
+
+
+def _wide(kind: IntegerType) -> np.dtype[Any]:
+    return np.dtype(np.uint64 if kind.high > np.iinfo(np.int64).max else np.int64)
 
 
 def _within(values: np.ndarray[Any, Any], kind: IntegerType) -> bool:

@@ -118,8 +118,14 @@ class Duplicates:
         at = np.flatnonzero(rows.key[1:] == rows.key[:-1])
         if not len(at):
             return
-        ends = np.stack([rows.chunk[at], rows.chunk[at + 1]], axis=1)
-        pairs, first, counts = np.unique(np.sort(ends, axis=1), axis=0, return_inverse=True, return_counts=True)
+        ends = np.sort(np.stack([rows.chunk[at], rows.chunk[at + 1]], axis=1), axis=1)
+        # A key in three rows of a chunk is one key: equal neighbours of a pair count once.
+        order = np.lexsort((rows.key[at], ends[:, 1], ends[:, 0]))
+        at, ends = at[order], ends[order]
+        new = np.ones(len(at), bool)
+        new[1:] = (rows.key[at][1:] != rows.key[at][:-1]) | (ends[1:] != ends[:-1]).any(axis=1)
+        at, ends = at[new], ends[new]
+        pairs, first, counts = np.unique(ends, axis=0, return_inverse=True, return_counts=True)
         for number, (pair, count) in enumerate(zip(pairs.tolist(), counts.tolist(), strict=True)):
             keys = rows.key[at[np.flatnonzero(first.ravel() == number)[:QUOTED_KEYS]]]
             self._note((pair[0], pair[1]), count, keys.tolist())

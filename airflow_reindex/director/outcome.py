@@ -102,6 +102,8 @@ def write_report(folder: Folder, report: Mapping[str, Any], failures: Sequence[F
     """
     if len(failures) > QUOTED_FAILURES:
         folder.write_json(ERRORS, error_map(failures))
+    else:
+        folder.remove(ERRORS)
     folder.write_json(REPORT, report)
     if report["status"] == Status.DONE:
         drop_staged(folder)

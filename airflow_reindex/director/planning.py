@@ -192,8 +192,9 @@ def _claim(
     if swept:
         log.info("swept %s tables of earlier builds: %s", len(swept), ", ".join(swept))
     sources = [folder]
-    if former and former.owner and former.owner.folder != folder.url:
-        sources.append(run.open_folder(former.owner.folder))
+    if former and former.owner:
+        urls = {former.owner.folder, former.adopt_from} - {"", folder.url}
+        sources += [run.open_folder(url) for url in sorted(urls)]
     adopted = _adopt(folder, sources, draft)
     plan = _plan(servers, request, run, table, inventories, token, adopted)
     for name in (SPLIT, REPORT):

@@ -21,6 +21,7 @@ from airflow_reindex.director.plan import Plan
 from airflow_reindex.director.runs import Manifest
 from airflow_reindex.director.split import KeyRange, Split
 from airflow_reindex.director.sql import (
+    LOCK_WAIT,
     NO_SUCH_TABLE,
     TABLE_EXISTS,
     Connect,
@@ -201,7 +202,7 @@ def swap(connection: Connection, plan: Plan, tables: IndexTables, build: str, ch
             if code_of(error) == NO_SUCH_TABLE and not swap_possible(connection, tables, token, build):
                 raise lost(tables) from error
             # The index was made, dropped or held by readers in between: look again.
-            if code_of(error) not in (NO_SUCH_TABLE, TABLE_EXISTS, 1205):
+            if code_of(error) not in (NO_SUCH_TABLE, TABLE_EXISTS, LOCK_WAIT):
                 raise
             log.info("the swap waits for readers of %s.%s: %s", tables.database, tables.index, error)
             time.sleep(SWAP_PAUSE_SECONDS)

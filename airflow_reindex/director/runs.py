@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from airflow_reindex.core.failures import ReindexError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.columns import Checksum, Rows
 
@@ -117,12 +119,12 @@ class Manifest:
 
 def new_name(group: int) -> str:
     """
-    A name for a run that no other try or delivery of the task uses.
+    A name for a run that no other try or delivery of the task uses. Later names sort behind earlier ones.
 
     :param group: the mapped task's number.
     :returns: the name below the run's folder, without an ending.
     """
-    return f"{RUNS}/g{group:04d}-{uuid4().hex[:12]}"
+    return f"{RUNS}/g{group:04d}-{time.time_ns():016x}-{uuid4().hex[:8]}"
 
 
 def write_file(folder: Folder, name: str, rows: Rows) -> StagedFile:
@@ -186,6 +188,24 @@ def manifests(folder: Folder, group: int | None = None) -> Iterator[Manifest]:
             value = folder.read_json(f"{RUNS}/{name}")
             if value is not None:
                 yield Manifest.from_dict(f"{RUNS}/{name}", value)
+
+
+def named(folder: Folder, names: Iterable[str]) -> list[Manifest]:
+    """
+    Read certain manifests.
+
+    :param folder: the run's folder.
+    :param names: their names.
+    :returns: the manifests, in the order of the names.
+    :raises ReindexError: one is gone.
+    """
+    result = []
+    for name in names:
+        value = folder.read_json(name)
+        if value is None:
+            raise ReindexError(f"{name} is gone from {folder.url}: clear this run from its task 'plan' on.")
+        result.append(Manifest.from_dict(name, value))
+    return result
 
 
 def accounted(candidates: Iterable[Manifest], token: str, adopted: Iterable[str]) -> list[Manifest]:

@@ -15,10 +15,14 @@ Connection = Any
 #: Opens a new connection; raises the driver's error.
 Connect = Callable[[], Connection]
 
+#: Seconds after which the server hangs up on a session that does nothing: a day, since others of the task may work;
+#: but a minute within a transaction, since a frozen host would hold its locks, and with them the claim.
+IDLE_SECONDS, TRANSACTION_IDLE_SECONDS = 86_400, 60
 #: Too many connections, shutdown in progress, network errors, time-out of a lock wait, deadlock, query interrupted,
 #: connection killed. All client errors (2000 to 2099: cannot connect, gone, lost) are transient besides.
 TRANSIENT_CODES = frozenset({1040, 1053, 1077, 1152, 1159, 1160, 1161, 1184, 1203, 1205, 1213, 1317, 1927})
 NO_SUCH_TABLE = 1146
+LOCK_WAIT = 1205
 DUPLICATE_KEY = 1062
 TABLE_EXISTS = 1050
 DATABASE_EXISTS = 1007
@@ -76,7 +80,7 @@ def prepare(connection: Connection) -> Connection:
     execute(
         connection,
         "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', lock_wait_timeout = 10, "
-        "innodb_lock_wait_timeout = 50",
+        f"innodb_lock_wait_timeout = 50, wait_timeout = {IDLE_SECONDS}",
     )
     return connection
 
@@ -154,6 +158,7 @@ def transaction(connection: Connection) -> Iterator[None]:
 
     :param connection: the connection, in autocommit mode.
     """
+    execute(connection, f"SET SESSION wait_timeout = {TRANSACTION_IDLE_SECONDS}")
     execute(connection, "START TRANSACTION")
     try:
         yield
@@ -161,7 +166,9 @@ def transaction(connection: Connection) -> Iterator[None]:
         # A server that is gone has rolled back by itself.
         try:
             connection.rollback()
+            execute(connection, f"SET SESSION wait_timeout = {IDLE_SECONDS}")
         except MySQLdb.Error:
             connection.close()
         raise
     connection.commit()
+    execute(connection, f"SET SESSION wait_timeout = {IDLE_SECONDS}")

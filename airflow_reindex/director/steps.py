@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 
-from airflow_reindex.core.failures import DataError, RequestError, TransientError
+import MySQLdb
+
+from airflow_reindex.core.failures import ClaimLostError, DataError, RequestError, TransientError
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director import claim
 from airflow_reindex.director.extract import Extractor, Outcome, RunBuffer, missing_chunks, unaccounted
 from airflow_reindex.director.load import Loaded, RangeLoader, create_tables, markers
 from airflow_reindex.director.plan import Plan
-from airflow_reindex.director.publish import Published, finish_table, swap, swap_done, tidy, verify
+from airflow_reindex.director.publish import Published, finish_table, swap, swap_done, swap_possible, tidy, verify
 from airflow_reindex.director.records import SPLIT, read_plan, read_split, recorded
-from airflow_reindex.director.runs import Manifest, accounted, manifests
+from airflow_reindex.director.runs import Manifest, accounted, manifests, named
 from airflow_reindex.director.servers import Servers
 from airflow_reindex.director.split import Split, make_split
-from airflow_reindex.director.sql import prepare, session
-from airflow_reindex.director.tables import index_definition
+from airflow_reindex.director.sql import NO_SUCH_TABLE, Connection, code_of, prepare, session, transaction
+from airflow_reindex.director.tables import IndexTables, index_definition
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,10 @@ def extract_group(servers: Servers, folder: Folder, token: str, group: int, rows
         with claim.Keeper(servers.czar, servers.tables(plan.request), token) as keeper:
             buffer = RunBuffer(folder, plan, group, rows_in_memory)
             outcome = Extractor(plan, servers.workers, buffer, keeper.check).run(todo)
+            left = missing_chunks(todo, accounted(manifests(folder, group), token, ()))
+            if left and not outcome.failures:
+                # The same task was delivered twice, and the two deliveries cut their runs differently.
+                outcome = Extractor(plan, servers.workers, buffer, keeper.check).run(left)
         record.rows, record.failures = outcome.rows, outcome.failures
         record.result = {"chunks": outcome.chunks, "bytes": outcome.bytes}
         if outcome.failures:
@@ -92,12 +98,24 @@ def split_build(servers: Servers, folder: Folder, rows_per_task: int) -> Split:
             )
         split = make_split(plan.token, staged, rows_per_task)
         with claim.Keeper(servers.czar, tables, plan.token), session(servers.czar) as czar:
-            create_tables(czar, tables, plan.token, split.build, index_definition(plan))
+            _create_tables(czar, tables, plan, split.build)
         folder.write_json(SPLIT, split.as_dict())
         record.rows = split.rows
         record.result = {"ranges": len(split.ranges), "bytes": sum(f.bytes for m in staged for f in m.files)}
         log.info("%s rows in %s runs, %s key ranges", f"{split.rows:,}", len(staged), len(split.ranges))
     return split
+
+
+def _create_tables(czar: Connection, tables: IndexTables, plan: Plan, build: str) -> None:
+    create_tables(czar, tables, plan.token, build, index_definition(plan))
+    try:
+        with transaction(czar):
+            claim.fence(czar, tables, plan.token)
+    except ClaimLostError:
+        # Whoever took over has swept before these tables came: nobody else would drop them.
+        for kind in ("shadow", "slices"):
+            claim.drop(czar, tables.sql(kind, plan.token, build))
+        raise
 
 
 def load_range(servers: Servers, folder: Folder, token: str, build: str, number: int) -> Loaded:
@@ -117,9 +135,9 @@ def load_range(servers: Servers, folder: Folder, token: str, build: str, number:
         if split.build != build:
             raise RequestError("the split is not the one this task was made for: clear this run from 'split' on.")
         tables, inbox = servers.tables(plan.request), servers.inbox(plan.request)
-        staged = staged_runs(folder, plan)
-        files = [file.name for m in staged if m.name in split.manifests for file in m.files]
         with claim.Keeper(servers.czar, tables, token) as keeper, session(servers.czar) as czar:
+            staged = named(folder, split.manifests)
+            files = [file.name for manifest in staged for file in manifest.files]
             loader = RangeLoader(czar, plan, tables, build, inbox, keeper.check)
             loaded = loader.run(folder, files, split.ranges[number])
         record.rows = loaded.rows
@@ -150,11 +168,7 @@ def publish_build(servers: Servers, folder: Folder) -> Published:
         czar = prepare(servers.czar())
         try:
             if not swap_done(czar, tables, plan.token):
-                with claim.Keeper(servers.czar, tables, plan.token) as keeper:
-                    loaded = markers(czar, tables, plan.token, split.build)
-                    verify(servers.czar, plan, tables, split, staged_runs(folder, plan), loaded, keeper.check)
-                    finish_table(czar, tables, plan.token, split.build)
-                    swap(czar, plan, tables, split.build, keeper.check)
+                _prove_and_swap(servers, czar, folder, plan, split)
                 log.info("index %s.%s is published", tables.database, tables.index)
             # A statement whose answer got lost is no proof: the renamed claim is.
             if not swap_done(czar, tables, plan.token):
@@ -165,6 +179,20 @@ def publish_build(servers: Servers, folder: Folder) -> Published:
         servers.inbox(plan.request).sweep(tables.mark)
         record.rows, record.result = published.rows, asdict(published)
     return published
+
+
+def _prove_and_swap(servers: Servers, czar: Connection, folder: Folder, plan: Plan, split: Split) -> None:
+    tables = servers.tables(plan.request)
+    try:
+        with claim.Keeper(servers.czar, tables, plan.token) as keeper:
+            loaded = markers(czar, tables, plan.token, split.build)
+            verify(servers.czar, plan, tables, split, named(folder, split.manifests), loaded, keeper.check)
+            finish_table(czar, tables, plan.token, split.build)
+            swap(czar, plan, tables, split.build, keeper.check)
+    except MySQLdb.Error as error:
+        if code_of(error) == NO_SUCH_TABLE and not swap_possible(czar, tables, plan.token, split.build):
+            raise claim.lost(tables) from error
+        raise
 
 
 def finish_build(servers: Servers, plan: Plan) -> None:

@@ -85,7 +85,7 @@ def generate(sandbox: Sandbox, spec: CatalogSpec, progress: Progress | None = No
     missing_on = {chunk: placement[chunk] if everywhere else placement[chunk][:1] for chunk in layout.faults.missing}
     drop(sandbox, spec.database)
     _create_databases(sandbox, spec)
-    _Loader(sandbox, layout, placement, missing_on, progress or (lambda done, total: None)).run()
+    _Loader(sandbox, layout, placement, missing_on, progress or (lambda _done, _total: None)).run()
     with contextlib.closing(sandbox.czar.connect()) as connection:
         replication.create_tables(connection, sandbox.workers)
         replication.register(connection, spec, {**placement, DUMMY_CHUNK: tuple(sandbox.workers)})

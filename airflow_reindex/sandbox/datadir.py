@@ -154,7 +154,7 @@ def choose_socket(folder: Path) -> Path:
     temporary = Path(tempfile.mkdtemp(prefix="reindex-"))
     if len(os.fsencode(temporary)) > MAX_SOCKET_PATH - 20:
         temporary.rmdir()
-        temporary = Path(tempfile.mkdtemp(prefix="reindex-", dir="/tmp"))  # noqa: S108 - mkdtemp makes it private
+        temporary = Path(tempfile.mkdtemp(prefix="reindex-", dir="/tmp"))
     return temporary / "mariadbd.sock"
 
 

@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 from MySQLdb.cursors import SSCursor
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from airflow_reindex.sandbox import processes
 from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary, generate, truth
 from airflow_reindex.sandbox.cluster import INDEX_DATABASE, Sandbox
 from airflow_reindex.sandbox.datadir import SandboxError
@@ -32,10 +34,11 @@ from airflow_reindex.sandbox.sphere import Ints
 WHOLE = CatalogSpec()
 BROKEN = CatalogSpec(database="sky_broken", rows=20_000, chunks=40, missing=1)
 _DAG = "build_director_index"
-_TAIL_LINES = 40
+_TERMINAL = sys.stdout.isatty()
 _LINE = re.compile(r"\S+Z \[(?P<level>\w+) *\] (?P<text>.*?) +\[(?P<logger>[\w.]+)\]")
 _TASK = re.compile(r"\[DAG TEST\] (?P<what>starting|end task) task_id=(?P<task>\w+) map_index=(?P<index>-?\d+)")
 _STATE = re.compile(r"\bnew_state=(\w+)")
+_SIZE = "SELECT DATA_LENGTH + INDEX_LENGTH FROM information_schema.TABLES WHERE (TABLE_SCHEMA, TABLE_NAME) = (%s, %s)"
 _FIGURES = re.compile(r"\{.*'time': \"(.*?)\"\}")  # of the plan: the words for people are enough
 
 
@@ -48,8 +51,9 @@ def run(state: Path, dags: Path) -> None:
     """
     if not (dags / f"{_DAG}.py").is_file():
         raise SandboxError(f"{dags} holds no DAG {_DAG}: the demonstration needs a checkout of the project")
-    # The servers must be stopped, and Airflow with them, also when somebody ends this process politely.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # The servers must be stopped, and Airflow with them, when somebody ends this process.
+    for kind in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(kind, lambda number, _: sys.exit(128 + number))
     (state / "demo").mkdir(parents=True, exist_ok=True)
     with _alone(state / "demo"), Sandbox(state / "sandbox") as sandbox:
         demo = _Demo(sandbox, state.absolute(), dags.absolute())
@@ -77,15 +81,19 @@ class _Demo:
     sandbox: Sandbox
     state: Path
     dags: Path
-    console: Console = field(default_factory=lambda: _console())
+    # Without a terminal, rich would take 80 columns and no colours.
+    console: Console = field(default_factory=lambda: Console(highlight=False, width=None if _TERMINAL else 160))
     began: float = field(default_factory=time.monotonic)
 
     def say(self, text: str, style: str = "") -> None:
         """One line with the time since the start."""
-        self.console.print(f"{time.monotonic() - self.began:6.1f} s  {text}", style=style, markup=False)
+        self.console.print(f"{time.monotonic() - self.began:6.1f} s  {text}", style=style, markup=False, soft_wrap=True)
 
     def prepare(self) -> None:
-        """Airflow's database, and a czar without the notes of a demonstration that was killed."""
+        """Remove what a demonstration that was killed has left, and make Airflow's database."""
+        for pid in processes.find(self._mark):
+            processes.end(pid, self._mark, grace_seconds=0)
+        self._log.unlink(missing_ok=True)
         with contextlib.closing(self.sandbox.czar.connect()) as connection, connection.cursor() as cursor:
             cursor.execute("DROP DATABASE IF EXISTS airflow_reindex")
         mark = self.state / "airflow" / f"migrated-{version('apache-airflow-core')}"
@@ -111,14 +119,12 @@ class _Demo:
         summary = self._generate(BROKEN)
         status, report = self._build(BROKEN)
         self._show(report)
-        errors = report["error_ext"].get(BROKEN.table, {})
-        named = {int(chunk): (worker,) for worker, chunks in errors.items() for chunk in chunks}
-        faults = dict(summary.missing_on)
-        if not status or report["status"] != "failed" or named != faults:
-            raise SandboxError(f"the build should have failed for {faults}, not for {named}\n{self._tail()}")
+        named = {failure["chunk"]: (failure["worker"],) for failure in report["failed_items"]}
+        if not status or report["status"] != "failed" or named != summary.missing_on:
+            raise SandboxError(f"it should have failed for {summary.missing_on}, not for {named}\n{self._tail()}")
         with contextlib.closing(self._czar()) as connection, connection.cursor() as cursor:
             cursor.execute(f"SHOW TABLES FROM {quote(INDEX_DATABASE)}")
-            tables = sorted(name for (name,) in cursor.fetchall())
+            tables = [name for (name,) in cursor.fetchall()]
         if _index(BROKEN) in tables:
             raise SandboxError(f"{_index(BROKEN)} was published although its build failed")
         self.say(f"as it should: exit status {status}, and {INDEX_DATABASE} holds {', '.join(tables)} only", "green")
@@ -160,11 +166,10 @@ class _Demo:
             "DO_NOT_TRACK": "1",
             "NO_COLOR": "1",
         }
-        command = [sys.executable, "-m", "airflow", *arguments]
-        log = (self.state / "demo" / "airflow.log").open("a", encoding="utf-8")
+        command = [sys.executable, "-X", self._mark, "-m", "airflow", *arguments]
         # In a group of its own: Ctrl-C reaches this process alone, which then ends Airflow and stops the servers.
         with (
-            log,
+            self._log.open("a", encoding="utf-8") as log,
             subprocess.Popen(  # noqa: S603
                 command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 text=True, errors="replace", process_group=0,
@@ -200,10 +205,18 @@ class _Demo:
                 style = {"warning": "yellow", "error": "red"}.get(found["level"], "")
                 self.say(f"{task:<11} " + _FIGURES.sub(r"\1", found["text"]), style)
 
+    @property
+    def _log(self) -> Path:
+        return self.state / "demo" / "airflow.log"
+
+    @property
+    def _mark(self) -> str:
+        """An argument, without a meaning to Python, by which the demonstration's Airflow is recognised."""
+        return f"demo={self.state}"
+
     def _tail(self) -> str:
-        path = self.state / "demo" / "airflow.log"
-        lines = path.read_text(encoding="utf-8").splitlines()[-_TAIL_LINES:]
-        return "\n".join([f"the end of {path}:", *lines])
+        lines = self._log.read_text(encoding="utf-8").splitlines()[-40:]
+        return "\n".join([f"the end of {self._log}:", *lines])
 
     def _czar(self) -> Any:
         """As Airflow connects: with the account that has the documented grants only."""
@@ -211,18 +224,17 @@ class _Demo:
 
     def _show(self, report: Mapping[str, Any]) -> None:
         bad = report["status"] != "done"
-        self.console.print()
         self.console.print(
-            f"status {report['status']}: {report['source']} -> {report['dest']}, {report['count']:,} of "
+            f"\nstatus {report['status']}: {report['source']} -> {report['dest']}, {report['count']:,} of "
             f"{report['total']:,} chunks, {report['rows']:,} rows in the index", style="red" if bad else "green",
         )  # fmt: skip
         if bad:
-            self.console.print(f"detail: {report['detail']}", markup=False)
+            self.console.print(f"detail: {report['detail']}", markup=False, soft_wrap=True)
         else:
             self._show_phases(report)
         errors = Table("table", "worker", "chunk", "message", title="error map", title_justify="left")
         for failure in report["failed_items"]:
-            errors.add_row(failure["table"], failure["worker"], str(failure["chunk"]), failure["message"])
+            errors.add_row(*(escape(str(failure[name])) for name in ("table", "worker", "chunk", "message")))
         self.console.print(errors if bad else "error map: empty, no chunk failed")
         self.console.print()
 
@@ -246,10 +258,7 @@ class _Demo:
         with contextlib.closing(self._czar()) as connection, connection.cursor() as cursor:
             cursor.execute(f"SHOW CREATE TABLE {table}")
             self.console.print(cursor.fetchone()[1], markup=False)
-            size = (
-                "SELECT DATA_LENGTH + INDEX_LENGTH FROM information_schema.TABLES WHERE (TABLE_SCHEMA, TABLE_NAME) = "
-            )
-            cursor.execute(size + "(%s, %s)", (INDEX_DATABASE, _index(spec)))
+            cursor.execute(_SIZE, (INDEX_DATABASE, _index(spec)))
             self.console.print(f"size: {int(cursor.fetchone()[0]) / 2**20:.0f} MiB\n")
             for wanted in (*([key] for key in expected), list(expected), [absent]):
                 statement = select + (f"= {wanted[0]}" if len(wanted) == 1 else f"IN ({', '.join(map(str, wanted))})")
@@ -260,28 +269,20 @@ class _Demo:
                 if rows != {key: expected[key] for key in wanted if key in expected}:
                     raise SandboxError(f"{statement}: {rows}, but the catalog has {expected}")
                 where = "; ".join(f"chunk {chunk}, sub-chunk {sub}" for chunk, sub in rows.values()) or "no such key"
-                self.console.print(f"{statement.partition(' WHERE ')[2]}: {where} ({spent:,.0f} µs)", markup=False)
+                self.console.print(
+                    f"{statement.partition(' WHERE ')[2]}: {where} ({spent:,.0f} µs)", markup=False, soft_wrap=True
+                )
 
     def _prove(self, spec: CatalogSpec) -> None:
         """Compare the whole index with the catalog, key by key."""
         expected = truth(spec).index_rows()
         with contextlib.closing(self._czar()) as connection:
             found = _read(connection, spec)
-        for one, other in zip(found, expected, strict=True):
-            if not np.array_equal(one, other):
-                raise SandboxError(
-                    f"the index differs from the catalog: {found[0].size:,} of {expected[0].size:,} rows"
-                )
+        if not all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True)):
+            raise SandboxError(f"the index, of {found[0].size:,} rows, differs from the catalog")
         self.console.print(
-            f"all {found[0].size:,} rows equal the catalog, in key, chunk and sub-chunk", style="bold green"
+            f"all {found[0].size:,} rows equal the catalog, in key, chunk and sub-chunk\n", style="green"
         )
-        self.console.print()
-
-
-def _console() -> Console:
-    """For a terminal as wide as it is; elsewhere plain text, wide enough for one line a message."""
-    console = Console(highlight=False, soft_wrap=True)
-    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=160)
 
 
 def _index(spec: CatalogSpec) -> str:

@@ -45,7 +45,7 @@ def test_dags_of_the_test_folder(dags: DagBag) -> None:
     assert set(dags.dags) == {"build_director_index", "nightly_sky", "after_nightly"}
     nightly = dags.dags["nightly_sky"]
     assert nightly.params["database"] == "sky_nightly"
-    assert nightly.schedule == "@daily"
+    assert str(nightly.schedule) == "@daily"
 
 
 def test_unknown_param_is_named() -> None:

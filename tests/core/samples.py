@@ -1,0 +1,98 @@
+"""Plans, manifests, rows and hypothesis settings that the pure tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director.columns import Checksum, Rows
+from airflow_reindex.director.extract import layout
+from airflow_reindex.director.plan import Plan, PlannedChunk
+from airflow_reindex.director.request import BuildRequest
+from airflow_reindex.director.runs import RUNS, Manifest, StagedChunk, StagedFile, write_file
+
+#: Set it to 10 or 100 for a longer search, which then takes other examples each time.
+FACTOR = int(os.environ.get("REINDEX_TEST_EXAMPLES", "1"))
+TOKEN = "0123456789abcdef"
+
+Row = tuple[int, int, int]
+
+
+def examples(number: int) -> settings:
+    """So many examples, the same ones each time."""
+    return settings(
+        max_examples=number * FACTOR,
+        deadline=None,
+        derandomize=FACTOR == 1,
+        database=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+
+
+def make_plan(groups: Sequence[Sequence[PlannedChunk]] = (), **changes: Any) -> Plan:
+    """A plan of a table ``lsst.Object``."""
+    fields: dict[str, Any] = {
+        "token": TOKEN,
+        "request": BuildRequest(database="lsst", director_table="Object"),
+        "conn_id": "qserv",
+        "index_database": "qservMeta",
+        "key_column": "objectId",
+        "key_type": "BIGINT",
+        "sub_chunk_type": "INT NOT NULL",
+        "unique": True,
+        "groups": tuple(tuple(group) for group in groups),
+        "adopted": (),
+        "adopted_chunks": 0,
+        "unchecked": (),
+        "started_at": "2026-01-01T00:00:00Z",
+    }
+    return Plan(**{**fields, **changes})
+
+
+def planned(chunk: int, *workers: str, rows: int = 10) -> PlannedChunk:
+    """A chunk of a plan."""
+    names = workers or ("w1",)
+    return PlannedChunk(chunk, names, rows, dict.fromkeys(names, f"mark-{chunk}"))
+
+
+def staged(chunk: int, worker: str = "w1", checksum: Checksum | None = None) -> StagedChunk:
+    """A chunk of a manifest."""
+    return StagedChunk(chunk, worker, f"mark-{chunk}", checksum or Checksum(1, chunk, chunk))
+
+
+def manifest(
+    name: str, chunks: Iterable[int], *, token: str = TOKEN, files: Sequence[StagedFile] = (), group: int = 0
+) -> Manifest:
+    """A manifest of some chunks; its name is short, such as ``a``."""
+    return Manifest(
+        f"{RUNS}/g{group:04d}-{name}.json",
+        token,
+        group,
+        layout(make_plan()),
+        tuple(staged(chunk) for chunk in chunks),
+        tuple(files),
+    )
+
+
+def rows_of(key: Sequence[int], chunk: Sequence[int], sub: Sequence[int], kinds: str = "int64 int32") -> Rows:
+    """Rows of an index; ``kinds`` names the types of key and sub-chunk."""
+    key_kind, sub_kind = kinds.split()
+    return Rows(np.array(key, key_kind), np.array(chunk, np.int32), np.array(sub, sub_kind))
+
+
+def tuples(rows: Rows) -> list[Row]:
+    """Rows as plain tuples."""
+    return list(zip(rows.key.tolist(), rows.chunk.tolist(), rows.sub_chunk.tolist(), strict=True))
+
+
+def stage(folder: Folder, name: str, pieces: Sequence[Rows]) -> Manifest:
+    """Write a manifest of one chunk a piece and one file a piece."""
+    files = [write_file(folder, f"{RUNS}/{name}{i}.parquet", piece) for i, piece in enumerate(pieces) if len(piece)]
+    made = manifest(name, sorted({int(chunk) for piece in pieces for chunk in piece.chunk}), files=files)
+    folder.write_json(made.name, made.as_dict())
+    return made

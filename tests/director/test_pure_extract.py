@@ -1,0 +1,371 @@
+"""Rows from the driver to sorted runs: nothing that the index cannot hold, no chunk by halves."""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import MySQLdb
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from MySQLdb.constants import FIELD_TYPE
+
+from airflow_reindex.core.failures import ClaimLostError, DataError, TransientError
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director import extract
+from airflow_reindex.director.columns import Checksum, IntegerType, Rows
+from airflow_reindex.director.extract import (
+    Extractor,
+    RunBuffer,
+    as_rows,
+    layout,
+    missing_chunks,
+    stream,
+    unaccounted,
+)
+from airflow_reindex.director.runs import RUNS, StagedChunk, accounted, manifests, read_groups
+from airflow_reindex.director.sql import is_transient
+from tests.core.samples import TOKEN, Row, examples, make_plan, manifest, planned, rows_of, tuples
+
+BIGINT = IntegerType.parse("BIGINT", "k")
+BIG_UNSIGNED = IntegerType.parse("BIGINT UNSIGNED", "k")
+INT = IntegerType.parse("INT", "k")
+TINY = IntegerType.parse("TINYINT UNSIGNED", "k")
+
+
+@pytest.mark.parametrize(
+    ("key", "sub_chunk", "batch"),
+    [
+        (BIGINT, INT, [(-(1 << 63), -(1 << 31)), ((1 << 63) - 1, (1 << 31) - 1)]),
+        (BIG_UNSIGNED, INT, [((1 << 64) - 1, 0), (0, (1 << 31) - 1)]),
+        (INT, TINY, [(-(1 << 31), 255), ((1 << 31) - 1, 0)]),
+        (BIG_UNSIGNED, BIG_UNSIGNED, [((1 << 64) - 1, (1 << 64) - 1)]),
+    ],
+)
+def test_extreme_values_are_kept(key: IntegerType, sub_chunk: IntegerType, batch: list[tuple[int, int]]) -> None:
+    rows = as_rows(batch, 7, "k", key, sub_chunk)
+    assert tuples(rows) == [(k, 7, s) for k, s in batch]
+    assert (rows.key.dtype, rows.sub_chunk.dtype) == (key.dtype, sub_chunk.dtype)
+
+
+@pytest.mark.parametrize(
+    ("key", "sub_chunk", "batch"),
+    [(BIGINT, BIG_UNSIGNED, [(-1, (1 << 64) - 1)]), (BIG_UNSIGNED, INT, [((1 << 64) - 1, -1)])],
+)
+def test_key_and_sub_chunk_of_different_sign_are_kept(
+    key: IntegerType, sub_chunk: IntegerType, batch: list[tuple[int, int]]
+) -> None:
+    assert tuples(as_rows(batch, 7, "k", key, sub_chunk)) == [(k, 7, s) for k, s in batch]
+
+
+@pytest.mark.parametrize(
+    ("key", "sub_chunk", "batch", "message"),
+    [
+        (BIGINT, INT, [(1, 1), (None, 1), (None, 2)], "column 'k' is NULL in 2 row.s. of 3 read"),
+        (BIGINT, INT, [(1, 1), (2, None)], "column 'subChunkId' is NULL in 1 row.s. of 2 read"),
+        (BIG_UNSIGNED, INT, [(None, None)], "column 'k' is NULL"),
+        (INT, INT, [(1 << 31, 1), (5, 1)], "column 'k' has 1 value.s. out of range for INT: 2147483648"),
+        (INT, INT, [(-(1 << 31) - 1, 1)], "column 'k' has 1 value.s. out of range"),
+        (BIGINT, INT, [(1 << 63, 1)], "column 'k' has 1 value.s. out of range for BIGINT: 9223372036854775808"),
+        (BIGINT, INT, [(-(1 << 63) - 1, 1)], "column 'k' has 1 value"),
+        (BIG_UNSIGNED, INT, [(-1, 1)], "column 'k' has 1 value.s. out of range for BIGINT UNSIGNED: -1"),
+        (BIG_UNSIGNED, INT, [(1 << 64, 1)], "column 'k' has 1 value"),
+        (
+            BIGINT,
+            TINY,
+            [(1, 255), (1, 256)],
+            "column 'subChunkId' has 1 value.s. out of range for TINYINT UNSIGNED: 256",
+        ),
+        (BIGINT, TINY, [(1, -1)], "column 'subChunkId' has 1 value"),
+        (BIGINT, INT, [("abc", 1)], "column 'k' has 1 value.s. out of range for BIGINT: 'abc'"),
+        (BIGINT, INT, [(1, b"abc")], "column 'subChunkId' has 1 value"),
+        (BIGINT, INT, [(datetime.date(2026, 1, 1), 1)], "column 'k' has 1 value"),
+        (BIGINT, INT, [(float("nan"), 1)], "column 'k' has 1 value"),
+    ],
+)
+def test_what_the_index_cannot_hold_is_refused(
+    key: IntegerType, sub_chunk: IntegerType, batch: list[tuple[Any, Any]], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        as_rows(batch, 7, "k", key, sub_chunk)
+
+
+def test_a_long_list_of_bad_values_is_a_sample() -> None:
+    with pytest.raises(DataError) as caught:
+        as_rows([((1 << 40) + i, 1) for i in range(100)], 7, "k", INT, INT)
+    assert "has 100 value(s)" in str(caught.value)
+    assert str(caught.value).count(str(1 << 40)[:6]) == 5
+
+
+CHUNK = st.tuples(
+    st.lists(st.integers(0, 9), max_size=6).map(tuple),  # rows of each batch
+    st.booleans(),  # whether it fails after these
+)
+
+
+def content(folder: Folder, name: str) -> list[Row]:
+    """The rows of a file."""
+    with folder.open(name) as opened:
+        metadata = pq.ParquetFile(opened).metadata
+    return tuples(read_groups(folder, name, metadata, range(metadata.num_row_groups)))
+
+
+@given(chunks=st.lists(CHUNK, max_size=10), capacity=st.sampled_from([1, 10, 13, 25, 1000]))
+@examples(80)
+def test_manifests_hold_exactly_the_chunks_that_ended(
+    tmp_path: Path, chunks: list[tuple[tuple[int, ...], bool]], capacity: int
+) -> None:
+    folder, plan = Folder.at(str(tmp_path / uuid4().hex)), make_plan()
+    expected: dict[int, list[Row]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extract, "FETCH_ROWS", 10)
+        buffer = RunBuffer(folder, plan, 3, capacity)
+        assert len(buffer._rows) == max(capacity, 10)
+        key = 1_000_000
+        for number, (batches, fails) in enumerate(chunks):
+            rows: list[Row] = []
+            for size in batches:
+                batch = [(key - i * 7 % 1000, number, i) for i in range(size)]
+                key -= 1
+                rows += batch
+                buffer.add(rows_of([r[0] for r in batch], [number] * size, [r[2] for r in batch]))
+                assert buffer._used <= len(buffer._rows)
+            if fails:
+                buffer.drop_chunk()
+                continue
+            expected[number] = rows
+            total = Checksum.of(rows_of([r[0] for r in rows], [number] * len(rows), [r[2] for r in rows]))
+            buffer.end_chunk(StagedChunk(number, "w1", f"mark-{number}", total))
+        buffer.flush()
+    found = list(manifests(folder))
+    assert Counter(c.chunk for m in found for c in m.chunks) == Counter(list(expected))
+    assert accounted(found, TOKEN, ()) == found
+    for m in found:
+        there = [row for file in m.files for row in content(folder, file.name)]
+        assert Counter(there) == Counter(row for c in m.chunks for row in expected[c.chunk])
+        whole = Checksum.of(rows_of([r[0] for r in there], [r[1] for r in there], [r[2] for r in there]))
+        assert whole == sum((c.checksum for c in m.chunks), Checksum())
+        assert (m.token, m.group, m.layout) == (TOKEN, 3, layout(plan))
+    files = [file for m in found for file in m.files]
+    assert all(0 < file.rows <= max(capacity, 10) for file in files), "a run is no larger than the memory"
+    left = {f"{RUNS}/{name}" for name in folder.names(RUNS)}
+    assert left == {m.name for m in found} | {file.name for file in files}, "files that no manifest names"
+    assert buffer.written >= sum(file.bytes for file in files)
+
+
+def test_a_dropped_part_of_a_large_chunk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract, "FETCH_ROWS", 10)
+    folder = Folder.at(str(tmp_path))
+    buffer = RunBuffer(folder, make_plan(), 0, 10)
+    for _ in range(5):
+        buffer.add(rows_of(range(10), [1] * 10, [0] * 10))
+    assert len(folder.names(RUNS)) == 4
+    buffer.drop_chunk()
+    buffer.flush()
+    assert folder.names(RUNS) == []
+
+
+def test_chunks_without_rows_count_too(tmp_path: Path) -> None:
+    folder = Folder.at(str(tmp_path))
+    buffer = RunBuffer(folder, make_plan(), 0, 10)
+    buffer.end_chunk(StagedChunk(5, "w1", "", Checksum()))
+    buffer.flush()
+    (made,) = manifests(folder)
+    assert [c.chunk for c in made.chunks] == [5]
+    assert made.files == ()
+
+
+def test_nothing_read_nothing_written(tmp_path: Path) -> None:
+    RunBuffer(Folder.at(str(tmp_path)), make_plan(), 0, 10).flush()
+    assert Folder.at(str(tmp_path)).names() == []
+
+
+class Tables:
+    """Workers without servers: connections that answer from lists."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[int, list[tuple[Any, Any]]]] = {}
+        self.breaks: dict[tuple[str, int], tuple[int, Exception]] = {}
+        self.down: set[str] = set()
+        self.types = (FIELD_TYPE.LONGLONG, FIELD_TYPE.LONG)
+        self.opened: list[Connection] = []
+
+    def connect(self, worker: str) -> Connection:
+        """Connect to a worker."""
+        if worker in self.down:
+            raise MySQLdb.OperationalError(2003, "Can't connect")
+        self.opened.append(Connection(self, worker))
+        return self.opened[-1]
+
+
+class Connection:
+    """A connection, and a cursor as well."""
+
+    def __init__(self, tables: Tables, worker: str) -> None:
+        self.tables, self.worker, self.closed, self.cursors = tables, worker, False, 0
+        self.description: tuple[tuple[str, int], ...] = ()
+
+    def cursor(self, _: object) -> Connection:
+        """A cursor."""
+        self.cursors += 1
+        return Cursor(self.tables, self.worker, self)
+
+    def close(self) -> None:
+        """Close it."""
+        self.closed = True
+
+
+class Cursor(Connection):
+    """A streaming cursor of one statement."""
+
+    def __init__(self, tables: Tables, worker: str, parent: Connection) -> None:
+        super().__init__(tables, worker)
+        self.parent, self.given, self.chunk = parent, 0, 0
+
+    def execute(self, sql: str, _: object) -> None:
+        """Take the chunk's number from the statement."""
+        self.chunk = int(sql.rsplit("_", 1)[1].strip("`"))
+        self.description = tuple(zip(("objectId", "subChunkId"), self.tables.types, strict=True))
+
+    def fetchmany(self, size: int) -> Sequence[tuple[Any, Any]]:
+        """The next rows."""
+        after, error = self.tables.breaks.get((self.worker, self.chunk), (None, None))
+        if error and after is not None and self.given >= after:
+            raise error
+        rows = self.tables.tables[self.worker][self.chunk][self.given : self.given + size]
+        self.given += len(rows)
+        return rows
+
+    def close(self) -> None:
+        """Close it."""
+        self.parent.cursors -= 1
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> Tables:
+    """Two workers that both have chunks 1 to 4, of 35 rows each."""
+    monkeypatch.setattr(extract, "FETCH_ROWS", 10)
+    monkeypatch.setattr(extract, "prepare", lambda connection: connection)
+    made = Tables()
+    content = {chunk: [(chunk * 1000 + i, i) for i in range(35)] for chunk in range(1, 5)}
+    made.tables = {"w1": dict(content), "w2": dict(content)}
+    return made
+
+
+def run(tables: Tables, folder: Folder, capacity: int = 20, **changes: Any) -> tuple[extract.Outcome, list[Row]]:
+    """Extract all chunks; the outcome, and all rows that the manifests hold."""
+    chunks = [planned(chunk, "w1", "w2") for chunk in range(1, 5)]
+    connects = {worker: (lambda name=worker: tables.connect(name)) for worker in tables.tables}
+    buffer = RunBuffer(folder, make_plan([chunks]), 0, capacity)
+    outcome = Extractor(make_plan([chunks], **changes), connects, buffer, lambda: None).run(chunks)
+    assert all(connection.closed for connection in tables.opened)
+    assert all(connection.cursors == 0 for connection in tables.opened)
+    rows = [row for m in accounted(manifests(folder), TOKEN, ()) for f in m.files for row in content(folder, f.name)]
+    return outcome, sorted(rows)
+
+
+def truth(*chunks: int) -> list[Row]:
+    """The rows of some chunks."""
+    return [(chunk * 1000 + i, chunk, i) for chunk in chunks for i in range(35)]
+
+
+@pytest.mark.parametrize("capacity", [10, 40, 1000])
+@pytest.mark.parametrize("after", [0, 10, 30])
+def test_a_replica_takes_over_in_mid_chunk(tables: Tables, tmp_path: Path, after: int, capacity: int) -> None:
+    tables.breaks["w1", 2] = (after, MySQLdb.OperationalError(2013, "Lost connection"))
+    outcome, rows = run(tables, Folder.at(str(tmp_path)), capacity)
+    assert rows == truth(1, 2, 3, 4)
+    assert (outcome.chunks, outcome.rows, outcome.failures) == (4, 140, [])
+
+
+def test_a_chunk_that_fails_everywhere_is_told_with_each_worker(tables: Tables, tmp_path: Path) -> None:
+    tables.tables["w1"][3] = [*tables.tables["w1"][3][:-1], (None, 1)]
+    tables.breaks["w2", 3] = (20, MySQLdb.OperationalError(2013, "Lost connection"))
+    outcome, rows = run(tables, Folder.at(str(tmp_path)))
+    assert rows == truth(1, 2, 4)
+    assert [(f.worker, f.chunk) for f in outcome.failures] == [("w1", 3), ("w2", 3)]
+    assert "column 'objectId' is NULL" in outcome.failures[0].message
+    assert outcome.failures[1].message == "error: Lost connection, errno: 2013"
+    assert outcome.transient
+
+
+def test_bad_data_everywhere_is_no_reason_to_retry(tables: Tables, tmp_path: Path) -> None:
+    for worker in ("w1", "w2"):
+        tables.tables[worker][3] = [(1, 1 << 31)]
+    outcome, rows = run(tables, Folder.at(str(tmp_path)))
+    assert rows == truth(1, 2, 4)
+    assert not outcome.transient
+
+
+def test_a_worker_that_is_down_is_asked_once(tables: Tables, tmp_path: Path) -> None:
+    tables.down = {"w1"}
+    outcome, rows = run(tables, Folder.at(str(tmp_path)))
+    assert rows == truth(1, 2, 3, 4)
+    assert outcome.failures == []
+    assert [connection.worker for connection in tables.opened] == ["w2"]
+
+
+def test_a_lost_claim_stops_the_work_and_closes_connections(tables: Tables, tmp_path: Path) -> None:
+    def gone() -> None:
+        raise ClaimLostError("another run took over")
+
+    chunks = [planned(1, "w1")]
+    folder = Folder.at(str(tmp_path))
+    extractor = Extractor(
+        make_plan([chunks]), {"w1": lambda: tables.connect("w1")}, RunBuffer(folder, make_plan([chunks]), 0, 20), gone
+    )
+    with pytest.raises(ClaimLostError):
+        extractor.run(chunks)
+    assert all(connection.closed for connection in tables.opened)
+    assert list(manifests(folder)) == []
+
+
+@pytest.mark.parametrize("types", [(FIELD_TYPE.DOUBLE, FIELD_TYPE.LONG), (FIELD_TYPE.LONG, FIELD_TYPE.VAR_STRING)])
+def test_columns_that_are_no_integers_are_refused(tables: Tables, types: tuple[int, int]) -> None:
+    tables.types = types
+    connection = tables.connect("w1")
+    with pytest.raises(DataError, match=r"column '.*' of table 'Object_1' is not an integer column"):
+        list(stream(connection, make_plan(), 1))
+    assert connection.cursors == 0
+
+
+def test_a_stream_gives_batches(tables: Tables) -> None:
+    batches: list[Rows] = list(stream(tables.connect("w1"), make_plan(), 2))
+    assert [len(batch) for batch in batches] == [10, 10, 10, 5]
+    assert [row for batch in batches for row in tuples(batch)] == truth(2)
+
+
+def test_missing_chunks_keep_their_order() -> None:
+    group = [planned(chunk) for chunk in (3, 1, 9, 7)]
+    staged = [manifest("a", [1, 2]), manifest("b", [7]), manifest("c", [])]
+    assert [c.chunk for c in missing_chunks(group, staged)] == [3, 9]
+    assert missing_chunks(group, []) == group
+    assert missing_chunks([], staged) == []
+
+
+def test_unaccounted_are_those_of_all_groups() -> None:
+    plan = make_plan([[planned(9), planned(1)], [planned(4)], [planned(2)]])
+    assert unaccounted(plan, [manifest("a", [1, 2, 77])]) == [4, 9]
+    assert unaccounted(plan, [manifest("a", [1, 2]), manifest("b", [4, 9])]) == []
+
+
+def test_runs_of_other_columns_have_another_layout() -> None:
+    plans = [
+        make_plan(),
+        make_plan(key_type="BIGINT UNSIGNED"),
+        make_plan(key_column="id"),
+        make_plan(sub_chunk_type="BIGINT NOT NULL"),
+    ]
+    assert len({layout(plan) for plan in plans}) == 4
+    assert layout(make_plan(token="other")) == layout(make_plan())
+
+
+def test_transient_errors_are_those_that_a_retry_may_mend() -> None:
+    assert is_transient(TransientError("x"))
+    assert not is_transient(DataError("x"))

@@ -1,0 +1,274 @@
+"""Runs to slices in key order: no row lost, none twice, and all duplicates found."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director import merge, runs
+from airflow_reindex.director.columns import Checksum, Rows
+from airflow_reindex.director.merge import (
+    QUOTED_CHUNKS,
+    QUOTED_KEYS,
+    Duplicates,
+    RunCursor,
+    concatenate,
+    merged,
+)
+from airflow_reindex.director.runs import Manifest, write_file
+from airflow_reindex.director.split import KeyRange, make_split
+from tests.core.samples import TOKEN, Row, examples, rows_of, stage, tuples
+
+LIMITS = {
+    "int32": (-(1 << 31), (1 << 31) - 1),
+    "uint32": (0, (1 << 32) - 1),
+    "int64": (-(1 << 63), (1 << 63) - 1),
+    "uint64": (0, (1 << 64) - 1),
+}
+
+
+@st.composite
+def pieces_of_runs(draw: st.DrawFn) -> list[list[Rows]]:
+    """The files of several manifests, of one key type; each file holds rows of its own chunk."""
+    kind = draw(st.sampled_from(sorted(LIMITS)))
+    low, high = LIMITS[kind]
+    key = draw(
+        st.sampled_from(
+            [
+                st.integers(low, high),
+                st.integers(0, 3),
+                st.integers(high - 3, high),
+                st.one_of(st.just(7), st.integers(low, high)),
+            ]
+        )
+    )
+    sizes = draw(st.lists(st.lists(st.sampled_from([0, 1, 3, 20, 60]), max_size=3), max_size=4))
+    chunk, result = 0, []
+    for files in sizes:
+        made = []
+        for size in files:
+            keys = draw(st.lists(key, min_size=size, max_size=size))
+            made.append(rows_of(keys, [chunk] * size, range(size), f"{kind} int32"))
+            chunk += 1
+        result.append(made)
+    return result
+
+
+def merge_all(folder: Folder, staged: list[Manifest], ranges: tuple[KeyRange, ...]) -> list[Row]:
+    """All slices of all ranges, with what must hold of each."""
+    files = [file.name for m in staged for file in m.files]
+    everything: list[Row] = []
+    for key_range in ranges:
+        slices = list(merged(folder, files, key_range))
+        assert len(slices) == len(key_range.slices())
+        for rows, (low, high) in zip(slices, key_range.slices(), strict=True):
+            if rows is None:
+                continue
+            keys = rows.key.tolist()
+            assert keys, "a slice without rows is None"
+            assert keys == sorted(keys)
+            assert low is None or low <= keys[0]
+            assert high is None or keys[-1] < high
+            everything += tuples(rows)
+    return everything
+
+
+@given(
+    pieces=pieces_of_runs(),
+    group_rows=st.sampled_from([1, 4, 32, 1000]),
+    slice_rows=st.sampled_from([1, 5, 40, 1000]),
+    per_task=st.sampled_from([1, 20, 1000]),
+)
+@examples(60)
+def test_ranges_together_hold_each_row_once(
+    tmp_path: Path, pieces: list[list[Rows]], group_rows: int, slice_rows: int, per_task: int
+) -> None:
+    folder = Folder.at(str(tmp_path / uuid4().hex))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "ROW_GROUP_ROWS", group_rows)
+        staged = [stage(folder, f"m{i}", files) for i, files in enumerate(pieces)]
+    split = make_split(TOKEN, staged, per_task, slice_rows)
+    everything = merge_all(folder, staged, split.ranges)
+    expected = [row for files in pieces for rows in files for row in tuples(rows)]
+    assert Counter(everything) == Counter(expected)
+    assert [row[0] for row in everything] == sorted(row[0] for row in expected)
+
+
+@pytest.mark.parametrize("group_rows", [3, 7, 100, 10_000])
+@pytest.mark.parametrize("slice_rows", [5, 64, 3_000])
+def test_row_groups_smaller_and_larger_than_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group_rows: int, slice_rows: int
+) -> None:
+    monkeypatch.setattr(runs, "ROW_GROUP_ROWS", group_rows)
+    folder, numbers = Folder.at(str(tmp_path)), np.random.default_rng(group_rows)
+    pieces = [rows_of(numbers.integers(0, 400, 500).tolist(), [chunk] * 500, range(500)) for chunk in range(3)]
+    staged = [stage(folder, "m", pieces)]
+    split = make_split(TOKEN, staged, 200, slice_rows)
+    everything = merge_all(folder, staged, split.ranges)
+    assert sorted(everything) == sorted(row for rows in pieces for row in tuples(rows))
+
+
+def test_a_range_reads_each_row_group_once_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "ROW_GROUP_ROWS", 10)
+    folder = Folder.at(str(tmp_path))
+    file = write_file(folder, "runs/a.parquet", rows_of(range(100), [1] * 100, [1] * 100))
+    read: list[int] = []
+
+    def noted(where: Folder, name: str, metadata: Any, groups: Sequence[int]) -> Rows:
+        read.extend(groups)
+        return runs.read_groups(where, name, metadata, groups)
+
+    monkeypatch.setattr(merge, "read_groups", noted)
+    slices = list(merged(folder, [file.name], KeyRange(0, (25, 31, 32, 33, 58, 60), 0)))
+    assert [rows.key.tolist() for rows in slices if rows] == [
+        [25, 26, 27, 28, 29, 30],
+        [31],
+        [32],
+        list(range(33, 58)),
+        [58, 59],
+    ]
+    assert read == [2, 3, 4, 5]
+
+
+def test_equal_keys_over_many_row_groups_come_in_one_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "ROW_GROUP_ROWS", 4)
+    folder = Folder.at(str(tmp_path))
+    file = write_file(folder, "runs/a.parquet", rows_of([1] + [5] * 30 + [9], [1] * 32, range(32)))
+    cursor = RunCursor(folder, file.name, None)
+    taken = [cursor.take(high) for high in (5, 6, 9, None)]
+    assert [rows.key.tolist() if rows else None for rows in taken] == [[1], [5] * 30, None, [9]]
+    assert cursor.take(None) is None
+
+
+@pytest.mark.parametrize("low", [None, -5, 0, 1])
+def test_a_cursor_beyond_or_before_all_rows(tmp_path: Path, low: int | None) -> None:
+    folder = Folder.at(str(tmp_path))
+    file = write_file(folder, "runs/a.parquet", rows_of([3, 1, 2], [1] * 3, [1] * 3))
+    cursor = RunCursor(folder, file.name, low)
+    assert cursor.take(1) is None
+    rest = cursor.take(None)
+    assert rest is not None
+    assert rest.key.tolist() == [1, 2, 3]
+    assert RunCursor(folder, file.name, 4).take(None) is None
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint64"])
+def test_neighbouring_huge_keys_are_told_apart(tmp_path: Path, kind: str) -> None:
+    # float64 has one value for all of these.
+    top = int(np.iinfo(kind).max)
+    keys = [top - 3, top - 2, top - 1, top]
+    folder = Folder.at(str(tmp_path))
+    file = write_file(folder, "runs/a.parquet", rows_of(keys, [1] * 4, range(4), f"{kind} int32"))
+    slices = merged(folder, [file.name], KeyRange(0, (None, *keys[1:], None), 4))
+    assert [rows.key.tolist() for rows in slices if rows] == [[key] for key in keys]
+
+
+def test_no_files_give_empty_slices(tmp_path: Path) -> None:
+    assert list(merged(Folder.at(str(tmp_path)), [], KeyRange(0, (None, 5, None), 0))) == [None, None]
+
+
+def test_merging_keeps_the_checksum(tmp_path: Path) -> None:
+    folder, numbers = Folder.at(str(tmp_path)), np.random.default_rng(5)
+    pieces = [rows_of(numbers.integers(-(1 << 62), 1 << 62, 900).tolist(), [c] * 900, range(900)) for c in range(4)]
+    staged = [stage(folder, "m", pieces)]
+    total = Checksum()
+    for key_range in make_split(TOKEN, staged, 500, 100).ranges:
+        for rows in merged(folder, [file.name for file in staged[0].files], key_range):
+            total += Checksum.of(rows) if rows else Checksum()
+    assert total == Checksum.of(concatenate(pieces))
+
+
+def duplicates_of(slices: list[list[tuple[int, int]]]) -> Duplicates:
+    """Look through slices of (key, chunk), sorted as merge sorts them."""
+    found = Duplicates()
+    for rows in slices:
+        found.look(rows_of([k for k, _ in rows], [c for _, c in rows], [0] * len(rows)).sorted())
+    return found
+
+
+@st.composite
+def pairs_at_most(draw: st.DrawFn) -> list[list[tuple[int, int]]]:
+    """Slices in which each key occurs once or twice."""
+    keys = draw(st.lists(st.integers(0, 40), max_size=40))
+    number = Counter[int]()
+    slices: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for key in keys:
+        number[key] += 1
+        if number[key] <= 2:
+            slices[key // 10].append((key, draw(st.integers(0, 4))))
+    return [slices[i] for i in sorted(slices)]
+
+
+def told(messages: dict[int, str]) -> dict[tuple[int, int], int]:
+    """The pairs of chunks and the count of keys that the messages name."""
+    result: dict[tuple[int, int], int] = {}
+    for chunk, message in messages.items():
+        for part in message.split("; "):
+            count, where = int(part.split(" duplicate key(s), such as ")[0]), part.rsplit(": ", 1)[1]
+            other = chunk if where == "twice within the chunk" else int(where.removeprefix("also in chunk "))
+            assert result.setdefault((chunk, other), count) == count
+    return result
+
+
+@given(pairs_at_most())
+@examples(150)
+def test_duplicates_are_exactly_those_of_brute_force(slices: list[list[tuple[int, int]]]) -> None:
+    expected: Counter[tuple[int, int]] = Counter()
+    for (key, chunk), (other, other_chunk) in combinations([row for rows in slices for row in rows], 2):
+        if key == other:
+            expected.update({(chunk, other_chunk), (other_chunk, chunk)})
+    found = duplicates_of(slices)
+    assert told(found.messages()) == dict(expected)
+    assert bool(found) == bool(expected)
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 4)), max_size=40))
+@examples(100)
+def test_each_chunk_with_a_duplicate_key_is_told(rows: list[tuple[int, int]]) -> None:
+    count = Counter(key for key, _ in rows)
+    assert set(duplicates_of([rows]).messages()) == {chunk for key, chunk in rows if count[key] > 1}
+
+
+def test_a_key_in_many_rows_is_one_key() -> None:
+    assert duplicates_of([[(5, 1), (5, 1), (5, 1), (6, 1)]]).messages() == {
+        1: "1 duplicate key(s), such as 5: twice within the chunk"
+    }
+
+
+def test_both_chunks_are_told_with_a_sample_of_the_keys() -> None:
+    messages = duplicates_of([[(key, chunk) for key in range(10) for chunk in (3, 8)]]).messages()
+    sample = ", ".join(map(str, range(QUOTED_KEYS)))
+    assert messages == {
+        3: f"10 duplicate key(s), such as {sample}: also in chunk 8",
+        8: f"10 duplicate key(s), such as {sample}: also in chunk 3",
+    }
+
+
+def test_the_sample_does_not_grow_with_the_slices() -> None:
+    messages = duplicates_of([[(key, 1), (key, 2)] for key in range(50)]).messages()
+    assert messages[1].startswith("50 duplicate key(s), such as 0, 1, 2, 3, 4: also")
+
+
+def test_a_chunk_that_shares_keys_with_many_names_some() -> None:
+    others = range(1, QUOTED_CHUNKS + 4)
+    messages = duplicates_of([[row for other in others for row in ((other, 0), (other, other))]]).messages()
+    assert messages[0].count("also in chunk") == QUOTED_CHUNKS
+    assert messages[0].endswith("; and with 3 more chunks")
+    assert set(messages) == {0, *others}
+
+
+def test_huge_keys_are_quoted_exactly() -> None:
+    top = (1 << 64) - 1
+    found = Duplicates()
+    found.look(rows_of([top - 1, top, top], [1, 2, 3], [0, 0, 0], "uint64 int32"))
+    assert found.messages()[2] == f"1 duplicate key(s), such as {top}: also in chunk 3"

@@ -1,0 +1,395 @@
+"""The report of a build: each chunk is accounted for, and ``done`` only with a proof."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_reindex.core.failures import DETAIL_LIMIT
+from airflow_reindex.core.report import QUOTED_FAILURES, Failure, Report, Status
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director.outcome import ERRORS, make_report, task_states, write_report
+from airflow_reindex.director.plan import Plan
+from airflow_reindex.director.records import PLAN, REPORT, TASKS, TaskRecord
+from tests.core.samples import TOKEN, examples, make_plan, manifest, planned
+
+BEGIN, END = "2026-01-01T00:00:00.000000Z", "2026-01-01T00:00:10.500000Z"
+#: Two groups: chunks 1 and 2, chunk 3.
+GROUPS = [[planned(1, "w1", "w2"), planned(2, "w1")], [planned(3, "w2")]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """A run's folder."""
+    return Folder.at(str(tmp_path / "run"))
+
+
+def record(folder: Folder, task: str, index: int = -1, **changes: Any) -> None:
+    """Leave a task's record, by default of one that ended well."""
+    fields: dict[str, Any] = {"token": TOKEN, "started_at": BEGIN, "ended_at": END, "rows": 30}
+    if task == "publish" and "error" not in changes:
+        fields["result"] = {"rows": 30, "previous": None}
+    folder.write_json(f"{TASKS}/{task}-{index}.json", asdict(TaskRecord(task, index, **{**fields, **changes})))
+
+
+def plan_in(folder: Folder, **changes: Any) -> Plan:
+    """Leave a plan and the record of its task."""
+    plan = make_plan(GROUPS, **changes)
+    folder.write_json(PLAN, plan.as_dict())
+    record(folder, "plan", token=plan.token, result={"dry_run": False, "chunks": plan.chunks})
+    return plan
+
+
+def stage_in(folder: Folder, *chunks: int, name: str = "a", token: str = TOKEN, group: int = 0) -> None:
+    """Leave a manifest of some chunks."""
+    made = manifest(name, chunks, token=token, group=group)
+    folder.write_json(made.name, made.as_dict())
+
+
+def states_of(**changes: str) -> dict[str, dict[int, str]]:
+    """The states of a run that went well, but for some tasks, such as ``extract_1="failed"``."""
+    well = {"plan": "success", "extract_0": "success", "extract_1": "success", "split": "success"}
+    return task_states({**well, "load_0": "success", "publish": "success", **changes})
+
+
+def report_on(folder: Folder, states: Mapping[str, Mapping[int, str]] | None = None) -> Report:
+    """The report, and what must hold of each one."""
+    report, failures = make_report(folder, "run", states or states_of(), "lsst.Object", "qservMeta.lsst__Object")
+    assert report.count + report.failed == report.total
+    assert len({failure.chunk for failure in failures}) == report.failed
+    assert list(report.failed_items) == failures[:QUOTED_FAILURES]
+    assert len(report.detail) <= DETAIL_LIMIT
+    assert (report.detail == "") == (report.status is Status.DONE)
+    assert (report.id, report.source, report.dest) == ("run", "lsst.Object", "qservMeta.lsst__Object")
+    return report
+
+
+def failure(chunk: int, message: str = "broken", worker: str = "w1") -> Failure:
+    """A chunk's failure."""
+    return Failure(table="Object", worker=worker, chunk=chunk, message=message)
+
+
+def test_task_states() -> None:
+    found = {
+        "plan": "success",
+        "extract_0": "failed",
+        "extract_12": None,
+        "load_3": "success",
+        "aggregate": "running",
+        "extract_x": "failed",
+        "my_plan": "failed",
+        "plan_b": "failed",
+    }
+    assert task_states(found) == {
+        "plan": {-1: "success"},
+        "extract": {0: "failed", 12: "none"},
+        "split": {},
+        "load": {3: "success"},
+        "publish": {},
+    }
+
+
+def test_all_is_done(folder: Folder) -> None:
+    plan_in(folder)
+    stage_in(folder, 1, 2)
+    stage_in(folder, 3, name="b", group=1)
+    for task, index in (("extract", 0), ("extract", 1), ("split", -1), ("load", 0), ("publish", -1)):
+        record(folder, task, index)
+    report = report_on(folder)
+    assert (report.status, report.total, report.count, report.failed, report.rows) == (Status.DONE, 3, 3, 0, 30)
+    assert report.progress == 1.0
+    assert report.started_at == BEGIN
+    assert report.children == {
+        "plan": {"success": 1},
+        "extract": {"success": 2},
+        "split": {"success": 1},
+        "load": {"success": 1},
+        "publish": {"success": 1},
+    }
+    assert [(phase.name, phase.tasks, phase.rows, phase.seconds) for phase in report.phases] == [
+        ("plan", 1, 30, 10.5),
+        ("extract", 2, 60, 10.5),
+        ("split", 1, 30, 10.5),
+        ("load", 1, 30, 10.5),
+        ("publish", 1, 30, 10.5),
+    ]
+
+
+def done(folder: Folder, **changes: Any) -> None:
+    """A build that is done, but for the changes of its publish task's record."""
+    plan_in(folder)
+    stage_in(folder, 1, 2, 3)
+    record(folder, "publish", **changes)
+
+
+def test_done_needs_no_other_records_than_the_proof(folder: Folder) -> None:
+    done(folder)
+    assert report_on(folder).status is Status.DONE
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"token": "other"},
+        {"token": ""},
+        {"error": "swap failed"},
+        {"error": "swap failed", "result": {"rows": 30, "previous": None}},
+        {"result": {}},
+    ],
+)
+def test_without_a_proof_it_is_not_done(folder: Folder, changes: dict[str, Any]) -> None:
+    done(folder, **changes)
+    report = report_on(folder)
+    assert (report.status, report.rows) == (Status.FAILED, 0)
+    assert (report.count, report.failed) == (3, 0)
+
+
+def test_no_publish_record_at_all(folder: Folder) -> None:
+    plan_in(folder)
+    stage_in(folder, 1, 2, 3)
+    report = report_on(folder)
+    assert report.status is Status.FAILED
+    assert report.detail == "the index was not published, and no task says why"
+    killed = report_on(folder, states_of(publish="failed"))
+    assert killed.detail.startswith("the task publish ended as 'failed' and left no error")
+
+
+def test_notes(folder: Folder) -> None:
+    plan_in(folder, unchecked=("that it is published",), adopted=("runs/g0000-old.json",), adopted_chunks=2)
+    stage_in(folder, 7, 8, name="old", token="earlier")
+    stage_in(folder, 1, 2, 3)
+    record(folder, "publish", result={"rows": 30, "previous": "lsst__Object__previous"})
+    report = report_on(folder)
+    assert (report.status, report.total) == (Status.DONE, 5)
+    assert report.notes == {
+        "not_checked": ("that it is published",),
+        "previous": "lsst__Object__previous",
+        "adopted_chunks": 2,
+    }
+
+
+@pytest.mark.parametrize(("refused", "status"), [(True, Status.REFUSED), (False, Status.FAILED)])
+def test_the_plan_was_refused_or_failed(folder: Folder, refused: bool, status: Status) -> None:
+    record(folder, "plan", token="", error="no such database", refused=refused)
+    report = report_on(folder, task_states({"plan": "failed", "split": "upstream_failed"}))
+    assert (report.status, report.detail, report.total) == (status, "no such database", 0)
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_the_plan_died_silently(folder: Folder, started: bool) -> None:
+    if started:
+        record(folder, "plan", token="", ended_at="")
+    report = report_on(folder, task_states({"plan": "failed"}))
+    assert report.status is Status.FAILED
+    assert report.detail.startswith("the task plan ended as 'failed' and left no error")
+
+
+def test_a_plan_of_an_earlier_life_does_not_count(folder: Folder) -> None:
+    done(folder)
+    record(folder, "plan", token="", error="the index exists", refused=True)
+    report = report_on(folder, states_of(plan="failed"))
+    assert (report.status, report.detail, report.total) == (Status.REFUSED, "the index exists", 0)
+
+
+def test_a_plan_that_was_killed_after_its_record_does_not_count(folder: Folder) -> None:
+    done(folder)
+    assert report_on(folder, states_of(plan="failed")).status is Status.FAILED
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_dry_run(folder: Folder, earlier: bool) -> None:
+    if earlier:
+        done(folder)
+    record(folder, "plan", token="", result={"dry_run": True, "chunks": 3, "rows": 30})
+    report = report_on(folder, task_states({"plan": "success", "split": "skipped"}))
+    assert (report.status, report.total, report.rows) == (Status.PENDING, 0, 0)
+    assert report.notes["chunks"] == 3
+    assert "nothing was changed" in report.detail
+
+
+def test_a_chunk_whose_task_was_lost_without_a_word(folder: Folder) -> None:
+    plan_in(folder)
+    stage_in(folder, 1, 2)
+    record(folder, "extract", 0)
+    report = report_on(folder, states_of(extract_1="failed", split="upstream_failed", publish="upstream_failed"))
+    assert (report.status, report.count, report.failed) == (Status.FAILED, 2, 1)
+    (lost,) = report.failed_items
+    assert (lost.table, lost.worker, lost.chunk) == ("Object", "w2", 3)
+    assert lost.message.startswith("the task extract[1] ended as 'failed' and left no error")
+    assert report.error_ext == {"Object": {"w2": {"3": lost.message}}}
+    assert report.detail == lost.message
+
+
+def test_a_chunk_whose_task_died_in_its_middle(folder: Folder) -> None:
+    plan_in(folder)
+    stage_in(folder, 1, 3)
+    record(folder, "extract", 0, ended_at="", error="of no meaning yet")
+    (lost,) = report_on(folder, states_of(extract_0="failed")).failed_items
+    assert (lost.chunk, lost.worker) == (2, "w1")
+    assert lost.message.startswith("the task extract[0] ended as 'failed'")
+
+
+def test_a_chunk_is_told_what_its_task_said(folder: Folder) -> None:
+    plan_in(folder)
+    stage_in(folder, 3)
+    record(folder, "extract", 0, error="the claim was lost", failures=[])
+    report = report_on(folder, states_of(extract_0="failed"))
+    assert {f.chunk: f.message for f in report.failed_items} == {1: "the claim was lost", 2: "the claim was lost"}
+    assert report.detail == "extract[0]: the claim was lost"
+
+
+def test_a_chunk_that_failed_on_all_replicas_is_one_chunk(folder: Folder) -> None:
+    plan_in(folder)
+    stage_in(folder, 2, 3)
+    failures = [failure(1, "no table"), failure(1, "lost", "w2")]
+    record(folder, "extract", 0, error="1 of 2 chunks failed", failures=failures)
+    report = report_on(folder, states_of(extract_0="failed"))
+    assert report.failed == 1
+    assert report.failed_items == failures
+    assert report.error_ext == {"Object": {"w1": {"1": "no table"}, "w2": {"1": "lost"}}}
+
+
+def test_a_failure_that_a_later_try_mended_is_not_reported(folder: Folder) -> None:
+    plan_in(folder)
+    stage_in(folder, 1, 2, 3)
+    # The record of a try that staged chunk 1 after all, but died before it could write its own record.
+    record(folder, "extract", 0, error="1 of 2 chunks failed", failures=[failure(1)])
+    record(folder, "publish")
+    report = report_on(folder)
+    assert (report.status, report.failed, report.error_ext) == (Status.DONE, 0, {})
+
+
+def test_records_and_runs_of_another_plan_are_ignored(folder: Folder) -> None:
+    plan_in(folder)
+    stage_in(folder, 1, 2)
+    stage_in(folder, 3, name="z", token="other")
+    record(folder, "extract", 0, token="other", error="old", failures=[failure(1, "old")])
+    record(folder, "load", 0, token="other", error="old", failures=[failure(2, "old")])
+    report = report_on(folder, states_of(extract_1="failed"))
+    assert {f.chunk for f in report.failed_items} == {3}
+    assert "old" not in report.detail
+    assert [phase.name for phase in report.phases] == ["plan"]
+
+
+def test_duplicate_keys_fail_their_chunks_though_they_are_staged(folder: Folder) -> None:
+    plan_in(folder)
+    stage_in(folder, 1, 2, 3)
+    record(folder, "load", 0, error="duplicate keys in 2 chunks", failures=[failure(1), failure(3, worker="w2")])
+    report = report_on(folder, states_of(load_0="failed", publish="upstream_failed"))
+    assert (report.status, report.count, report.failed) == (Status.FAILED, 1, 2)
+    assert report.detail == "load[0]: duplicate keys in 2 chunks"
+
+
+def test_a_published_build_with_failures_is_not_done(folder: Folder) -> None:
+    done(folder)
+    record(folder, "load", 0, failures=[failure(1)])
+    assert report_on(folder).status is Status.FAILED
+
+
+def test_the_earliest_steps_error_explains(folder: Folder) -> None:
+    plan_in(folder)
+    stage_in(folder, 1)
+    for task, index in (("publish", -1), ("split", -1), ("extract", 1), ("extract", 0)):
+        record(folder, task, index, error=f"{task} {index} broke")
+    report = report_on(folder, states_of(extract_0="failed", extract_1="failed"))
+    assert report.detail == "extract[0]: extract 0 broke (and 1 more extract tasks failed)"
+
+
+@pytest.mark.parametrize(("count", "quoted"), [(QUOTED_FAILURES, False), (QUOTED_FAILURES + 1, True), (150, True)])
+def test_many_failures_are_quoted_and_written_beside(folder: Folder, count: int, quoted: bool) -> None:
+    plan = make_plan([[planned(chunk) for chunk in range(count)]])
+    folder.write_json(PLAN, plan.as_dict())
+    record(folder, "plan")
+    report, failures = make_report(folder, "run", states_of(extract_0="failed"), "a", "b")
+    assert (report.failed, report.count, report.total) == (count, 0, count)
+    assert len(report.failed_items) == QUOTED_FAILURES
+    assert len(report.error_ext["Object"]["w1"]) == QUOTED_FAILURES
+    assert report.notes.get("failures_in_all") == (count if quoted else None)
+    write_report(folder, report.as_dict(), failures)
+    assert folder.read_json(REPORT) == report.as_dict()
+    whole = folder.read_json(ERRORS)
+    assert (whole is not None) == quoted
+    if quoted:
+        assert set(whole["Object"]["w1"]) == {str(chunk) for chunk in range(count)}
+
+
+def test_a_later_report_has_no_failures_of_an_earlier_one_beside_it(folder: Folder) -> None:
+    plan_in(folder)
+    report, _ = make_report(folder, "run", states_of(), "a", "b")
+    write_report(folder, report.as_dict(), [failure(chunk) for chunk in range(QUOTED_FAILURES + 1)])
+    write_report(folder, report.as_dict(), [failure(1)])
+    assert folder.read_json(ERRORS) is None
+
+
+@pytest.mark.parametrize(("status", "stays"), [(Status.DONE, False), (Status.FAILED, True), (Status.PENDING, True)])
+def test_the_staged_rows_go_only_when_the_build_is_done(folder: Folder, status: Status, stays: bool) -> None:
+    done(folder)
+    report = report_on(folder).as_dict()
+    write_report(folder, {**report, "status": status.value}, [])
+    assert folder.names() == sorted(["plan.json", "report.json", "runs", "tasks"] if stays else ["report.json"])
+
+
+TASK_STATES = st.sampled_from(["success", "failed", "upstream_failed", "skipped", "none", "removed"])
+RECORDS = st.tuples(
+    st.sampled_from(["extract", "split", "load", "publish"]),
+    st.integers(0, 3),
+    st.sampled_from([TOKEN, "other"]),
+    st.sampled_from(["", "broke"]),
+    st.lists(st.builds(failure, st.integers(0, 11), st.just("m"), st.sampled_from(["w1", "w2"])), max_size=4),
+)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 4), max_size=3),
+    staged=st.lists(st.sets(st.integers(0, 11), max_size=4), max_size=4),
+    left=st.lists(RECORDS, max_size=6),
+    extract=st.lists(TASK_STATES, max_size=4),
+    publish=st.booleans(),
+)
+@examples(80)
+def test_each_chunk_is_either_counted_or_failed(
+    tmp_path: Path,
+    sizes: list[int],
+    staged: list[set[int]],
+    left: list[tuple[str, int, str, str, list[Failure]]],
+    extract: list[str],
+    publish: bool,
+) -> None:
+    folder, number, groups = Folder.at(str(tmp_path / uuid4().hex)), 0, []
+    for size in sizes:
+        groups.append([planned(number + i) for i in range(size)])
+        number += size
+    folder.write_json(PLAN, make_plan(groups).as_dict())
+    record(folder, "plan")
+    for i, chunks in enumerate(staged):
+        stage_in(folder, *(chunk for chunk in chunks if chunk < number), name=f"{i}")
+    for task, index, token, error, failures in left:
+        mine = [f for f in failures if f.chunk < number]
+        record(folder, task, index, token=token, error=error, failures=mine, result={})
+    if publish:
+        record(folder, "publish")
+    states = {"plan": "success", **{f"extract_{i}": state for i, state in enumerate(extract)}}
+    report = report_on(folder, task_states(states))
+    assert report.total == number
+    there: set[int] = set()
+    for chunks in (m for m in staged if m):
+        mine_here = {chunk for chunk in chunks if chunk < number}
+        if not mine_here & there:
+            there |= mine_here
+    bad_keys = {f.chunk for t, i, k, _, fs in _last(left) if t == "load" and k == TOKEN for f in fs if f.chunk < number}
+    assert {f.chunk for f in report.failed_items} == (set(range(number)) - there) | bad_keys
+    assert report.status is (Status.DONE if publish and not report.failed else Status.FAILED)
+
+
+def _last(
+    left: list[tuple[str, int, str, str, list[Failure]]],
+) -> list[tuple[str, int, str, str, list[Failure]]]:
+    """Of records of one task instance the last."""
+    return list({(item[0], item[1]): item for item in left}.values())

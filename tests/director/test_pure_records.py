@@ -1,0 +1,104 @@
+"""What tasks leave in the run's folder, whether they end well or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from airflow_reindex.core.failures import ClaimLostError, ConflictError, DataError, ReindexError, RequestError
+from airflow_reindex.core.report import Failure
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director.records import (
+    PLAN,
+    REPORT,
+    SPLIT,
+    TASKS,
+    drop_staged,
+    now,
+    read_plan,
+    read_split,
+    recorded,
+    task_records,
+)
+from airflow_reindex.director.split import make_split
+from tests.core.samples import TOKEN, make_plan, manifest, planned
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """A run's folder."""
+    return Folder.at(str(tmp_path / "run"))
+
+
+def test_a_task_that_dies_silently_is_known_to_have_started(folder: Folder) -> None:
+    with recorded(folder, "extract", 3, TOKEN):
+        (record,) = task_records(folder)
+        assert (record.task, record.index, record.token, record.ended_at) == ("extract", 3, TOKEN, "")
+        assert record.started_at
+
+
+def test_a_record_reads_back(folder: Folder) -> None:
+    with recorded(folder, "load", 0, TOKEN) as record:
+        record.rows, record.result = 5, {"a": 1}
+        record.failures = [Failure(table="t", worker="w", chunk=1, message="m")]
+    (again,) = task_records(folder)
+    assert again == record
+    assert again.started_at <= again.ended_at <= now()
+    assert again.error == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "refused"),
+    [
+        (RequestError("wrong"), "wrong", True),
+        (ConflictError("busy"), "busy", True),
+        (DataError("bad"), "bad", False),
+        (ClaimLostError("lost"), "lost", False),
+        (ValueError(), "ValueError", False),
+    ],
+)
+def test_an_error_is_recorded_and_goes_on(folder: Folder, error: Exception, text: str, refused: bool) -> None:
+    def fail() -> None:
+        with recorded(folder, "plan"):
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    (record,) = task_records(folder)
+    assert (record.error, record.refused) == (text, refused)
+    assert record.ended_at
+
+
+def test_a_later_try_replaces_an_earlier_one(folder: Folder) -> None:
+    for rows in (1, 2):
+        with recorded(folder, "extract", 0, TOKEN) as record:
+            record.rows = rows
+    with recorded(folder, "extract", 10, TOKEN):
+        pass
+    assert [(record.index, record.rows) for record in task_records(folder)] == [(0, 2), (10, 0)]
+
+
+def test_the_plan_must_be_the_tasks_own(folder: Folder) -> None:
+    with pytest.raises(ReindexError, match="gone"):
+        read_plan(folder)
+    plan = make_plan([[planned(1)]])
+    folder.write_json(PLAN, plan.as_dict())
+    assert read_plan(folder) == read_plan(folder, TOKEN) == plan
+    with pytest.raises(ReindexError, match="not the one this task was made for"):
+        read_plan(folder, "other")
+
+
+def test_the_split_reads_back(folder: Folder) -> None:
+    with pytest.raises(ReindexError, match="no split"):
+        read_split(folder)
+    split = make_split(TOKEN, [manifest("a", [1])], 10)
+    folder.write_json(SPLIT, split.as_dict())
+    assert read_split(folder) == split
+
+
+def test_only_the_report_outlives_a_build(folder: Folder) -> None:
+    for name in (PLAN, SPLIT, REPORT, f"{TASKS}/plan--1.json", "runs/a.parquet", "error_ext.json"):
+        folder.write(name, b"{}")
+    drop_staged(folder)
+    assert folder.names() == [REPORT]
