@@ -1,9 +1,9 @@
-"""Extra links on the tasks of a run: to its report, and to the index as an asset."""
+"""Extra links on the tasks of a run: to its report, and to what is known of its index."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from airflow.sdk import BaseOperatorLink
 from airflow.sdk.configuration import conf
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 PREFIX = "/reindex"
 
 
-def _base() -> str:
-    return str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
+def _url(page: str, ti_key: TaskInstanceKey) -> str:
+    base = str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
+    return f"{base}{PREFIX}/{page}/{quote(ti_key.dag_id, safe='')}/{quote(ti_key.run_id, safe='')}"
 
 
 class ReportLink(BaseOperatorLink):
@@ -33,11 +34,11 @@ class ReportLink(BaseOperatorLink):
         :param ti_key: names the DAG and the run.
         :returns: the report's URL on the API server.
         """
-        return f"{_base()}{PREFIX}/report/{quote(ti_key.dag_id, safe='')}/{quote(ti_key.run_id, safe='')}"
+        return _url("report", ti_key)
 
 
 class IndexLink(BaseOperatorLink):
-    """Leads from a task to the index among Airflow's assets."""
+    """Leads from a task to the index that its run builds."""
 
     name = "Index"
 
@@ -45,9 +46,8 @@ class IndexLink(BaseOperatorLink):
         """
         Form the URL.
 
-        :param operator: the task's operator; after it ran it knows its index.
+        :param operator: the task's operator.
         :param ti_key: names the DAG and the run.
-        :returns: the URL of Airflow's list of assets, narrowed to the index.
+        :returns: the URL on the API server of what is known of the index.
         """
-        index = getattr(operator, "index_name", "")
-        return f"{_base()}/assets" + (f"?{urlencode({'name_pattern': index})}" if index else "")
+        return _url("index", ti_key)

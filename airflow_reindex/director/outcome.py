@@ -82,6 +82,17 @@ def make_report(
         error_ext=error_map(failures[:QUOTED_FAILURES]),
         phases=_phases(mine),
         notes={
+            "index": {
+                "qserv_conn_id": plan.conn_id,
+                "database": plan.index_database,
+                "table": plan.request.index_table,
+                "columns": {
+                    plan.key_column: f"{plan.key.sql} NOT NULL",
+                    "chunkId": "INT",
+                    "subChunkId": plan.sub_chunk_type,
+                },
+                "unique": plan.unique,
+            },
             **({"not_checked": plan.unchecked} if plan.unchecked else {}),
             **({"previous": published.result["previous"]} if published and published.result["previous"] else {}),
             **({"adopted_chunks": plan.adopted_chunks} if plan.adopted_chunks else {}),

@@ -214,12 +214,14 @@ def _adopt(folder: Folder, sources: list[Folder], draft: Plan) -> tuple[Manifest
     adopted: list[Manifest] = []
     seen: set[int] = set()
     for source in sources:
+        there = {f"{RUNS}/{name}" for name in source.names(RUNS)}
         for manifest in list(manifests(source)):
-            chunks = {chunk.chunk for chunk in manifest.chunks}
-            if manifest.layout != layout(draft) or chunks & seen or not _fits(manifest, planned):
+            chunks, files = {chunk.chunk for chunk in manifest.chunks}, {file.name for file in manifest.files}
+            # A plan that died in mid-adoption has moved files whose manifest it had not moved yet.
+            if manifest.layout != layout(draft) or chunks & seen or not files <= there or not _fits(manifest, planned):
                 continue
             if source is not folder:
-                for name in (*(file.name for file in manifest.files), manifest.name):
+                for name in (*sorted(files), manifest.name):
                     folder.move_from(source, name)
             seen |= chunks
             adopted.append(manifest)

@@ -69,9 +69,6 @@ class DirectorIndexOperator(BaseOperator):
     operator_extra_links = (ReportLink(), IndexLink())
     ui_color = "#dfeaf5"
 
-    #: Known once the task has read the plan; the link needs it.
-    index_name: str = ""
-
     def folder(self, context: Context) -> Folder:
         """
         The run's staging folder.
@@ -89,9 +86,7 @@ class DirectorIndexOperator(BaseOperator):
         :param folder: the run's folder.
         :returns: the servers.
         """
-        plan = records.read_plan(folder)
-        self.index_name = plan.request.index_table
-        return QservHook(plan.conn_id).servers
+        return QservHook(records.read_plan(folder).conn_id).servers
 
 
 class PlanOperator(DirectorIndexOperator):
@@ -124,7 +119,6 @@ class PlanOperator(DirectorIndexOperator):
         with airflow_errors(), records.recorded(folder, "plan") as record:
             params = context["params"] if self.request is None else self.request
             request = BuildRequest.parse(params)
-            self.index_name = request.index_table
             conn_id = self.qserv_conn_id or params.get("qserv_conn_id") or QservHook.default_conn_name
             hook = QservHook(conn_id)
             plan, figures = make_plan(hook.servers, request, folder, self._run(context, conn_id, folder))
@@ -278,9 +272,9 @@ class AggregateOperator(DirectorIndexOperator):
         source, dest = f"{params.get('database')}.{params.get('director_table')}", ""
         plan = folder.read_json(records.PLAN)
         if plan:
-            self.index_name = f"{plan['request']['database']}__{plan['request']['director_table']}"
-            source = f"{plan['request']['database']}.{plan['request']['director_table']}"
-            dest = f"{plan['index_database']}.{self.index_name}"
+            asked = plan["request"]
+            source = f"{asked['database']}.{asked['director_table']}"
+            dest = f"{plan['index_database']}.{asked['database']}__{asked['director_table']}"
         report, failures = outcome.make_report(folder, run.run_id, states, source, dest)
         value = report.as_dict()
         if report.status is Status.DONE:
@@ -308,7 +302,7 @@ class AggregateOperator(DirectorIndexOperator):
                 report["notes"] = {**report["notes"], "roll_back": statement}
             steps.finish_build(servers, plan)
         event = context["outlet_events"][AssetAlias(INDEX_ALIAS)]
-        event.add(index_asset(plan.conn_id, self.index_name), extra={"rows": report["rows"]})
+        event.add(index_asset(plan.conn_id, plan.request.index_table), extra={"rows": report["rows"]})
 
 
 def _skip_dry_run(folder: Folder) -> None:

@@ -17,19 +17,16 @@ def create_app() -> FastAPI:
     """
     Make the application.
 
-    :returns: an application whose every route asks Airflow's auth manager; its interactive documentation is off.
+    :returns: an application whose every route asks Airflow's auth manager; its own documentation pages are off.
     """
     app = FastAPI(title="airflow-reindex", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_api_route(
-        "/report/{dag_id}/{run_id}",
-        report,
-        methods=["GET"],
-        dependencies=[Depends(requires_access_dag("GET", DagAccessEntity.RUN))],
-    )
+    may_see_runs = [Depends(requires_access_dag("GET", DagAccessEntity.RUN))]
+    for page, answer in (("report", report), ("index", index)):
+        app.add_api_route(f"/{page}/{{dag_id}}/{{run_id}}", answer, methods=["GET"], dependencies=may_see_runs)
     return app
 
 
-def report(dag_id: str, run_id: str) -> Any:
+def report(dag_id: str, run_id: str) -> dict[str, Any]:
     """
     Read a run's report.
 
@@ -44,4 +41,20 @@ def report(dag_id: str, run_id: str) -> Any:
             status.HTTP_404_NOT_FOUND,
             f"run '{run_id}' of DAG '{dag_id}' has no report yet: its task 'aggregate' writes it at the end.",
         )
-    return found
+    return dict(found)
+
+
+def index(dag_id: str, run_id: str) -> dict[str, Any]:
+    """
+    Say which index a run built, and whether it is published.
+
+    :param dag_id: its DAG.
+    :param run_id: its run.
+    :returns: connection, database, table, columns, rows and status; how to roll back, where the previous one is kept.
+    :raises HTTPException: 404 when there is no report yet.
+    """
+    found = report(dag_id, run_id)
+    notes = found["notes"]
+    described = notes.get("index", {"table": found["dest"] or None})
+    kept = {name: notes[name] for name in ("previous", "roll_back") if name in notes}
+    return {**described, "status": found["status"], "rows": found["rows"], "updated_at": found["updated_at"], **kept}

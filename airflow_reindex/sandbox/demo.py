@@ -269,9 +269,7 @@ class _Demo:
                 if rows != {key: expected[key] for key in wanted if key in expected}:
                     raise SandboxError(f"{statement}: {rows}, but the catalog has {expected}")
                 where = "; ".join(f"chunk {chunk}, sub-chunk {sub}" for chunk, sub in rows.values()) or "no such key"
-                self.console.print(
-                    f"{statement.partition(' WHERE ')[2]}: {where} ({spent:,.0f} µs)", markup=False, soft_wrap=True
-                )
+                self.console.print(f"{statement.partition(' WHERE ')[2]}: {where} ({spent:,.0f} µs)", soft_wrap=True)
 
     def _prove(self, spec: CatalogSpec) -> None:
         """Compare the whole index with the catalog, key by key."""

@@ -1,0 +1,54 @@
+"""A sandbox whose servers may be killed at any time, and a source of chance whose seed a failure shows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from airflow_reindex.director import planning
+from airflow_reindex.director.plan import PlannedChunk
+from airflow_reindex.sandbox.cluster import Sandbox
+from tests.faults.contents import note
+from tests.harness import Build
+
+
+@pytest.fixture(scope="session")
+def shaky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """Servers of these tests alone, so that their deaths disturb nobody else."""
+    sandbox = Sandbox(tmp_path_factory.mktemp("shaky") / "root", workers=2)
+    try:
+        yield sandbox.up(owner_pid=os.getpid())
+    finally:
+        sandbox.destroy()
+
+
+@pytest.fixture
+def shaky_build(shaky: Sandbox, tmp_path: Path) -> Callable[..., Build]:
+    """A factory of builds in the sandbox whose servers get killed."""
+
+    def make(database: str, *, run_id: str = "run", **params: object) -> Build:
+        return Build(shaky, tmp_path / "staging", database, run_id, params)
+
+    return make
+
+
+@pytest.fixture
+def chance() -> Random:
+    """Different in each run; the environment variable REINDEX_SEED repeats one."""
+    seed = int(os.environ.get("REINDEX_SEED", "0")) or int.from_bytes(os.urandom(4))
+    note(f"REINDEX_SEED={seed}")
+    return Random(seed)
+
+
+@pytest.fixture
+def one_group_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans have one extract task for each worker."""
+
+    def make_groups(assigned: Mapping[str, Sequence[PlannedChunk]], _: int) -> tuple[tuple[PlannedChunk, ...], ...]:
+        return tuple(map(tuple, assigned.values()))
+
+    monkeypatch.setattr(planning, "make_groups", make_groups)

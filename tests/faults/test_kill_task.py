@@ -1,0 +1,119 @@
+"""SIGKILL of a task's own process at random moments: the retry does what is left, and nothing comes twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from airflow_reindex.director import split
+from airflow_reindex.director.records import read_split
+from airflow_reindex.director.runs import RUNS
+from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary, generate, truth
+from airflow_reindex.sandbox.cluster import Sandbox
+from tests.faults.contents import note
+from tests.faults.task import TaskProcess
+from tests.harness import Build, assert_same
+
+KILLS = 5
+SPEC = CatalogSpec(database="sky_task", rows=60_000, chunks=60)
+SLICE_ROWS = 500
+
+
+@pytest.fixture(scope="module")
+def sky(shaky: Sandbox) -> CatalogSummary:
+    """The catalog of these tests."""
+    return generate(shaky, SPEC)
+
+
+def leftovers(run: Build) -> list[str]:
+    """What loads left in the folder that they share with the server."""
+    return [path.name for path in run.sandbox.czar.infile_dir.iterdir() if run.plan_made.token in path.name]
+
+
+def kill_repeatedly(run: Build, step: str, number: int, seconds: float, chance: Random) -> int:
+    """Kill a task again and again; how often it was still at work."""
+    killed = 0
+    for _ in range(KILLS):
+        killed += TaskProcess(run, step, number).kill_after(chance.uniform(0, seconds / 2))
+    return killed
+
+
+@pytest.mark.usefixtures("one_group_a_worker")
+def test_killed_extract_stages_nothing_twice(
+    sky: CatalogSummary, shaky_build: Callable[..., Build], chance: Random
+) -> None:
+    run = shaky_build(SPEC.database, rebuild=1)
+    plan = run.plan()
+    assert len(plan.groups) == 2
+    undisturbed = TaskProcess(run, "extract", 0).finish()
+    killed = kill_repeatedly(run, "extract", 1, undisturbed, chance)
+    staged = run.staged_chunks()
+    assert len(staged) == len(set(staged))
+    run.extract(1)
+    expected = sorted(chunk.chunk for group in plan.groups for chunk in group)
+    assert run.staged_chunks() == expected
+    note(f"{killed} of {KILLS} kills struck; files: {len(run.folder.names(RUNS))}")
+    run.split()
+    run.load_all()
+    assert run.publish().rows == sky.rows
+    run.finish()
+    assert_same(run.index(), truth(SPEC).index_rows())
+
+
+def test_killed_load_goes_on_from_its_markers(
+    sky: CatalogSummary, shaky_build: Callable[..., Build], chance: Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(split.make_split, "__defaults__", (SLICE_ROWS,))
+    run = shaky_build(SPEC.database, rebuild=1)
+    run.rows_per_task = 30_000
+    run.to_load()
+    first, second, *others = [key_range.number for key_range in read_split(run.folder).ranges]
+    undisturbed = TaskProcess(run, "load", first).finish()
+    killed = kill_repeatedly(run, "load", second, undisturbed, chance)
+    note(f"{killed} of {KILLS} kills struck; files left: {leftovers(run)}")
+    for number in (second, *others):
+        run.load(number)
+    assert run.publish().rows == sky.rows
+    run.finish()
+    assert_same(run.index(), truth(SPEC).index_rows())
+    assert run.working_tables() == []
+
+
+def test_files_of_a_killed_load_do_not_stay(sky: CatalogSummary, shaky_build: Callable[..., Build]) -> None:
+    run = shaky_build(SPEC.database, rebuild=1)
+    run.to_load()
+    run.load_all()
+    orphan = orphan_of(run, run.plan_made.token)
+    run.load_all()
+    run.publish()
+    run.finish()
+    assert not orphan.exists()
+
+
+def test_files_of_a_dead_run_do_not_stay(sky: CatalogSummary, shaky_build: Callable[..., Build]) -> None:
+    first, second = (shaky_build(SPEC.database, run_id=name, rebuild=1, force_takeover=1) for name in ("one", "two"))
+    orphan = orphan_of(first, first.plan().token)
+    second.plan()
+    assert not orphan.exists()
+
+
+def test_files_of_another_build_stay(sky: CatalogSummary, shaky_build: Callable[..., Build]) -> None:
+    run = shaky_build(SPEC.database, rebuild=1, force_takeover=1)
+    run.to_load()
+    run.load_all()
+    # After the swap the claim is free, and the next run may be at work before this one has tidied up.
+    other = orphan_of(run, "0123456789abcdef")
+    run.publish()
+    assert other.exists()
+    other.unlink()
+
+
+def orphan_of(run: Build, token: str) -> Path:
+    """A file as a load leaves it that is killed between its commit and the end of its block."""
+    mark = run.servers.tables(run.request).mark
+    path = run.sandbox.czar.infile_dir / f"reindex-{mark}-{token}-01234567-0-0.tsv"
+    path.write_text("1\t2\t3\n")
+    return path

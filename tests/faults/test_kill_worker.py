@@ -1,0 +1,143 @@
+"""A worker's server that dies while a chunk is streamed: no part of the chunk counts, another replica serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from airflow_reindex.core.failures import TransientError
+from airflow_reindex.director import extract, steps
+from airflow_reindex.director.columns import Checksum, Rows
+from airflow_reindex.director.extract import FETCH_ROWS
+from airflow_reindex.director.merge import merged
+from airflow_reindex.director.split import KeyRange
+from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary, generate, truth
+from airflow_reindex.sandbox.cluster import Sandbox
+from tests.harness import Build, assert_same, run_sql
+
+WORKER, OTHER = "worker-1", "worker-2"
+#: One worker's largest chunk does not fit into the buffers between the server and its client.
+SPEC = CatalogSpec(database="sky_worker", rows=20_000, chunks=12, empty_chunks=0)
+BIG_ROWS, FIRST_KEY = 800_000, 10**18
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one replica", "two replicas"])
+def sky(shaky: Sandbox, request: pytest.FixtureRequest) -> CatalogSummary:
+    """A catalog with one large chunk table on WORKER, and a copy of it on OTHER if there are replicas."""
+    made = generate(shaky, CatalogSpec(**{**vars(SPEC), "database": f"sky_worker_{request.param}",
+                                          "replicas": request.param}))  # fmt: skip
+    chunk = big_chunk(made)
+    table = f"`{made.spec.database}`.`Object_{chunk}`"
+    for name in made.placement[chunk]:
+        run_sql(
+            shaky.workers[name],
+            f"DROP TABLE {table}",
+            f"CREATE TABLE {table} (objectId BIGINT NOT NULL, subChunkId INT UNSIGNED NOT NULL) ENGINE=MyISAM "
+            f"SELECT {FIRST_KEY} + seq AS objectId, seq % 9 AS subChunkId FROM mysql.seq_1_to_{BIG_ROWS}",
+        )
+    return made
+
+
+@pytest.fixture
+def mending(shaky: Sandbox) -> Iterator[None]:
+    """Starts all servers again after the test."""
+    yield
+    for server in shaky.servers:
+        server.start()
+
+
+def big_chunk(made: CatalogSummary) -> int:
+    """The chunk that WORKER serves in the middle of its list."""
+    mine = [chunk for chunk, workers in sorted(made.placement.items()) if workers[0] == WORKER]
+    return mine[len(mine) // 2]
+
+
+def kill_while_streaming(
+    sandbox: Sandbox, chunk: int, monkeypatch: pytest.MonkeyPatch, after: int = 4
+) -> Callable[[], int]:
+    """Kill WORKER when some batches of the chunk have come from it; returns how many came in all before the error."""
+    batches = 0
+    real = extract.as_rows
+
+    def as_rows(batch: Any, number: int, *rest: Any) -> Any:
+        nonlocal batches
+        if number == chunk:
+            batches += 1
+            if batches == after:
+                sandbox.workers[WORKER].kill()
+        return real(batch, number, *rest)
+
+    monkeypatch.setattr(extract, "as_rows", as_rows)
+    return lambda: batches
+
+
+@pytest.mark.usefixtures("one_group_a_worker", "mending")
+def test_worker_killed_in_mid_chunk(
+    sky: CatalogSummary, shaky: Sandbox, shaky_build: Callable[..., Build], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shaky_build(sky.spec.database)
+    # Parts of the large chunk have been written when its worker dies.
+    run.rows_in_memory = 2 * FETCH_ROWS
+    plan = run.plan()
+    chunk = big_chunk(sky)
+    (group,) = [i for i, chunks in enumerate(plan.groups) if chunk in {c.chunk for c in chunks}]
+    planned = [c.chunk for c in plan.groups[group]]
+    served_by = {c.chunk: c.workers for c in plan.groups[group]}
+    if served_by[chunk][0] != WORKER:
+        pytest.fail("the large chunk is planned on the other worker")
+    batches = kill_while_streaming(shaky, chunk, monkeypatch)
+    if sky.spec.replicas == 1:
+        with pytest.raises(TransientError) as caught:
+            run.extract(group)
+        # It died in the midst of the chunk, and all that it had yet to serve is listed, and nothing else.
+        assert 4 <= batches() < BIG_ROWS // FETCH_ROWS
+        lost = [number for number in planned if number >= chunk]
+        assert [(f.chunk, f.worker) for f in run.failures("extract")] == [(number, WORKER) for number in lost]
+        assert f"{len(lost)} of {len(planned)} chunks failed" in str(caught.value)
+        assert run.staged_chunks() == [number for number in planned if number < chunk]
+        shaky.workers[WORKER].start()
+        reads = count_reads(monkeypatch)
+        run.extract(group)
+        assert reads == lost
+    else:
+        run.extract(group)
+        assert run.failures("extract") == []
+    assert run.staged_chunks() == sorted(planned)
+    shaky.workers[WORKER].start()
+    for other in range(len(plan.groups)):
+        run.extract(other)
+    # What counts is the chunk as it is, once, and in no part twice.
+    (staged,) = [c.checksum for m in steps.staged_runs(run.folder, plan) for c in m.chunks if c.chunk == chunk]
+    assert staged == Checksum.of(big_rows(chunk))
+    split = run.split()
+    assert split.rows == sky.rows - sky.row_counts[chunk] + BIG_ROWS
+    files = [file.name for m in steps.staged_runs(run.folder, plan) for file in m.files]
+    everything = merged(run.folder, files, KeyRange(0, (None, None), split.rows))
+    found = next(everything)
+    assert found is not None
+    small = found.chunk != chunk
+    assert Checksum.of(found.take(~small)) == staged
+    keys, chunks, subs = truth(sky.spec).index_rows(without_chunks=[chunk])
+    assert_same((found.key[small], found.chunk[small], found.sub_chunk[small]), (keys, chunks, subs))
+
+
+def big_rows(chunk: int) -> Rows:
+    """The rows of the large chunk table."""
+    seq = np.arange(1, BIG_ROWS + 1)
+    return Rows(FIRST_KEY + seq, np.full(BIG_ROWS, chunk, np.int32), (seq % 9).astype(np.int64))
+
+
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by the number of each chunk that is read from now on."""
+    reads: list[int] = []
+    real = extract.stream
+
+    def stream(connection: Any, plan: Any, chunk: int) -> Any:
+        reads.append(chunk)
+        return real(connection, plan, chunk)
+
+    monkeypatch.setattr(extract, "stream", stream)
+    return reads
