@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,18 @@ def working_tables(sandbox: Sandbox, index: str) -> list[str]:
     """The tables in the working database that belong to builds of an index."""
     mark = IndexTables("airflow_reindex", "qservMeta", index).mark
     return [name for name in tables_of(sandbox, "airflow_reindex") if mark in name]
+
+
+@contextlib.contextmanager
+def clean_czar(sandbox: Sandbox) -> Iterator[None]:
+    """For a test that sees no other's claims and leaves nothing: neither a working database nor new indexes."""
+    before = set(tables_of(sandbox, "qservMeta"))
+    try:
+        yield
+    finally:
+        new = [name.replace("`", "``") for name in tables_of(sandbox, "qservMeta") if name not in before]
+        drops = [f"DROP TABLE qservMeta.`{name}`" for name in new]
+        run_sql(sandbox.czar, "DROP DATABASE IF EXISTS airflow_reindex", *drops)
 
 
 def assert_same(found: Columns, expected: Columns) -> None:

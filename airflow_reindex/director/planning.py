@@ -72,7 +72,14 @@ def make_plan(
         plan = _plan(servers, request, run, table, inventories, token="")
         rows = sum(chunk.rows for group in plan.groups for chunk in group)
         figures = checks.estimate(rows, len(plan.groups), folder)
-        log.info("%s chunks, %s", plan.chunks, figures)
+        log.info(
+            "%s chunks with about %s rows in %s groups; the index will take about %s MB, the build %s",
+            plan.chunks,
+            f"{rows:,}",
+            len(plan.groups),
+            round(rows * checks.INDEX_BYTES / 1e6),
+            figures["time"],
+        )
         if request.dry_run:
             return plan, figures
         plan = _claim(czar, servers, plan, table, inventories, folder, run)

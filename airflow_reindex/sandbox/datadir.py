@@ -104,6 +104,7 @@ def make_template(folder: Path) -> Path:
         "--auth-root-authentication-method=normal",
         "--skip-test-db",
         "--skip-name-resolve",
+        "--force",  # a machine whose own name cannot be looked up will do
     ]
     if os.geteuid() == 0:
         command.append("--user=root")

@@ -49,12 +49,12 @@ CZAR_GRANTS: tuple[Grant, ...] = (
     Grant(
         ("SELECT", "INSERT", "CREATE", "DROP", "ALTER"),
         "`qservMeta`.*",
-        "build the index aside, load it, check it, and rename it into place",
+        "rename a finished index into place, and the previous one away",
     ),
     Grant(
         ("SELECT", "INSERT", "UPDATE", "DELETE", "CREATE", "DROP", "ALTER"),
         r"`airflow\_reindex`.*",
-        "notes on builds: which chunks are loaded, leases, past versions",
+        "claims, tables under construction and their markers, a previous index that is kept",
     ),
     Grant(("SELECT",), "`qservReplica`.*", "which chunks there are and which workers hold them"),
     Grant(("FILE",), "*.*", "LOAD DATA INFILE, that is local=0, only; not needed for LOAD DATA LOCAL INFILE"),
@@ -88,7 +88,7 @@ def create_account(connection: Connection, password: str, grants: tuple[Grant, .
     """
     with connection.cursor() as cursor:
         for host in ACCOUNT_HOSTS:
-            cursor.execute(f"CREATE USER IF NOT EXISTS '{ACCOUNT}'@'{host}' IDENTIFIED BY %s", (password,))
+            cursor.execute("CREATE USER IF NOT EXISTS %s@%s IDENTIFIED BY %s", (ACCOUNT, host, password))
     give(connection, grants)
 
 

@@ -21,7 +21,7 @@ from airflow_reindex.director.runs import manifests
 from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary, truth
 from airflow_reindex.sandbox.cluster import Sandbox
 from airflow_reindex.sandbox.fixtures import CatalogFactory
-from tests.harness import Build, assert_same, run_sql, tables_of
+from tests.harness import Build, assert_same, clean_czar, run_sql, tables_of
 
 SPEC = CatalogSpec(rows=6_000, chunks=12, empty_chunks=0)
 DAG = "build_director_index"
@@ -31,10 +31,10 @@ Factory = Callable[..., Build]
 
 
 @pytest.fixture(autouse=True)
-def clean_working_database(sandbox: Sandbox) -> Iterator[None]:
-    """No test sees another's claims."""
-    yield
-    run_sql(sandbox.czar, "DROP DATABASE IF EXISTS airflow_reindex")
+def clean(sandbox: Sandbox) -> Iterator[None]:
+    """No test sees another's claims and indexes."""
+    with clean_czar(sandbox):
+        yield
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from airflow_reindex.sandbox import grants, replication
 from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary, truth
 from airflow_reindex.sandbox.cluster import Sandbox
 from airflow_reindex.sandbox.fixtures import CatalogFactory
-from tests.harness import Build, assert_same, run_sql, tables_of
+from tests.harness import Build, assert_same, clean_czar, run_sql, tables_of
 
 SPEC = CatalogSpec(rows=4_000, chunks=12, empty_chunks=0)
 OLD_ROWS = [(1, 2, 3), (4, 5, 6)]
@@ -32,10 +32,10 @@ Mode = Literal["replication", "scan"]
 
 
 @pytest.fixture(autouse=True)
-def clean_working_database(sandbox: Sandbox) -> Iterator[None]:
-    """No test sees another's claims."""
-    yield
-    run_sql(sandbox.czar, "DROP DATABASE IF EXISTS airflow_reindex")
+def clean(sandbox: Sandbox) -> Iterator[None]:
+    """No test sees another's claims and indexes."""
+    with clean_czar(sandbox):
+        yield
 
 
 def make_old_index(run: Build) -> None:
@@ -483,7 +483,6 @@ class TestRefusals:
         assert "errno: 1050" in str(caught.value)
         assert run.working_tables() == []
         assert_old_index(run)
-        run_sql(run.sandbox.czar, f"DROP TABLE {live(run)}")
 
     def test_index_that_appears_during_a_build_without_rebuild(self, catalog: CatalogFactory, build: Factory) -> None:
         made = catalog(SPEC, fresh=True)
@@ -514,7 +513,7 @@ class TestRefusals:
         assert run.folder.names("tasks") == ["plan--1.json"]
         result = run.folder.read_json("tasks/plan--1.json")["result"]
         assert (result["dry_run"], result["rows"]) == (True, made.rows)
-        assert list(sandbox.czar.infile_dir.iterdir()) == []
+        assert list(sandbox.czar.infile_dir.glob("reindex-*")) == []
 
     def test_chunk_on_a_worker_without_connection(self, registered: Register, build: Factory) -> None:
         name = registered({7: ("worker-9",)})
@@ -632,7 +631,6 @@ class TestEmptyCatalogs:
         run = build(name)
         self.build_empty(run)
         assert run.plan_made.groups == ()
-        run_sql(sandbox.czar, f"DROP TABLE {live(run)}")
 
     @staticmethod
     def build_empty(run: Build) -> None:
@@ -673,8 +671,6 @@ class TestStrangeNames:
             run_sql(server, f"DROP DATABASE {self.plain(self.DATABASE)}", *revoke)
         with contextlib.closing(sandbox.czar.connect()) as root:
             replication.forget(root, self.DATABASE)
-        index = self.plain("qservMeta", f"{self.DATABASE}__{table}")
-        run_sql(sandbox.czar, f"DROP TABLE IF EXISTS {index}")
 
     def register(self, sandbox: Sandbox, table: str) -> None:
         """Enter the catalog in the replication system's tables."""

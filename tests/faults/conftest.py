@@ -39,7 +39,7 @@ def shaky_build(shaky: Sandbox, tmp_path: Path) -> Callable[..., Build]:
 @pytest.fixture
 def chance() -> Random:
     """Different in each run; the environment variable REINDEX_SEED repeats one."""
-    seed = int(os.environ.get("REINDEX_SEED", "0")) or int.from_bytes(os.urandom(4))
+    seed = int(os.environ.get("REINDEX_SEED") or 0) or int.from_bytes(os.urandom(4))
     note(f"REINDEX_SEED={seed}")
     return Random(seed)
 

@@ -17,7 +17,7 @@ from tests.faults.contents import note
 from tests.faults.task import TaskProcess
 from tests.harness import Build, assert_same
 
-KILLS = 5
+KILLS = 4
 SPEC = CatalogSpec(database="sky_task", rows=60_000, chunks=60)
 SLICE_ROWS = 500
 

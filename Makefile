@@ -1,0 +1,31 @@
+# Every target that needs .venv makes it first (scripts/setup); all state lies in .venv and .state.
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean
+BIN := .venv/bin
+# Debian keeps mariadbd where users have no PATH to.
+export PATH := $(PATH):/usr/sbin
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## make .venv from the lock, and install what it needs (all others do so themselves)
+	@scripts/setup
+
+demo: setup ## build an index of a million rows on private MariaDB servers, then let a build fail
+	@$(BIN)/python -m airflow_reindex.sandbox demo
+
+test: lint ## check style and types, run all tests
+	$(BIN)/python -m pytest -q --durations=10
+
+lint: setup ## check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: setup ## format the code
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## stop the sandbox's servers, and remove .venv, all state and caches
+	@scripts/clean

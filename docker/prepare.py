@@ -1,0 +1,133 @@
+"""Prepares the servers of docker-compose.yaml: the account with its grants, a catalog, Airflow's connections."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import MySQLdb
+
+from airflow_reindex.sandbox import grants
+from airflow_reindex.sandbox.catalog import CatalogSpec, generate
+from airflow_reindex.sandbox.cluster import INDEX_DATABASE, REPLICATION_DATABASE, Sandbox
+from airflow_reindex.sandbox.datadir import write_private
+from airflow_reindex.sandbox.names import quote
+
+log = logging.getLogger("prepare")
+
+INBOX = "/srv/infile"
+
+
+@dataclass(frozen=True)
+class Server:
+    """One MariaDB server.
+
+    :param host: its name in the containers' network
+    :param port: its port
+    :param password: the password of root
+    """
+
+    host: str
+    port: int
+    password: str
+
+    def connect(self, local_infile: bool = False) -> Any:
+        """Connect as root.
+
+        :param local_infile: whether ``LOAD DATA LOCAL INFILE`` is wanted
+        :returns: a new connection of mysqlclient
+        """
+        return MySQLdb.connect(
+            host=self.host,
+            port=self.port,
+            user="root",
+            password=self.password,
+            charset="utf8mb4",
+            autocommit=True,
+            connect_timeout=10,
+            local_infile=int(local_infile),
+        )
+
+
+@dataclass(frozen=True)
+class Servers:
+    """What the catalog's generator needs of a sandbox.
+
+    :param czar: the czar's server
+    :param workers: the workers' servers by name
+    :param root: a folder for temporary files
+    """
+
+    czar: Server
+    workers: Mapping[str, Server]
+    root: Path
+
+
+def prepare(servers: Servers, password: str, spec: CatalogSpec) -> None:
+    """Create the databases, the account and its grants, and, unless it is there, a catalog.
+
+    :param servers: running servers
+    :param password: of the account that Airflow uses
+    :param spec: the catalog
+    """
+    with contextlib.closing(servers.czar.connect()) as connection:
+        with connection.cursor() as cursor:
+            for database in (INDEX_DATABASE, REPLICATION_DATABASE):
+                cursor.execute(f"CREATE DATABASE IF NOT EXISTS {quote(database)}")
+        grants.create_account(connection, password, grants.CZAR_GRANTS)
+    there = True
+    for server in servers.workers.values():
+        with contextlib.closing(server.connect()) as connection:
+            grants.create_account(connection, password, ())
+            with connection.cursor() as cursor:
+                there &= bool(cursor.execute("SHOW DATABASES LIKE %s", (spec.database,)))
+    if not there:
+        log.info("making the catalog %s: %s rows in %s chunks", spec.database, spec.rows, spec.chunks)
+        generate(cast("Sandbox", servers), spec)
+
+
+def connections(servers: Servers, password: str) -> dict[str, dict[str, Any]]:
+    """Airflow's connections, as ``airflow connections import`` reads them.
+
+    :param servers: the servers
+    :param password: of the account that Airflow uses
+    :returns: connection id to connection; it holds passwords
+    """
+    ids = {name: f"qserv_{name.replace('-', '_')}" for name in servers.workers}
+
+    def login(server: Server, kind: str) -> dict[str, Any]:
+        account = {"login": grants.ACCOUNT, "password": password}
+        return {"conn_type": kind, "host": server.host, "port": server.port, **account}
+
+    extra = {"workers": ids, "catalog": "replication", "staging_dir": INBOX, "server_staging_dir": INBOX}
+    czar = {**login(servers.czar, "qserv"), "schema": INDEX_DATABASE, "extra": json.dumps(extra)}
+    return {"qserv_default": czar, **{ids[name]: login(server, "mysql") for name, server in servers.workers.items()}}
+
+
+def main(connections_file: Path, passwords_file: Path) -> None:
+    """Prepare what the environment names.
+
+    :param connections_file: gets Airflow's connections
+    :param passwords_file: gets the password of Airflow's user ``admin``
+    """
+    # The containers have addresses that nobody knows beforehand; their network is closed.
+    grants.ACCOUNT_HOSTS = ("%", "localhost")
+    root = os.environ["MARIADB_ROOT_PASSWORD"]
+    workers = {name: Server(name, 3306, root) for name in os.environ["WORKERS"].split()}
+    servers = Servers(Server("czar", 3306, root), workers, Path("/tmp"))  # noqa: S108 - of the container
+    password = os.environ["REINDEX_PASSWORD"]
+    prepare(servers, password, CatalogSpec())
+    write_private(connections_file, json.dumps(connections(servers, password)))
+    write_private(passwords_file, json.dumps({"admin": os.environ["AIRFLOW_ADMIN_PASSWORD"]}))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
