@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import MySQLdb
+
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.identifiers import MAX_IDENTIFIER, check_identifier, quote
 from airflow_reindex.director.columns import IntegerType
 from airflow_reindex.director.request import BuildRequest
-from airflow_reindex.director.sql import Connection, query
+from airflow_reindex.director.sql import UNKNOWN_VARIABLE, Connection, code_of, execute, query
 
 SUB_CHUNK_COLUMN = "subChunkId"
 DEFAULT_KEY = "objectId"
@@ -65,6 +67,12 @@ def inventory(connection: Connection, request: BuildRequest) -> dict[int, TableI
     :returns: by chunk number.
     """
     prefix = f"{request.director_table}_"
+    try:
+        # MySQL 8 answers from figures that are up to a day old.
+        execute(connection, "SET SESSION information_schema_stats_expiry = 0")
+    except MySQLdb.Error as error:
+        if code_of(error) != UNKNOWN_VARIABLE:
+            raise
     rows = query(
         connection,
         "SELECT TABLE_NAME, ENGINE, TABLE_ROWS, DATA_LENGTH, CREATE_TIME, UPDATE_TIME, "

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from airflow_reindex.director.split import KeyRange
 from airflow_reindex.director.sql import (
     DUPLICATE_KEY,
     NO_SUCH_TABLE,
+    TABLE_EXISTS,
     Connection,
     code_of,
     describe,
@@ -75,15 +76,16 @@ class Inbox:
         """
         Remove the files that killed tasks left in the shared folder.
 
-        :param mark: the index's mark, which is in the names of its files.
+        :param mark: how the names of the files go on after ``reindex-``: the index's mark, and the token of one build.
         :param keep: a token whose files stay.
         """
         if self.local or self.folder is None:
             return
         for path in Path(self.folder).glob(f"reindex-{mark}-*.tsv"):
             if not keep or keep not in path.name:
-                # Another run may sweep at the same time.
-                path.unlink(missing_ok=True)
+                # Another run may sweep at the same time, or the file be another account's.
+                with suppress(OSError):
+                    path.unlink()
 
     def seen_by_server(self, path: Path) -> str:
         """
@@ -131,8 +133,14 @@ def create_tables(connection: Connection, tables: IndexTables, token: str, build
         )
     }
     for kind, columns in (("shadow", definition), ("slices", markers)):
-        if tables.name(kind, token, build) not in there:
+        if tables.name(kind, token, build) in there:
+            continue
+        try:
             execute(connection, f"CREATE TABLE {tables.sql(kind, token, build)} {columns}")
+        except MySQLdb.Error as error:
+            # The same task was delivered twice.
+            if code_of(error) != TABLE_EXISTS:
+                raise
 
 
 def markers(connection: Connection, tables: IndexTables, token: str, build: str) -> dict[tuple[int, int], Checksum]:

@@ -176,7 +176,8 @@ def publish_build(servers: Servers, folder: Folder) -> Published:
             published = Published(split.rows, tidy(czar, plan, tables, split.build))
         finally:
             czar.close()
-        servers.inbox(plan.request).sweep(tables.mark)
+        # Only this run's: the claim is free again, and another build may be loading.
+        servers.inbox(plan.request).sweep(f"{tables.mark}-{plan.token}")
         record.rows, record.result = published.rows, asdict(published)
     return published
 

@@ -168,7 +168,10 @@ def test_notes(folder: Folder) -> None:
     record(folder, "publish", result={"rows": 30, "previous": "lsst__Object__previous"})
     report = report_on(folder)
     assert (report.status, report.total) == (Status.DONE, 5)
-    assert report.notes == {
+    index = report.notes["index"]
+    assert (index["database"], index["table"], index["unique"]) == ("qservMeta", "lsst__Object", True)
+    assert index["columns"] == {"objectId": "BIGINT NOT NULL", "chunkId": "INT", "subChunkId": "INT NOT NULL"}
+    assert {name: note for name, note in report.notes.items() if name != "index"} == {
         "not_checked": ("that it is published",),
         "previous": "lsst__Object__previous",
         "adopted_chunks": 2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,9 @@ from airflow.sdk import DAG
 from airflow_reindex.config import run_folder
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.sandbox.cluster import Sandbox
+from tests.conftest import HOME
+
+PRISTINE = HOME / "pristine.db"
 
 
 @dataclass
@@ -52,6 +56,9 @@ def airflow() -> None:
     from airflow.utils.db import initdb
 
     initdb()
+    # For deployments of their own: what the runs of this session leave must not keep their schedulers busy.
+    with sqlite3.connect(HOME / "airflow.db") as migrated, sqlite3.connect(PRISTINE) as copy:
+        migrated.backup(copy)
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -23,8 +23,8 @@ import pytest
 from airflow_reindex.sandbox.catalog import CatalogSpec, truth
 from airflow_reindex.sandbox.cluster import Sandbox
 from airflow_reindex.sandbox.fixtures import CatalogFactory
-from tests.conftest import HOME
 from tests.harness import assert_same, read_index, working_tables
+from tests.system.conftest import PRISTINE
 from tests.system.test_director_failures import restore_table
 
 COMPONENTS = (["api-server"], ["scheduler", "--skip-serve-logs"], ["dag-processor"])
@@ -46,6 +46,7 @@ class Deployment:
             **os.environ,
             **sandbox.connections(),
             "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).parents[2] / "dags"),
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__PARALLELISM": "2",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
@@ -101,8 +102,7 @@ class Deployment:
 @pytest.fixture(scope="module")
 def deployment(airflow: None, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     home = tmp_path_factory.mktemp("airflow")
-    with sqlite3.connect(HOME / "airflow.db") as migrated, sqlite3.connect(home / "airflow.db") as copy:
-        migrated.backup(copy)
+    shutil.copy(PRISTINE, home / "airflow.db")
     running = Deployment(home, sandbox)
     running.start()
     try:
