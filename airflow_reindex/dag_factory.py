@@ -17,7 +17,8 @@ from airflow_reindex.operators.director import (
     SplitOperator,
 )
 
-_FLAG = ["integer", "boolean", "string"]
+#: A number, or what plainly means one. Without a `type` the form's field follows the default: a number or a switch.
+_FLAG = [{"type": "integer"}, {"type": "boolean"}, {"type": "string"}]
 
 DIRECTOR_DOC = """
 ### Build a director index
@@ -61,7 +62,7 @@ def director_index_params() -> dict[str, Param]:
         ),
         "rebuild": Param(
             0,
-            type=_FLAG,
+            anyOf=_FLAG,
             section="Index",
             title="Rebuild",
             description="1: replace an existing index when the new one is complete. 0: refuse.",
@@ -75,7 +76,7 @@ def director_index_params() -> dict[str, Param]:
         ),
         "unique_primary_key": Param(
             None,
-            type=["null", *_FLAG],
+            anyOf=[{"type": "null"}, *_FLAG],
             section="Columns",
             title="Unique key",
             description="1: keys are unique, and duplicates an error. 0: they may repeat. "
@@ -83,7 +84,7 @@ def director_index_params() -> dict[str, Param]:
         ),
         "local": Param(
             0,
-            type=_FLAG,
+            anyOf=_FLAG,
             section="Loading",
             title="LOCAL",
             description="1: the task sends the rows to the czar's MySQL server (LOAD DATA LOCAL INFILE). "
@@ -91,7 +92,7 @@ def director_index_params() -> dict[str, Param]:
         ),
         "keep_previous": Param(
             False,
-            type=_FLAG,
+            anyOf=_FLAG,
             section="Loading",
             title="Keep the previous index",
             description="Keep the replaced index in the working database, for a roll-back.",
@@ -105,14 +106,14 @@ def director_index_params() -> dict[str, Param]:
         ),
         "dry_run": Param(
             False,
-            type=_FLAG,
+            anyOf=_FLAG,
             section="Safety",
             title="Dry run",
             description="Only check privileges, disk, sizes and plan, and estimate the time.",
         ),
         "force_takeover": Param(
             False,
-            type=_FLAG,
+            anyOf=_FLAG,
             section="Safety",
             title="Force the takeover",
             description="Take over the index even from a run that seems to be alive; that run "

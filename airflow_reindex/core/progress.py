@@ -11,8 +11,10 @@ def duration(seconds: float) -> str:
     Write a time span for people.
 
     :param seconds: the span in seconds.
-    :returns: such as ``8 s``, ``3 min 20 s`` or ``5 h 07 min``.
+    :returns: such as ``0.8 s``, ``45 s``, ``3 min 20 s`` or ``5 h 07 min``.
     """
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -281,12 +281,12 @@ class AggregateOperator(DirectorIndexOperator):
             self._finish(context, folder, value)
         outcome.write_report(folder, value, failures)
         self.log.info(
-            "status %s: %s of %s chunks, %s rows %s",
+            "status %s: %s of %s chunks, %s rows%s",
             report.status,
             report.count,
             report.total,
             f"{report.rows:,}",
-            report.detail,
+            f"; {report.detail}" if report.detail else "",
         )
         if report.status in (Status.DONE, Status.PENDING):
             return value

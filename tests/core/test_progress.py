@@ -31,9 +31,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0 s"),
-        (0.4, "0 s"),
-        (8.2, "8 s"),
+        (0, "0.0 s"),
+        (0.4, "0.4 s"),
+        (8.2, "8.2 s"),
         (59.4, "59 s"),
         (59.6, "1 min 00 s"),
         (200, "3 min 20 s"),
@@ -73,7 +73,7 @@ def test_more_rows_than_expected_are_no_more_than_all(clock: Clock) -> None:
     progress = Progress(lines.append, "load", 100)
     clock.now += 10
     progress.add(500)
-    assert lines == ["load: 500 rows in 10 s, 50 rows/s, 100 %, ETA 0 s"]
+    assert lines == ["load: 500 rows in 10 s, 50 rows/s, 100 %, ETA 0.0 s"]
 
 
 @pytest.mark.parametrize(("total", "rows"), [(0, 500), (100, 0)])
@@ -93,10 +93,10 @@ def test_the_last_line_comes_always(clock: Clock) -> None:
     assert lines == []
     clock.now += 2
     progress.finish("done")
-    assert lines == ["load: 1,000 rows in 2 s, 500 rows/s; done"]
+    assert lines == ["load: 1,000 rows in 2.0 s, 500 rows/s; done"]
 
 
 def test_no_time_at_all_is_no_division_by_zero(clock: Clock) -> None:
     lines: list[str] = []
     Progress(lines.append, "load", 0).finish()
-    assert lines == ["load: 0 rows in 0 s, 0 rows/s"]
+    assert lines == ["load: 0 rows in 0.0 s, 0 rows/s"]
