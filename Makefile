@@ -21,6 +21,7 @@ test: lint ## check style and types, run all tests
 lint: setup ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 format: setup ## format the code
