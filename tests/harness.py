@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import records, steps
+from airflow_reindex.director import extract, records, steps
 from airflow_reindex.director.claim import Owner
 from airflow_reindex.director.plan import Plan
 from airflow_reindex.director.planning import RunContext, make_plan
@@ -143,6 +144,10 @@ class Build:
         return working_tables(self.sandbox, self.request.index_table)
 
 
+#: The fixture `build`.
+Factory = Callable[..., Build]
+
+
 def read_index(sandbox: Sandbox, table: str, key: str = "objectId") -> Columns:
     """Read an index whole: keys, chunks and sub-chunks, ordered by key, chunk and sub-chunk."""
     connection = sandbox.czar.connect()
@@ -180,8 +185,12 @@ def run_sql(server: MariaDBServer, *statements: str) -> list[tuple[Any, ...]]:
 
 def working_tables(sandbox: Sandbox, index: str) -> list[str]:
     """The tables in the working database that belong to builds of an index."""
-    mark = IndexTables("airflow_reindex", "qservMeta", index).mark
-    return [name for name in tables_of(sandbox, "airflow_reindex") if mark in name]
+    return [name for name in tables_of(sandbox, "airflow_reindex") if mark(index) in name]
+
+
+def mark(index: str) -> str:
+    """What stands for an index in the names of its working tables."""
+    return IndexTables("airflow_reindex", "qservMeta", index).mark
 
 
 @contextlib.contextmanager
@@ -200,3 +209,16 @@ def assert_same(found: Columns, expected: Columns) -> None:
     """Compare two indexes key by key."""
     for name, one, other in zip(("keys", "chunks", "sub-chunks"), found, expected, strict=True):
         np.testing.assert_array_equal(one, other, err_msg=name)
+
+
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by the number of each chunk that is read from now on."""
+    reads: list[int] = []
+    real = extract.stream
+
+    def stream(connection: Any, plan: Any, chunk: int) -> Any:
+        reads.append(chunk)
+        return real(connection, plan, chunk)
+
+    monkeypatch.setattr(extract, "stream", stream)
+    return reads

@@ -18,6 +18,8 @@ from airflow_reindex.director.runs import accounted, manifests
 
 KIND = "build_director_index"
 ERRORS = "error_ext.json"
+#: What the publish step says of a previous index that is kept.
+KEPT = ("previous", "roll_back")
 #: The steps in their order; an earlier step's error explains a later one's.
 STEPS = ("plan", "extract", "split", "load", "publish")
 #: What is said of work whose task ended without a word (``handle_failed_subtask``'s preset detail).
@@ -94,7 +96,7 @@ def make_report(
                 "unique": plan.unique,
             },
             **({"not_checked": plan.unchecked} if plan.unchecked else {}),
-            **({"previous": published.result["previous"]} if published and published.result["previous"] else {}),
+            **({n: v for n, v in published.result.items() if n in KEPT and v} if published else {}),
             **({"adopted_chunks": plan.adopted_chunks} if plan.adopted_chunks else {}),
             **({"failures_in_all": len(failures)} if len(failures) > QUOTED_FAILURES else {}),
         },

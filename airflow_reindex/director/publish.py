@@ -49,10 +49,12 @@ class Published:
 
     :param rows: rows in the index.
     :param previous: where the replaced index is kept, quoted; empty when it is not.
+    :param roll_back: the statement that puts it back.
     """
 
     rows: int
     previous: str = ""
+    roll_back: str = ""
 
 
 def table_exists(connection: Connection, database: str, table: str) -> bool:
@@ -241,7 +243,9 @@ def tidy(connection: Connection, plan: Plan, tables: IndexTables, build: str) ->
     drop(connection, tables.sql("slices", plan.token, build))
     own = tables.name("previous", plan.token)
     kept = ""
-    for name in table_names(connection, tables.work, tables.name("previous") + "_"):
+    # A roll-back has left the index that it replaced.
+    replaced = table_names(connection, tables.work, tables.name("replaced"))
+    for name in [*table_names(connection, tables.work, tables.name("previous") + "_"), *replaced]:
         if plan.request.keep_previous and name == own:
             kept = quote(tables.work, name)
         else:

@@ -14,7 +14,16 @@ from airflow_reindex.director import claim
 from airflow_reindex.director.extract import Extractor, Outcome, RunBuffer, missing_chunks, unaccounted
 from airflow_reindex.director.load import Loaded, RangeLoader, create_tables, markers
 from airflow_reindex.director.plan import Plan
-from airflow_reindex.director.publish import Published, finish_table, swap, swap_done, swap_possible, tidy, verify
+from airflow_reindex.director.publish import (
+    Published,
+    finish_table,
+    roll_back_statement,
+    swap,
+    swap_done,
+    swap_possible,
+    tidy,
+    verify,
+)
 from airflow_reindex.director.records import SPLIT, read_plan, read_split, recorded
 from airflow_reindex.director.runs import Manifest, accounted, manifests, named
 from airflow_reindex.director.servers import Servers
@@ -96,6 +105,8 @@ def split_build(servers: Servers, folder: Folder, rows_per_task: int) -> Split:
                 f"{len(missing)} chunks are not staged, such as {', '.join(map(str, missing[:5]))}: clear the failed "
                 "extract tasks."
             )
+        if sum(len(manifest.chunks) for manifest in staged) != plan.chunks:
+            raise DataError("adopted runs are gone from the staging folder: clear this run from its task 'plan' on.")
         split = make_split(plan.token, staged, rows_per_task)
         with claim.Keeper(servers.czar, tables, plan.token), session(servers.czar) as czar:
             _create_tables(czar, tables, plan, split.build)
@@ -173,7 +184,8 @@ def publish_build(servers: Servers, folder: Folder) -> Published:
             # A statement whose answer got lost is no proof: the renamed claim is.
             if not swap_done(czar, tables, plan.token):
                 raise TransientError("the swap left no mark")
-            published = Published(split.rows, tidy(czar, plan, tables, split.build))
+            previous = tidy(czar, plan, tables, split.build)
+            published = Published(split.rows, previous, roll_back_statement(tables, previous) if previous else "")
         finally:
             czar.close()
         # Only this run's: the claim is free again, and another build may be loading.

@@ -39,7 +39,7 @@ class IndexTables:
         """
         The name of a working table.
 
-        :param kind: ``claim``, ``done``, ``shadow``, ``slices``, ``previous`` or ``probe``.
+        :param kind: ``claim``, ``done``, ``shadow``, ``slices``, ``previous``, ``replaced`` or ``probe``.
         :param token: the claim's token.
         :param build: the split's build, for the tables that hold rows.
         :returns: the table's name, at most 40 characters.

@@ -14,13 +14,12 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from airflow_reindex import config
 from airflow_reindex.core.failures import ReindexError, TransientError, detail
-from airflow_reindex.core.report import Status
+from airflow_reindex.core.report import Failure, Report, Status
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director import outcome, records, steps
 from airflow_reindex.director.claim import Owner
-from airflow_reindex.director.plan import group_label
+from airflow_reindex.director.plan import Plan, group_label
 from airflow_reindex.director.planning import RunContext, make_plan
-from airflow_reindex.director.publish import roll_back_statement
 from airflow_reindex.director.request import BuildRequest
 from airflow_reindex.director.sql import describe
 from airflow_reindex.hooks.qserv import QservHook
@@ -261,24 +260,15 @@ class AggregateOperator(DirectorIndexOperator):
         :returns: the report; it is in XCom too when the task then fails.
         :raises AirflowFailException: the build is not done.
         """
-        folder, ti, run = self.folder(context), context["ti"], context["dag_run"]
-        found = ti.get_task_states(dag_id=run.dag_id, run_ids=[run.run_id])
-        states = outcome.task_states(found.get(run.run_id, {}))
+        folder, ti = self.folder(context), context["ti"]
         written = folder.read_json(records.REPORT)
         if written and written["status"] == Status.DONE and folder.read_json(records.PLAN) is None:
-            # Cleared after the build was finished: the staged rows are gone, the proof is written.
+            # Killed or cleared after the report was written: the staged rows are gone, the proof is there.
+            self._announce(context, written)
             return dict(written)
-        params = context["params"]
-        source, dest = f"{params.get('database')}.{params.get('director_table')}", ""
-        plan = folder.read_json(records.PLAN)
-        if plan:
-            asked = plan["request"]
-            source = f"{asked['database']}.{asked['director_table']}"
-            dest = f"{plan['index_database']}.{asked['database']}__{asked['director_table']}"
-        report, failures = outcome.make_report(folder, run.run_id, states, source, dest)
+        report, failures = self._account(context, folder)
         value = report.as_dict()
-        if report.status is Status.DONE:
-            self._finish(context, folder, value)
+        plan = records.read_plan(folder) if report.status is Status.DONE else None
         outcome.write_report(folder, value, failures)
         self.log.info(
             "status %s: %s of %s chunks, %s rows%s",
@@ -288,21 +278,37 @@ class AggregateOperator(DirectorIndexOperator):
             f"{report.rows:,}",
             f"; {report.detail}" if report.detail else "",
         )
+        if plan is not None:
+            self._announce(context, value)
+            self._forget_mark(plan)
         if report.status in (Status.DONE, Status.PENDING):
             return value
         ti.xcom_push(key="return_value", value=value)
         raise AirflowFailException(f"{report.status}: {report.detail}")
 
-    def _finish(self, context: Context, folder: Folder, report: dict[str, Any]) -> None:
-        with airflow_errors():
-            plan = records.read_plan(folder)
-            servers = self.servers(folder)
-            if report["notes"].get("previous"):
-                statement = roll_back_statement(servers.tables(plan.request), report["notes"]["previous"])
-                report["notes"] = {**report["notes"], "roll_back": statement}
-            steps.finish_build(servers, plan)
+    def _account(self, context: Context, folder: Folder) -> tuple[Report, list[Failure]]:
+        ti, run, params = context["ti"], context["dag_run"], context["params"]
+        found = ti.get_task_states(dag_id=run.dag_id, run_ids=[run.run_id])
+        source, dest = f"{params.get('database')}.{params.get('director_table')}", ""
+        plan = folder.read_json(records.PLAN)
+        if plan:
+            asked = plan["request"]
+            source = f"{asked['database']}.{asked['director_table']}"
+            dest = f"{plan['index_database']}.{asked['database']}__{asked['director_table']}"
+        states = outcome.task_states(found.get(run.run_id, {}))
+        return outcome.make_report(folder, run.run_id, states, source, dest)
+
+    def _announce(self, context: Context, report: Mapping[str, Any]) -> None:
+        index = report["notes"]["index"]
         event = context["outlet_events"][AssetAlias(INDEX_ALIAS)]
-        event.add(index_asset(plan.conn_id, plan.request.index_table), extra={"rows": report["rows"]})
+        event.add(index_asset(index["qserv_conn_id"], index["table"]), extra={"rows": report["rows"]})
+
+    def _forget_mark(self, plan: Plan) -> None:
+        # The report is written and the index is live: a server that is away now must not turn the run red.
+        try:
+            steps.finish_build(QservHook(plan.conn_id).servers, plan)
+        except (ReindexError, MySQLdb.Error) as error:
+            self.log.warning("the mark of the swap stays until the next build of this index: %s", describe(error))
 
 
 def _skip_dry_run(folder: Folder) -> None:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import MySQLdb
 import pytest
 from airflow.sdk.exceptions import ParamValidationError
 
+from airflow_reindex.director import steps
 from airflow_reindex.sandbox.catalog import CatalogSpec, truth
 from airflow_reindex.sandbox.cluster import Sandbox
 from airflow_reindex.sandbox.fixtures import CatalogFactory
-from tests.harness import assert_same, read_index, working_tables
+from tests.harness import assert_same, mark, read_index, run_sql, working_tables
 from tests.system.conftest import Run
 
 SMALL = CatalogSpec(rows=20_000, chunks=30, replicas=2)
 Trigger = Callable[..., Run]
+
+
+def away(*_: object) -> None:
+    """What the driver raises for a server that is down."""
+    raise MySQLdb.OperationalError(2002, "Can't connect to server")
 
 
 def test_build_and_rebuild(sandbox: Sandbox, catalog: CatalogFactory, trigger: Trigger) -> None:
@@ -41,8 +48,25 @@ def test_build_and_rebuild(sandbox: Sandbox, catalog: CatalogFactory, trigger: T
 
     again = trigger(database=database, director_table="Object", rebuild="1", local=True, keep_previous=True)
     assert again.report["status"] == "done"
-    assert "RENAME TABLE" in again.report["notes"]["roll_back"]
     assert_same(read_index(sandbox, f"{database}__Object"), truth(made.spec).index_rows())
+    run_sql(sandbox.czar, again.report["notes"]["roll_back"])
+    assert_same(read_index(sandbox, f"{database}__Object"), truth(made.spec).index_rows())
+    assert working_tables(sandbox, f"{database}__Object") == [f"replaced_{mark(f'{database}__Object')}"]
+
+    assert trigger(database=database, director_table="Object", rebuild=1).report["status"] == "done"
+    assert working_tables(sandbox, f"{database}__Object") == []
+
+
+def test_server_that_is_away_when_all_is_done(
+    sandbox: Sandbox, catalog: CatalogFactory, trigger: Trigger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = catalog(CatalogSpec(rows=3_000, chunks=10, seed=31))
+    monkeypatch.setattr(steps, "finish_build", away)
+    run = trigger(database=made.spec.database, director_table="Object")
+    assert run.state == "success"
+    assert run.report["status"] == "done", "the index is live, and the report says so"
+    monkeypatch.undo()
+    assert [name.split("_")[0] for name in working_tables(sandbox, f"{made.spec.database}__Object")] == ["done"]
 
 
 def test_required_params(trigger: Trigger) -> None:
