@@ -40,7 +40,7 @@ _QSERV_FIELDS = {
     "server_staging_dir": _field("Shared folder (server)", "The same folder as the MySQL server sees it"),
     "tls": _field(
         "TLS",
-        'JSON object handed to the MySQL clients of all servers, such as {"ca": "/etc/ssl/qserv.pem"}',
+        'JSON object (ca, cert, key, mode) for the MySQL clients of all servers, such as {"ca": "/etc/ssl/qserv.pem"}',
         type=["object", "null"],
         format="json",
     ),

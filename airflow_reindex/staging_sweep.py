@@ -18,10 +18,8 @@ def sweep_old_folders(keep: Folder) -> None:
     :param keep: the present run's folder.
     """
     oldest = time.time() - 86_400 * config.integer("staging_retention_days")
-    root = config.staging_root()
-    for dag in root.names():
-        for run in Folder.at(f"{root.root}/{dag}").names():
-            folder = Folder.at(f"{root.root}/{dag}/{run}")
+    for dag in config.staging_root().folders():
+        for folder in dag.folders():
             if folder.root != keep.root and 0 < folder.newest() < oldest:
                 log.info("removing the files of an old run: %s", folder.url)
                 folder.remove()

@@ -125,6 +125,14 @@ class Folder:
             return []
         return sorted(PurePosixPath(entry).name for entry in entries)
 
+    def folders(self) -> list[Folder]:
+        """
+        The folders directly below.
+
+        :returns: sorted by name; empty when the folder does not exist.
+        """
+        return [Folder(self._fs, self.path(name)) for name in self.names() if self._fs.isdir(self.path(name))]
+
     def remove(self, name: str = "") -> None:
         """
         Remove a file or a sub-folder with all that is in it; fine when it is not there.

@@ -55,12 +55,14 @@ class Split:
 
     :param build: distinguishes the shadow table of this split from those of earlier ones of the same plan.
     :param manifests: the manifests whose rows it covers.
+    :param files: their sorted files.
     :param rows: how many rows they hold.
     :param ranges: the key ranges, ascending, without gaps.
     """
 
     build: str
     manifests: tuple[str, ...]
+    files: tuple[str, ...]
     rows: int
     ranges: tuple[KeyRange, ...]
 
@@ -71,7 +73,7 @@ class Split:
         :returns: a dict of plain types.
         """
         ranges = [[r.number, r.bounds, r.rows] for r in self.ranges]
-        return {"build": self.build, "manifests": self.manifests, "rows": self.rows, "ranges": ranges}
+        return {**vars(self), "ranges": ranges}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Split:
@@ -82,7 +84,7 @@ class Split:
         :returns: the split.
         """
         ranges = tuple(KeyRange(number, tuple(bounds), rows) for number, bounds, rows in value["ranges"])
-        return cls(value["build"], tuple(value["manifests"]), value["rows"], ranges)
+        return cls(value["build"], tuple(value["manifests"]), tuple(value["files"]), value["rows"], ranges)
 
 
 def make_split(token: str, staged: Sequence[Manifest], rows_per_task: int, slice_rows: int = SLICE_ROWS) -> Split:
@@ -100,9 +102,10 @@ def make_split(token: str, staged: Sequence[Manifest], rows_per_task: int, slice
     """
     names = tuple(sorted(manifest.name for manifest in staged))
     build = hashlib.sha256("\n".join((token, *names)).encode()).hexdigest()[:8]
-    rows = sum(file.rows for manifest in staged for file in manifest.files)
+    files = [file for manifest in sorted(staged, key=lambda m: m.name) for file in manifest.files]
+    file_names, rows = tuple(file.name for file in files), sum(file.rows for file in files)
     if not rows:
-        return Split(build, names, 0, ())
+        return Split(build, names, file_names, 0, ())
     cuts = quantiles(staged, rows, -(-rows // slice_rows))
     bounds: list[int | None] = [None, *cuts, None]
     slices = len(bounds) - 1
@@ -111,7 +114,7 @@ def make_split(token: str, staged: Sequence[Manifest], rows_per_task: int, slice
         KeyRange(number, tuple(bounds[group.start : group.stop + 1]), rows * len(group) // slices)
         for number, group in enumerate(contiguous_groups([1] * slices, tasks))
     )
-    return Split(build, names, rows, ranges)
+    return Split(build, names, file_names, rows, ranges)
 
 
 def quantiles(staged: Sequence[Manifest], rows: int, parts: int) -> list[int]:

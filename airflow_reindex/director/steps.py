@@ -147,12 +147,11 @@ def load_range(servers: Servers, folder: Folder, token: str, build: str, number:
             raise RequestError("the split is not the one this task was made for: clear this run from 'split' on.")
         tables, inbox = servers.tables(plan.request), servers.inbox(plan.request)
         with claim.Keeper(servers.czar, tables, token) as keeper, session(servers.czar) as czar:
-            staged = named(folder, split.manifests)
-            files = [file.name for manifest in staged for file in manifest.files]
             loader = RangeLoader(czar, plan, tables, build, inbox, keeper.check)
-            loaded = loader.run(folder, files, split.ranges[number])
+            loaded = loader.run(folder, split.files, split.ranges[number])
         record.rows = loaded.rows
         if loaded.duplicates:
+            staged = named(folder, split.manifests)
             worker_of = {chunk.chunk: chunk.worker for manifest in staged for chunk in manifest.chunks}
             table = plan.request.director_table
             record.failures = [

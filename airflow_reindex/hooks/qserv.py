@@ -133,10 +133,10 @@ def _lookup(conn_id: str) -> Connection:
 def _connect(connection: Connection, tls: dict[str, Any], *, local_infile: bool = False) -> Connect:
     # Only what concerns reaching the server is handed on: a cursor class or another client would break the streaming.
     extra = {key: value for key, value in connection.extra_dejson.items() if key in ("ssl", "ssl_mode", "unix_socket")}
-    if tls and "ssl" not in extra:
+    if tls and not extra.keys() & {"ssl", "ssl_mode"}:
         extra["ssl"] = {name: tls[name] for name in _TLS_FILES if tls.get(name)}
-        if tls.get("mode"):
-            extra["ssl_mode"] = tls["mode"]
+        verify = tls.get("ca") or tls.get("capath")
+        extra["ssl_mode"] = tls.get("mode") or ("VERIFY_IDENTITY" if verify else "REQUIRED")
     server = Connection(
         conn_id=connection.conn_id,
         conn_type="mysql",
@@ -148,7 +148,15 @@ def _connect(connection: Connection, tls: dict[str, Any], *, local_infile: bool 
     )
 
     def connect() -> Any:
-        return ServerHook(connection=server, local_infile=local_infile).get_conn()
+        reached = ServerHook(connection=server, local_infile=local_infile).get_conn()
+        if tls and not query(reached, "SHOW STATUS LIKE 'Ssl_cipher'")[0][1]:
+            # MariaDB's client library goes on in plain text when the server offers no TLS, REQUIRED or not.
+            reached.close()
+            raise RequestError(
+                f"the server of connection '{connection.conn_id}' does not encrypt, but 'tls' is set in the qserv "
+                "connection's extra: switch TLS on in the server, or remove 'tls'."
+            )
+        return reached
 
     return connect
 

@@ -157,8 +157,6 @@ class ExtractOperator(DirectorIndexOperator):
     :param group: one item of what :class:`PlanOperator` returned.
     """
 
-    template_fields: Sequence[str] = ("group",)
-
     def __init__(self, *, group: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.group = group
@@ -204,8 +202,6 @@ class LoadOperator(DirectorIndexOperator):
 
     :param key_range: one item of what :class:`SplitOperator` returned.
     """
-
-    template_fields: Sequence[str] = ("key_range",)
 
     def __init__(self, *, key_range: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -16,7 +16,7 @@ from airflow_reindex.director.merge import merged
 from airflow_reindex.director.split import KeyRange
 from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary, generate, truth
 from airflow_reindex.sandbox.cluster import Sandbox
-from tests.harness import Build, assert_same, run_sql
+from tests.harness import Build, assert_same, count_reads, run_sql
 
 WORKER, OTHER = "worker-1", "worker-2"
 #: One worker's largest chunk does not fit into the buffers between the server and its client.
@@ -128,16 +128,3 @@ def big_rows(chunk: int) -> Rows:
     """The rows of the large chunk table."""
     seq = np.arange(1, BIG_ROWS + 1)
     return Rows(FIRST_KEY + seq, np.full(BIG_ROWS, chunk, np.int32), (seq % 9).astype(np.int64))
-
-
-def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list that grows by the number of each chunk that is read from now on."""
-    reads: list[int] = []
-    real = extract.stream
-
-    def stream(connection: Any, plan: Any, chunk: int) -> Any:
-        reads.append(chunk)
-        return real(connection, plan, chunk)
-
-    monkeypatch.setattr(extract, "stream", stream)
-    return reads

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import MySQLdb
 import pytest
 
 from airflow_reindex.core.failures import RequestError
@@ -89,9 +90,16 @@ def test_tls_is_handed_to_every_server(connect: Any, monkeypatch: pytest.MonkeyP
     tls = {"ca": "/no/such/ca.pem", "key": "/no/such/key.pem", "other": "ignored"}
     servers = connect(extra={"tls": tls}).servers
     seen: list[dict[str, Any]] = []
-    monkeypatch.setattr("MySQLdb.connect", lambda **config: seen.append(config))
+
+    def refuse(**config: Any) -> None:
+        seen.append(config)
+        raise MySQLdb.OperationalError(2026, "TLS error")
+
+    monkeypatch.setattr("MySQLdb.connect", refuse)
     for reach in (servers.czar, *servers.workers.values()):
-        reach()
+        with pytest.raises(MySQLdb.OperationalError):
+            reach()
+    assert [config["ssl_mode"] for config in seen] == ["VERIFY_IDENTITY"] * 3
     assert [config["ssl"] for config in seen] == [{"ca": "/no/such/ca.pem", "key": "/no/such/key.pem"}] * 3
 
 

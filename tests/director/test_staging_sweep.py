@@ -1,0 +1,95 @@
+"""The staged files of runs that nobody came back to go; everything else stays."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from airflow_reindex import config
+from airflow_reindex.core.failures import RequestError
+from airflow_reindex.staging_sweep import sweep_old_folders
+
+DAG, DAYS = "build_director_index", 3
+#: Names as Airflow makes them.
+RUN, PRESENT = "manual__2026-01-01T00:00:00+00:00", "scheduled__2026-02-01T00:00:00+00:00"
+
+
+@pytest.fixture(autouse=True)
+def staging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty staging folder of a deployment that keeps files for DAYS days."""
+    monkeypatch.setenv("AIRFLOW__REINDEX__STAGING_URL", str(tmp_path))
+    monkeypatch.setenv("AIRFLOW__REINDEX__STAGING_RETENTION_DAYS", str(DAYS))
+    return tmp_path
+
+
+def stage(days_ago: float, *, dag: str = DAG, run: str = RUN, name: str = "runs/0.npy") -> Path:
+    """Write a file of a run, so many days ago; its run's folder."""
+    folder = config.run_folder(dag, run)
+    folder.write(name, b"rows")
+    at = time.time() - 86_400 * days_ago
+    os.utime(folder.path(name), (at, at))
+    return Path(folder.root)
+
+
+def sweep() -> None:
+    """The sweep of the present run."""
+    sweep_old_folders(keep=config.run_folder(DAG, PRESENT))
+
+
+def test_old_folder_goes() -> None:
+    old = stage(DAYS + 0.1)
+    sweep()
+    assert not old.exists()
+    assert old.parent.is_dir()
+
+
+def test_younger_folder_stays() -> None:
+    young = stage(DAYS - 0.1)
+    sweep()
+    assert (young / "runs" / "0.npy").read_bytes() == b"rows"
+
+
+def test_old_folders_of_all_dags_go() -> None:
+    old = [stage(DAYS + 1, dag=dag) for dag in (DAG, "nightly %.sky", "..")]
+    sweep()
+    assert [folder for folder in old if folder.exists()] == []
+
+
+def test_newest_file_counts() -> None:
+    run = stage(DAYS + 1)
+    assert run == stage(DAYS - 1, name="tasks/plan--1.json")
+    sweep()
+    assert sorted(path.name for path in run.rglob("*.*")) == ["0.npy", "plan--1.json"]
+
+
+def test_folder_of_the_present_run_stays() -> None:
+    present, other = stage(DAYS + 1, run=PRESENT), stage(DAYS + 1)
+    sweep()
+    assert (present / "runs" / "0.npy").is_file()
+    assert not other.exists()
+
+
+def test_empty_folder_stays(staging: Path) -> None:
+    empty = staging / DAG / RUN
+    empty.mkdir(parents=True)
+    long_ago = time.time() - 86_400 * (DAYS + 1)
+    os.utime(empty, (long_ago, long_ago))
+    sweep()
+    assert empty.is_dir()
+
+
+def test_staging_folder_that_is_not_there_is_fine(staging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__REINDEX__STAGING_URL", str(staging / "nowhere"))
+    sweep()
+    assert list(staging.iterdir()) == []
+
+
+def test_retention_of_no_days_removes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = stage(1000)
+    monkeypatch.setenv("AIRFLOW__REINDEX__STAGING_RETENTION_DAYS", "0")
+    with pytest.raises(RequestError, match="staging_retention_days must be a whole number from 1"):
+        sweep()
+    assert old.is_dir()

@@ -1,0 +1,142 @@
+"""TLS to real servers: the extra `tls` of the connection encrypts, and a server that cannot be trusted is refused."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import MySQLdb
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from airflow_reindex.core.failures import RequestError
+from airflow_reindex.director.servers import Servers
+from airflow_reindex.director.sql import Connect, code_of, query, session
+from airflow_reindex.hooks.qserv import QservHook
+from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.sandbox.servers import HOST
+
+TLS_ERROR = 2026
+
+Reach = Callable[[dict[str, Any] | None], Servers]
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a certificate authority and of the certificate that it has made for the czar's server."""
+    return make_certificates(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def servers(authority: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A czar that offers TLS, and a worker that does not."""
+    options = {"ssl_cert": "server.pem", "ssl_key": "server.key", "ssl_ca": "ca.pem"}
+    sandbox = Sandbox(
+        tmp_path_factory.mktemp("tls") / "root",
+        workers=1,
+        czar_options={option: str(authority / name) for option, name in options.items()},
+    )
+    try:
+        yield sandbox.up(owner_pid=os.getpid())
+    finally:
+        sandbox.destroy()
+
+
+@pytest.fixture
+def reach(servers: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Reach:
+    """The servers as the hook reaches them with an extra `tls`."""
+
+    def make(tls: dict[str, Any] | None) -> Servers:
+        for name, value in servers.connections().items():
+            described = json.loads(value)
+            if name == "AIRFLOW_CONN_QSERV_DEFAULT" and tls is not None:
+                described["extra"]["tls"] = tls
+            monkeypatch.setenv(name, json.dumps(described))
+        return QservHook("qserv_default").servers
+
+    return make
+
+
+def test_without_tls_nothing_is_encrypted(reach: Reach) -> None:
+    assert cipher(reach(None).czar) == ""
+
+
+def test_with_tls_the_connection_is_encrypted(reach: Reach, authority: Path) -> None:
+    assert cipher(reach({"ca": str(authority / "ca.pem")}).czar) != ""
+
+
+def test_server_of_a_foreign_authority_is_refused(reach: Reach, tmp_path: Path) -> None:
+    foreign = make_certificates(tmp_path)
+    assert refusal(reach({"ca": str(foreign / "ca.pem")}).czar) == TLS_ERROR
+
+
+def test_mode_that_verifies_accepts_the_right_server(reach: Reach, authority: Path) -> None:
+    tls = {"ca": str(authority / "ca.pem"), "mode": "VERIFY_IDENTITY"}
+    assert cipher(reach(tls).czar) != ""
+
+
+def test_mode_that_verifies_refuses_a_server_without_tls(reach: Reach, authority: Path) -> None:
+    tls = {"ca": str(authority / "ca.pem"), "mode": "VERIFY_IDENTITY"}
+    assert refusal(reach(tls).workers["worker-1"]) == TLS_ERROR
+
+
+def test_authority_alone_means_that_the_server_is_verified(reach: Reach, authority: Path) -> None:
+    assert refusal(reach({"ca": str(authority / "ca.pem")}).workers["worker-1"]) == TLS_ERROR
+
+
+def test_server_without_tls_is_refused_in_any_mode(reach: Reach) -> None:
+    with pytest.raises(RequestError, match="does not encrypt"):
+        reach({"mode": "REQUIRED"}).workers["worker-1"]()
+
+
+def cipher(connect: Connect) -> str:
+    """The cipher of a new connection; empty when it is in plain text."""
+    with session(connect) as connection:
+        ((_, name),) = query(connection, "SHOW STATUS LIKE 'Ssl_cipher'")
+    return str(name)
+
+
+def refusal(connect: Connect) -> int | None:
+    """The error's number when no connection comes about."""
+    with pytest.raises(MySQLdb.OperationalError) as caught:
+        connect()
+    return code_of(caught.value)
+
+
+def make_certificates(folder: Path) -> Path:
+    """Make an authority, `ca.pem`, and a server's certificate with its key, `server.pem` and `server.key`."""
+    authority_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    authority, server = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("authority", "server"))
+    own = certificate(authority, authority_key.public_key(), authority)
+    own = own.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    issued = certificate(server, server_key.public_key(), authority)
+    address = x509.IPAddress(ipaddress.ip_address(HOST))
+    issued = issued.add_extension(x509.SubjectAlternativeName([address]), critical=False)
+    for name, builder in (("ca.pem", own), ("server.pem", issued)):
+        (folder / name).write_bytes(builder.sign(authority_key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    key = server_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "server.key").write_bytes(key)
+    return folder
+
+
+def certificate(subject: x509.Name, key: ec.EllipticCurvePublicKey, issuer: x509.Name) -> x509.CertificateBuilder:
+    """A certificate that is good for a day, not signed yet."""
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+    )
