@@ -158,6 +158,7 @@ def from_scan(inventories: Inventory, columns: Mapping[str, str], request: Build
             f"no such table '{request.director_table}' found in the database '{request.database}': no worker has a "
             f"chunk table '{request.director_table}_<chunk>', or the account may not read it (GRANT SELECT)."
         )
+    empty = sorted(worker for worker, chunks in inventories.items() if not chunks)
     return DirectorTable(
         *_columns(columns, request.director_key or DEFAULT_KEY, request),
         unique=True if request.unique_primary_key is None else request.unique_primary_key,
@@ -165,7 +166,8 @@ def from_scan(inventories: Inventory, columns: Mapping[str, str], request: Build
         unchecked=(
             "that the table is a director table",
             "that the database and the table are published",
-            "that every chunk of the table lies on a worker that answered",
+            "that every chunk of the catalog has a table",
+            *(f"whether worker '{w}' has no chunks, or the account may not read them" for w in empty),
             "which column is the director key and whether it is unique"
             + (", beyond the params given" if request.director_key else " (assumed)"),
         ),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import MySQLdb
 
-from airflow_reindex.core.failures import ConflictError
+from airflow_reindex.core.failures import ConflictError, TransientError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director import catalog, checks, claim
 from airflow_reindex.director.catalog import DirectorTable, Inventory
@@ -92,7 +92,7 @@ def _describe(czar: Connection, servers: Servers, request: BuildRequest) -> tupl
         table = catalog.from_replication(czar, servers.replication_schema, request)
         catalog.check_workers(table, servers.workers)
         return _inventories(servers, request)[0], table
-    inventories, columns = _inventories(servers, request, want_columns=True)
+    inventories, columns = _inventories(servers, request, scan=True)
     table = catalog.from_scan(inventories, columns, request)
     for sentence in table.unchecked:
         log.warning("catalog=scan: could not check %s", sentence)
@@ -100,7 +100,7 @@ def _describe(czar: Connection, servers: Servers, request: BuildRequest) -> tupl
 
 
 def _inventories(
-    servers: Servers, request: BuildRequest, *, want_columns: bool = False
+    servers: Servers, request: BuildRequest, *, scan: bool = False
 ) -> tuple[dict[str, dict[int, catalog.TableInfo]], dict[str, str]]:
     result: dict[str, dict[int, catalog.TableInfo]] = {}
     columns: dict[str, str] = {}
@@ -108,11 +108,16 @@ def _inventories(
         try:
             with session(connect) as connection:
                 result[worker] = catalog.inventory(connection, request)
-                if want_columns and not columns and result[worker]:
+                if scan and not columns and result[worker]:
                     # The dummy chunk's table may be made by hand: any other one tells more.
                     name = f"{request.director_table}_{min(result[worker])}"
                     columns = catalog.chunk_columns(connection, request.database, name)
         except MySQLdb.Error as error:
+            if scan:
+                raise TransientError(
+                    f"worker '{worker}' does not answer, and with catalog=scan nobody else knows its chunks: "
+                    f"{describe(error)}"
+                ) from error
             log.warning(
                 "worker %s does not answer, its chunks are read elsewhere where possible: %s", worker, describe(error)
             )

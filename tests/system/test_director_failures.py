@@ -178,6 +178,21 @@ def test_scan_says_what_it_could_not_check(
     assert_same(read_index(sandbox, f"{made.spec.database}__Object"), truth(made.spec).index_rows())
 
 
+def test_scan_without_a_worker_is_no_smaller_catalog(
+    sandbox: Sandbox, catalog: CatalogFactory, trigger: Trigger, connections: Callable[..., None]
+) -> None:
+    made = catalog(CatalogSpec(rows=2_000, chunks=10, seed=14))
+    connections(catalog="scan")
+    sandbox.workers["worker-2"].kill()
+    try:
+        run = trigger(database=made.spec.database, director_table="Object")
+    finally:
+        sandbox.workers["worker-2"].start()
+    assert run.report["status"] == "failed"
+    assert "worker 'worker-2' does not answer, and with catalog=scan" in run.report["detail"]
+    assert f"{made.spec.database}__Object" not in tables_of(sandbox, "qservMeta")
+
+
 def test_passwords_stay_in_the_connections(
     sandbox: Sandbox, catalog: CatalogFactory, trigger: Trigger, caplog: pytest.LogCaptureFixture
 ) -> None:
