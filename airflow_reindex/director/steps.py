@@ -158,7 +158,11 @@ def load_range(servers: Servers, folder: Folder, token: str, build: str, number:
                 Failure(table=table, worker=worker_of[chunk], chunk=chunk, message=message)
                 for chunk, message in sorted(loaded.duplicates.items())
             ]
-            raise DataError(f"duplicate keys in {len(loaded.duplicates)} chunks: {record.failures[0].message}")
+            first = record.failures[0]
+            raise DataError(
+                f"duplicate keys in {len(loaded.duplicates)} chunks; first: chunk {first.chunk} of worker "
+                f"'{first.worker}': {first.message}. Mend the catalog, or use unique_primary_key=0."
+            )
     return loaded
 
 

@@ -59,7 +59,8 @@ def airflow_errors() -> Iterator[None]:
     except (TransientError, MySQLdb.Error) as error:
         raise AirflowException(detail(describe(error))) from error
     except ReindexError as error:
-        raise AirflowFailException(detail(error)) from error
+        # Raised on purpose: the message says it all, a second traceback would bury it.
+        raise AirflowFailException(detail(error)) from None
 
 
 class DirectorIndexOperator(BaseOperator):
