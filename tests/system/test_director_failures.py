@@ -12,7 +12,10 @@ import pytest
 
 from airflow_reindex.config import staging_root
 from airflow_reindex.core.staging import Folder
+from airflow_reindex.director import steps
+from airflow_reindex.director.extract import Outcome
 from airflow_reindex.director.records import task_records
+from airflow_reindex.director.servers import Servers
 from airflow_reindex.sandbox.catalog import CatalogSpec, truth
 from airflow_reindex.sandbox.cluster import Sandbox
 from airflow_reindex.sandbox.fixtures import CatalogFactory
@@ -80,6 +83,27 @@ def test_every_extract_fails(
     messages = [t for chunks in report["error_ext"]["Object"].values() for t in chunks.values()]
     assert len(messages) == 12, "the dummy chunk was asked for on both workers"
     assert all("Failed to connect to the worker service" in text for text in messages)
+
+
+def test_task_that_dies_without_a_word(
+    sandbox: Sandbox, catalog: CatalogFactory, trigger: Trigger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = catalog(CatalogSpec(rows=2_000, chunks=10, seed=15))
+    real = steps.extract_group
+
+    def die(servers: Servers, folder: Folder, token: str, group: int, rows_in_memory: int) -> Outcome:
+        if group == 0:
+            # Like a process that is killed: nothing is staged, and no record says why.
+            raise MemoryError
+        return real(servers, folder, token, group, rows_in_memory)
+
+    monkeypatch.setattr(steps, "extract_group", die)
+    run = trigger(database=made.spec.database, director_table="Object")
+    report = run.report
+    assert report["status"] == "failed"
+    lost = [text for chunks in report["error_ext"]["Object"].values() for text in chunks.values()]
+    assert 0 < len(lost) == report["failed"] < report["total"]
+    assert all("extract[0] ended as 'failed' and left no error: it was killed, or never ran" in text for text in lost)
 
 
 def test_worker_that_comes_back_between_two_tries(sandbox: Sandbox, catalog: CatalogFactory, trigger: Trigger) -> None:
