@@ -7,6 +7,7 @@ import time
 
 from airflow_reindex import config
 from airflow_reindex.core.staging import Folder
+from airflow_reindex.director.records import is_run_folder
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +21,6 @@ def sweep_old_folders(keep: Folder) -> None:
     oldest = time.time() - 86_400 * config.integer("staging_retention_days")
     for dag in config.staging_root().folders():
         for folder in dag.folders():
-            if folder.root != keep.root and 0 < folder.newest() < oldest:
+            if folder.root != keep.root and 0 < folder.newest() < oldest and is_run_folder(folder):
                 log.info("removing the files of an old run: %s", folder.url)
                 folder.remove()

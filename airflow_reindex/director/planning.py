@@ -15,7 +15,7 @@ from airflow_reindex.director.catalog import DirectorTable, Inventory
 from airflow_reindex.director.extract import layout
 from airflow_reindex.director.plan import Plan, PlannedChunk, assign, make_groups
 from airflow_reindex.director.publish import exists_message, table_exists
-from airflow_reindex.director.records import PLAN, REPORT, SPLIT, TASKS, drop_staged, now
+from airflow_reindex.director.records import PLAN, REPORT, SPLIT, TASKS, drop_staged, is_run_folder, now
 from airflow_reindex.director.request import BuildRequest
 from airflow_reindex.director.runs import RUNS, Manifest, manifests
 from airflow_reindex.director.servers import Servers
@@ -206,7 +206,7 @@ def _claim(
     sources = [folder]
     if former and former.owner:
         urls = {former.owner.folder, former.adopt_from} - {"", folder.url}
-        sources += [run.open_folder(url) for url in sorted(urls)]
+        sources += [source for url in sorted(urls) if is_run_folder(source := run.open_folder(url))]
     adopted = _adopt(folder, sources, draft)
     plan = _plan(servers, request, run, table, inventories, token, adopted)
     for name in (SPLIT, REPORT):

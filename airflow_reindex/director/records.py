@@ -125,6 +125,23 @@ def read_split(folder: Folder) -> Split:
     return Split.from_dict(value)
 
 
+def is_run_folder(folder: Folder) -> bool:
+    """
+    Whether a folder is a run's: nothing else is ever removed, wherever a setting or a claim may point.
+
+    :param folder: any folder.
+    :returns: whether it has the record of a plan, or a report, in this package's form.
+    """
+    try:
+        found = folder.read_json(f"{TASKS}/plan--1.json"), folder.read_json(REPORT)
+    except (ValueError, OSError):
+        return False
+    return any(
+        isinstance(value, dict) and wanted <= value.keys()
+        for value, wanted in zip(found, ({"task", "token", "started_at"}, {"kind", "error_ext"}), strict=True)
+    )
+
+
 def drop_staged(folder: Folder, keep: Sequence[str] = (REPORT,)) -> None:
     """
     Remove what a run has staged.

@@ -161,7 +161,8 @@ def load_range(servers: Servers, folder: Folder, token: str, build: str, number:
             first = record.failures[0]
             raise DataError(
                 f"duplicate keys in {len(loaded.duplicates)} chunks; first: chunk {first.chunk} of worker "
-                f"'{first.worker}': {first.message}. Mend the catalog, or use unique_primary_key=0."
+                f"'{first.worker}': {first.message}. Mend the catalog and trigger a new run, which reads the "
+                "changed chunks again; or use unique_primary_key=0."
             )
     return loaded
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from airflow_reindex import config
 from airflow_reindex.core.failures import RequestError
+from airflow_reindex.director.records import recorded
 from airflow_reindex.staging_sweep import sweep_old_folders
 
 DAG, DAYS = "build_director_index", 3
@@ -26,12 +28,19 @@ def staging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def stage(days_ago: float, *, dag: str = DAG, run: str = RUN, name: str = "runs/0.npy") -> Path:
-    """Write a file of a run, so many days ago; its run's folder."""
+    """Write a file of a run and the record of its plan, so many days ago; its run's folder."""
     folder = config.run_folder(dag, run)
-    folder.write(name, b"rows")
-    at = time.time() - 86_400 * days_ago
-    os.utime(folder.path(name), (at, at))
+    with recorded(folder, "plan"):
+        folder.write(name, b"rows")
+    age(Path(folder.root), days_ago)
     return Path(folder.root)
+
+
+def age(folder: Path, days: float) -> None:
+    """Make all files of a folder look so many days old."""
+    at = time.time() - 86_400 * days
+    for path in folder.rglob("*"):
+        os.utime(path, (at, at))
 
 
 def sweep() -> None:
@@ -60,9 +69,28 @@ def test_old_folders_of_all_dags_go() -> None:
 
 def test_newest_file_counts() -> None:
     run = stage(DAYS + 1)
-    assert run == stage(DAYS - 1, name="tasks/plan--1.json")
+    (run / "runs" / "1.npy").write_bytes(b"rows")
     sweep()
-    assert sorted(path.name for path in run.rglob("*.*")) == ["0.npy", "plan--1.json"]
+    assert sorted(path.name for path in run.rglob("*.*")) == ["0.npy", "1.npy", "plan--1.json"]
+
+
+def test_report_of_a_finished_run_goes() -> None:
+    run = stage(0)
+    shutil.rmtree(run / "tasks")
+    (run / "report.json").write_text('{"kind": "build_director_index", "error_ext": {}}')
+    age(run, DAYS + 1)
+    sweep()
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("content", [b"rows", b'{"kind": "of another program"}', b"\xff"])
+def test_folder_of_another_program_stays(staging: Path, content: bytes) -> None:
+    foreign = staging / "photos" / "2019"
+    foreign.mkdir(parents=True)
+    (foreign / "report.json").write_bytes(content)
+    age(foreign, 1000)
+    sweep()
+    assert (foreign / "report.json").read_bytes() == content
 
 
 def test_folder_of_the_present_run_stays() -> None:
