@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from airflow_reindex.core.claims import Owner
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director import extract, records, steps
-from airflow_reindex.director.claim import Owner
 from airflow_reindex.director.plan import Plan
 from airflow_reindex.director.planning import RunContext, make_plan
 from airflow_reindex.director.publish import Published

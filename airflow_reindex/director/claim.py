@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from uuid import uuid4
 
 import MySQLdb
 
-from airflow_reindex.core.failures import ClaimLostError, ConflictError, ReindexError, TransientError
+from airflow_reindex.core.claims import BEAT_SECONDS, Keeper, Owner
+from airflow_reindex.core.failures import ClaimLostError, ConflictError, TransientError
 from airflow_reindex.core.identifiers import quote
 from airflow_reindex.director.sql import (
     LOCK_WAIT,
@@ -28,31 +26,8 @@ from airflow_reindex.director.sql import (
 )
 from airflow_reindex.director.tables import IndexTables
 
-log = logging.getLogger(__name__)
-
-#: Seconds between two signs of life.
-BEAT_SECONDS = 10.0
 #: Seconds to wait for another planner of the same index; planning a takeover takes less than one.
 GATE_SECONDS = 30
-
-
-@dataclass(frozen=True)
-class Owner:
-    """
-    The run that holds a claim.
-
-    :param deployment: which Airflow it belongs to; runs of another one cannot be looked up.
-    :param dag_id: its DAG.
-    :param run_id: its run.
-    :param host: where the plan ran.
-    :param folder: the URL of its staging folder.
-    """
-
-    deployment: str
-    dag_id: str
-    run_id: str
-    host: str
-    folder: str
 
 
 @dataclass(frozen=True)
@@ -230,63 +205,50 @@ def lost(tables: IndexTables) -> ClaimLostError:
     )
 
 
-class Keeper:
+class _Pulse:
+    """Gives signs of life over a connection of its own, opened again when it breaks."""
+
+    def __init__(self, connect: Connect, tables: IndexTables, token: str) -> None:
+        self._connect, self._tables, self._token = connect, tables, token
+        self._connection: Connection | None = None
+
+    def beat(self) -> bool:
+        """Write the time; whether the claim is still there."""
+        try:
+            self._connection = self._connection or prepare(self._connect())
+            execute(self._connection, f"UPDATE {self._tables.sql('claim', self._token)} SET alive_at = NOW(6)")
+        except MySQLdb.Error as error:
+            self.close()
+            if code_of(error) == NO_SUCH_TABLE:
+                # Gone: taken over, or renamed by this run's own swap, after which nobody asks.
+                return False
+            raise
+        return True
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+@contextmanager
+def keeping(connect: Connect, tables: IndexTables, token: str) -> Iterator[Keeper]:
     """
-    Keeps a claim alive from a thread while a task works, and notices when it is lost.
+    Keep a claim alive from a thread while a task works.
 
     :param connect: opens a connection to the czar's server.
     :param tables: the index.
     :param token: the claim.
-    :param every: seconds between two signs of life.
+    :yields: what tells whether the claim is lost.
+    :raises ClaimLostError: it is lost already.
     """
-
-    def __init__(self, connect: Connect, tables: IndexTables, token: str, *, every: float = BEAT_SECONDS) -> None:
-        self._connect, self._tables, self._token, self._every = connect, tables, token, every
-        self._lost, self._stop = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="reindex-claim", daemon=True)
-
-    def __enter__(self) -> Keeper:
-        connection = prepare(self._connect())
-        try:
-            fence(connection, self._tables, self._token)
-        finally:
-            connection.close()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join(timeout=self._every)
-
-    def check(self) -> None:
-        """
-        Stop the work when the claim is gone.
-
-        :raises ClaimLostError: another run has taken over.
-        """
-        if self._lost.is_set():
-            raise lost(self._tables)
-
-    def _beat(self) -> None:
-        connection: Connection | None = None
-        while not self._stop.is_set():
-            try:
-                connection = connection or prepare(self._connect())
-                execute(connection, f"UPDATE {self._tables.sql('claim', self._token)} SET alive_at = NOW(6)")
-            except (MySQLdb.Error, ReindexError) as error:
-                if code_of(error) == NO_SUCH_TABLE:
-                    # Gone: taken over, or renamed by this run's own swap, after which nobody asks.
-                    self._lost.set()
-                    break
-                log.warning("no sign of life could be given for the claim: %s", error)
-                if connection is not None:
-                    connection.close()
-                    connection = None
-            self._stop.wait(self._every)
-        if connection is not None:
-            connection.close()
+    pulse = _Pulse(connect, tables, token)
+    try:
+        with Keeper(pulse.beat, lambda: lost(tables), every=BEAT_SECONDS) as keeper:
+            yield keeper
+    finally:
+        pulse.close()
 
 
 def _definition(tables: IndexTables, token: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import MySQLdb
 
+from airflow_reindex.core.claims import Contender, Owner
 from airflow_reindex.core.failures import ConflictError, TransientError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director import catalog, checks, claim
@@ -39,12 +40,25 @@ class RunContext:
     :param open_folder: opens a staging folder by its URL.
     """
 
-    owner: claim.Owner
+    owner: Owner
     conn_id: str
     state_of: Callable[[str, str], str | None]
     claim_timeout: float
     rows_per_task: int
     open_folder: Callable[[str], Folder]
+
+    def contender(self, request: BuildRequest) -> Contender:
+        """
+        The run as it claims.
+
+        :param request: what to build.
+        """
+        return Contender(
+            owner=self.owner,
+            state_of=self.state_of,
+            claim_timeout=self.claim_timeout,
+            force=request.force_takeover,
+        )
 
 
 def make_plan(
@@ -162,27 +176,11 @@ def _respect(czar: Connection, tables: IndexTables, request: BuildRequest, run: 
 
 def _conflict(held: claim.Held, tables: IndexTables, request: BuildRequest, run: RunContext) -> str | None:
     """Why a claim must be respected; ``None`` when it may be taken over."""
-    owner = held.owner
-    if request.force_takeover or held.silent > run.claim_timeout:
+    contender = run.contender(request)
+    if not contender.must_respect(held.owner, held.silent):
         return None
-    if owner and (owner.deployment, owner.dag_id, owner.run_id) == (
-        run.owner.deployment,
-        run.owner.dag_id,
-        run.owner.run_id,
-    ):
-        return None
-    if owner and owner.deployment == run.owner.deployment:
-        state = run.state_of(owner.dag_id, owner.run_id)
-        if state in ("success", "failed"):
-            return None
-    who = (
-        f"run '{owner.run_id}' of DAG '{owner.dag_id}' (host {owner.host})" if owner else "a run that is just starting"
-    )
-    return (
-        f"index '{tables.database}.{tables.index}' is being built by {who}; last sign of life {held.silent:.0f} s ago. "
-        f"Wait for its end. Should it be dead, it can be taken over after {run.claim_timeout:.0f} s of silence, or at "
-        "once with force_takeover=true."
-    )
+    who = held.owner or "a run that is just starting"
+    return f"index '{tables.database}.{tables.index}' is being built by {who}. {contender.advice(held.silent)}"
 
 
 def _claim(

@@ -53,7 +53,7 @@ def extract_group(servers: Servers, folder: Folder, token: str, group: int, rows
         todo = missing_chunks(chunks, accounted(manifests(folder, group), token, ()))
         if len(todo) < len(chunks):
             log.info("%s of %s chunks are staged already", len(chunks) - len(todo), len(chunks))
-        with claim.Keeper(servers.czar, servers.tables(plan.request), token) as keeper:
+        with claim.keeping(servers.czar, servers.tables(plan.request), token) as keeper:
             buffer = RunBuffer(folder, plan, group, rows_in_memory)
             outcome = Extractor(plan, servers.workers, buffer, keeper.check).run(todo)
             left = missing_chunks(todo, accounted(manifests(folder, group), token, ()))
@@ -108,7 +108,7 @@ def split_build(servers: Servers, folder: Folder, rows_per_task: int) -> Split:
         if sum(len(manifest.chunks) for manifest in staged) != plan.chunks:
             raise DataError("adopted runs are gone from the staging folder: clear this run from its task 'plan' on.")
         split = make_split(plan.token, staged, rows_per_task)
-        with claim.Keeper(servers.czar, tables, plan.token), session(servers.czar) as czar:
+        with claim.keeping(servers.czar, tables, plan.token), session(servers.czar) as czar:
             _create_tables(czar, tables, plan, split.build)
         folder.write_json(SPLIT, split.as_dict())
         record.rows = split.rows
@@ -146,7 +146,7 @@ def load_range(servers: Servers, folder: Folder, token: str, build: str, number:
         if split.build != build:
             raise RequestError("the split is not the one this task was made for: clear this run from 'split' on.")
         tables, inbox = servers.tables(plan.request), servers.inbox(plan.request)
-        with claim.Keeper(servers.czar, tables, token) as keeper, session(servers.czar) as czar:
+        with claim.keeping(servers.czar, tables, token) as keeper, session(servers.czar) as czar:
             loader = RangeLoader(czar, plan, tables, build, inbox, keeper.check)
             loaded = loader.run(folder, split.files, split.ranges[number])
         record.rows = loaded.rows
@@ -201,7 +201,7 @@ def publish_build(servers: Servers, folder: Folder) -> Published:
 def _prove_and_swap(servers: Servers, czar: Connection, folder: Folder, plan: Plan, split: Split) -> None:
     tables = servers.tables(plan.request)
     try:
-        with claim.Keeper(servers.czar, tables, plan.token) as keeper:
+        with claim.keeping(servers.czar, tables, plan.token) as keeper:
             loaded = markers(czar, tables, plan.token, split.build)
             verify(servers.czar, plan, tables, split, named(folder, split.manifests), loaded, keeper.check)
             finish_table(czar, tables, plan.token, split.build)

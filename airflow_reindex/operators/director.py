@@ -13,11 +13,11 @@ from airflow.sdk import Asset, AssetAlias, BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from airflow_reindex import config
+from airflow_reindex.core.claims import Owner
 from airflow_reindex.core.failures import ReindexError, TransientError, detail
 from airflow_reindex.core.report import Failure, Report, Status
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director import outcome, records, steps
-from airflow_reindex.director.claim import Owner
 from airflow_reindex.director.plan import Plan, group_label
 from airflow_reindex.director.planning import RunContext, make_plan
 from airflow_reindex.director.request import BuildRequest

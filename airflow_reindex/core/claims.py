@@ -1,0 +1,164 @@
+"""The claim on what a run builds: who holds it, whether they are alive, and the signs of life of this run."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+from airflow_reindex.core.failures import ClaimLostError
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two signs of life.
+BEAT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Owner:
+    """
+    The run that holds a claim.
+
+    :param deployment: which Airflow it belongs to; runs of another one cannot be looked up.
+    :param dag_id: its DAG.
+    :param run_id: its run.
+    :param host: where the plan ran.
+    :param folder: the URL of its staging folder.
+    """
+
+    deployment: str
+    dag_id: str
+    run_id: str
+    host: str
+    folder: str
+
+    def __str__(self) -> str:
+        return f"run '{self.run_id}' of DAG '{self.dag_id}' (host {self.host})"
+
+    def same_run(self, other: Owner) -> bool:
+        """
+        Whether both are the same run, wherever its plan ran.
+
+        :param other: another owner.
+        """
+        return (self.deployment, self.dag_id, self.run_id) == (other.deployment, other.dag_id, other.run_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """
+    A claim on a destination.
+
+    :param dest: what is built.
+    :param source: what it is built from.
+    :param token: drawn anew for each claim; it fences whatever the run writes.
+    :param owner: the run.
+    :param silent: seconds since the last sign of life, by the target's clock.
+    """
+
+    dest: str
+    source: str
+    token: str
+    owner: Owner
+    silent: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """
+    The run that wants a claim, and what it knows of others.
+
+    :param owner: what its claim will say.
+    :param state_of: the state of another run of this deployment by DAG id and run id: ``running``, ``success``, ...;
+        ``None`` when there is no such run.
+    :param claim_timeout: after how many silent seconds an owner counts as dead.
+    :param force: whether to take over from a run that seems to be alive.
+    """
+
+    owner: Owner
+    state_of: Callable[[str, str], str | None]
+    claim_timeout: float
+    force: bool = False
+
+    def must_respect(self, owner: Owner | None, silent: float) -> bool:
+        """
+        Whether a claim that was found keeps this run out.
+
+        A run that has ended, one that fell silent for too long and this very run are taken over.
+
+        :param owner: who holds it; ``None`` when its maker died before saying so.
+        :param silent: seconds since its last sign of life.
+        """
+        if self.force or silent > self.claim_timeout:
+            return False
+        if owner is None:
+            return True
+        if owner.same_run(self.owner):
+            return False
+        ended = owner.deployment == self.owner.deployment and self.state_of(owner.dag_id, owner.run_id) in (
+            "success",
+            "failed",
+        )
+        return not ended
+
+    def advice(self, silent: float) -> str:
+        """
+        What a refused run's user can do.
+
+        :param silent: seconds since the other's last sign of life.
+        :returns: sentences for the message.
+        """
+        return (
+            f"Last sign of life {silent:.0f} s ago. Wait for its end. Should it be dead, it can be taken over after "
+            f"{self.claim_timeout:.0f} s of silence, or at once with force_takeover=true."
+        )
+
+
+class Keeper:
+    """
+    Keeps a claim alive from a thread while a task works, and notices when it is lost.
+
+    :param beat: gives a sign of life; returns whether the claim is still there.
+    :param lost: makes the error for one that is not.
+    :param every: seconds between two signs of life.
+    """
+
+    def __init__(
+        self, beat: Callable[[], bool], lost: Callable[[], ClaimLostError], *, every: float = BEAT_SECONDS
+    ) -> None:
+        self._beat, self._make_error, self._every = beat, lost, every
+        self._lost, self._stop = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reindex-claim", daemon=True)
+
+    def __enter__(self) -> Keeper:
+        if not self._beat():
+            raise self._make_error()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(timeout=self._every)
+
+    def check(self) -> None:
+        """
+        Stop the work when the claim is gone.
+
+        :raises ClaimLostError: another run has taken over.
+        """
+        if self._lost.is_set():
+            raise self._make_error()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every):
+            try:
+                if not self._beat():
+                    self._lost.set()
+                    return
+            except Exception as error:
+                # The work itself will notice a server that stays away; a missed beat alone is no reason to stop.
+                log.warning("no sign of life could be given for the claim: %s", error)
