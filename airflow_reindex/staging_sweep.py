@@ -6,8 +6,8 @@ import logging
 import time
 
 from airflow_reindex import config
+from airflow_reindex.core.records import is_run_folder
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director.records import is_run_folder
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from airflow_reindex.core.claims import Owner
+from airflow_reindex.core.records import recorded, task_records
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director import extract, records, steps
@@ -78,7 +79,7 @@ class Build:
             rows_per_task=self.rows_per_task,
             open_folder=Folder.at,
         )
-        with records.recorded(self.folder, "plan") as record:
+        with recorded(self.folder, "plan") as record:
             plan, figures = make_plan(self.servers, self.request, self.folder, run)
             record.token, record.result = plan.token, {"dry_run": self.request.dry_run, **figures}
         return plan
@@ -128,7 +129,7 @@ class Build:
 
     def failures(self, task: str) -> list[Failure]:
         """The chunks that the tasks of one step have recorded as failed, by chunk and worker."""
-        found = [f for record in records.task_records(self.folder) if record.task == task for f in record.failures]
+        found = [f for record in task_records(self.folder) if record.task == task for f in record.failures]
         return sorted(found, key=lambda failure: (failure.chunk, failure.worker))
 
     def staged_chunks(self) -> list[int]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from airflow_reindex.core.failures import DETAIL_LIMIT
 
@@ -42,6 +42,18 @@ class Phase:
     tasks: int
 
 
+class Placed(Protocol):
+    """What an error map can show."""
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Its place: table, worker and chunk, or what stands for them."""
+
+    @property
+    def message(self) -> str:
+        """What went wrong."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Failure:
     """
@@ -57,6 +69,11 @@ class Failure:
     worker: str
     chunk: int
     message: str
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Its place in the error map."""
+        return self.table, self.worker, str(self.chunk)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +91,7 @@ class Report:
     :param count: items that are in the result, or ready for it.
     :param failed: items that are not.
     :param rows: rows in the result that was published; 0 when nothing was.
-    :param failed_items: the first failures.
+    :param failed_items: the first failures, dataclasses of the job.
     :param error_ext: ``{table: {worker: {chunk: message}}}``, of all failures that are quoted.
     :param phases: what each step did.
     :param children: task instances by task id and state.
@@ -95,7 +112,7 @@ class Report:
     rows: int
     started_at: str | None
     updated_at: str
-    failed_items: Sequence[Failure] = ()
+    failed_items: Sequence[Any] = ()
     error_ext: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
     phases: Sequence[Phase] = ()
     children: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -116,17 +133,18 @@ class Report:
         return cast("dict[str, Any]", json.loads(json.dumps(value)))
 
 
-def error_map(failures: Sequence[Failure]) -> dict[str, dict[str, dict[str, str]]]:
+def error_map(failures: Iterable[Placed]) -> dict[str, dict[str, dict[str, str]]]:
     """
     Arrange failures as Qserv's ``error_ext`` does, chunk numbers as strings.
 
-    :param failures: what failed; several messages for one chunk on one worker are joined.
+    :param failures: what failed; several messages for one place are joined.
     :returns: ``{table: {worker: {chunk: message}}}``.
     """
     result: dict[str, dict[str, dict[str, str]]] = {}
     for failure in failures:
-        chunks = result.setdefault(failure.table, {}).setdefault(failure.worker, {})
-        known = chunks.get(str(failure.chunk))
+        table, worker, chunk = failure.place
+        chunks = result.setdefault(table, {}).setdefault(worker, {})
+        known = chunks.get(chunk)
         text = failure.message if known in (None, failure.message) else f"{known}; {failure.message}"
-        chunks[str(failure.chunk)] = text[:DETAIL_LIMIT]
+        chunks[chunk] = text[:DETAIL_LIMIT]
     return result

@@ -10,13 +10,14 @@ import MySQLdb
 
 from airflow_reindex.core.claims import Contender, Owner
 from airflow_reindex.core.failures import ConflictError, TransientError
+from airflow_reindex.core.records import PLAN, REPORT, TASKS, drop_staged, is_run_folder, now
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director import catalog, checks, claim
 from airflow_reindex.director.catalog import DirectorTable, Inventory
 from airflow_reindex.director.extract import layout
 from airflow_reindex.director.plan import Plan, PlannedChunk, assign, make_groups
 from airflow_reindex.director.publish import exists_message, table_exists
-from airflow_reindex.director.records import PLAN, REPORT, SPLIT, TASKS, drop_staged, is_run_folder, now
+from airflow_reindex.director.records import SPLIT
 from airflow_reindex.director.request import BuildRequest
 from airflow_reindex.director.runs import RUNS, Manifest, manifests
 from airflow_reindex.director.servers import Servers

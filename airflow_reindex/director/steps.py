@@ -8,6 +8,7 @@ from dataclasses import asdict
 import MySQLdb
 
 from airflow_reindex.core.failures import ClaimLostError, DataError, RequestError, TransientError
+from airflow_reindex.core.records import recorded
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director import claim
@@ -24,7 +25,7 @@ from airflow_reindex.director.publish import (
     tidy,
     verify,
 )
-from airflow_reindex.director.records import SPLIT, read_plan, read_split, recorded
+from airflow_reindex.director.records import SPLIT, read_plan, read_split
 from airflow_reindex.director.runs import Manifest, accounted, manifests, named
 from airflow_reindex.director.servers import Servers
 from airflow_reindex.director.split import Split, make_split

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import MySQLdb
-from airflow.sdk import Asset, AssetAlias, BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk import Asset, AssetAlias
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from airflow_reindex import config
-from airflow_reindex.core.claims import Owner
 from airflow_reindex.core.failures import ReindexError, TransientError, detail
+from airflow_reindex.core.records import PLAN, REPORT, recorded
 from airflow_reindex.core.report import Failure, Report, Status
 from airflow_reindex.core.staging import Folder
+from airflow_reindex.core.tasks import task_states
 from airflow_reindex.director import outcome, records, steps
 from airflow_reindex.director.plan import Plan, group_label
 from airflow_reindex.director.planning import RunContext, make_plan
@@ -24,6 +24,7 @@ from airflow_reindex.director.request import BuildRequest
 from airflow_reindex.director.sql import describe
 from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.links import IndexLink, ReportLink
+from airflow_reindex.operators.base import ReindexOperator, skip_dry_run
 from airflow_reindex.staging_sweep import sweep_old_folders
 
 if TYPE_CHECKING:
@@ -63,21 +64,10 @@ def airflow_errors() -> Iterator[None]:
         raise AirflowFailException(detail(error)) from None
 
 
-class DirectorIndexOperator(BaseOperator):
-    """What the tasks of a build have in common: the run's folder and the servers that its plan names."""
+class DirectorIndexOperator(ReindexOperator):
+    """What the tasks of a build have in common: the servers that its plan names."""
 
     operator_extra_links = (ReportLink(), IndexLink())
-    ui_color = "#dfeaf5"
-
-    def folder(self, context: Context) -> Folder:
-        """
-        The run's staging folder.
-
-        :param context: the task's context.
-        :returns: the folder.
-        """
-        run = context["dag_run"]
-        return config.run_folder(run.dag_id, run.run_id)
 
     def servers(self, folder: Folder) -> Servers:
         """
@@ -116,12 +106,12 @@ class PlanOperator(DirectorIndexOperator):
         :returns: ``{"token", "group", "label"}`` of each group; none for a dry run or an empty catalog.
         """
         folder = self.folder(context)
-        with airflow_errors(), records.recorded(folder, "plan") as record:
+        with airflow_errors(), recorded(folder, "plan") as record:
             params = context["params"] if self.request is None else self.request
             request = BuildRequest.parse(params)
             conn_id = self.qserv_conn_id or params.get("qserv_conn_id") or QservHook.default_conn_name
             hook = QservHook(conn_id)
-            plan, figures = make_plan(hook.servers, request, folder, self._run(context, conn_id, folder))
+            plan, figures = make_plan(hook.servers, request, folder, self._run(context, conn_id))
             record.token = plan.token
             record.rows = int(str(figures["rows"]))
             record.result = {"dry_run": request.dry_run, "chunks": plan.chunks, **figures}
@@ -134,17 +124,11 @@ class PlanOperator(DirectorIndexOperator):
             for number, group in enumerate(plan.groups)
         ]
 
-    def _run(self, context: Context, conn_id: str, folder: Folder) -> RunContext:
-        ti, run = context["ti"], context["dag_run"]
-
-        def state_of(dag_id: str, run_id: str) -> str | None:
-            # A run that was deleted has no state: its claim then counts by its signs of life alone.
-            return ti.get_dagrun_state(dag_id, run_id) if ti.get_dr_count(dag_id, run_ids=[run_id]) else None
-
+    def _run(self, context: Context, conn_id: str) -> RunContext:
         return RunContext(
-            owner=Owner(config.deployment(), run.dag_id, run.run_id, socket.gethostname(), folder.url),
+            owner=self.claimant(context),
             conn_id=conn_id,
-            state_of=state_of,
+            state_of=self.state_of(context),
             claim_timeout=config.integer("claim_timeout"),
             rows_per_task=config.integer("rows_per_task"),
             open_folder=Folder.at,
@@ -187,7 +171,7 @@ class SplitOperator(DirectorIndexOperator):
         :returns: ``{"token", "build", "range", "label"}`` of each key range; none for an empty catalog.
         """
         folder = self.folder(context)
-        _skip_dry_run(folder)
+        skip_dry_run(folder)
         with airflow_errors():
             split = steps.split_build(self.servers(folder), folder, config.integer("rows_per_task"))
             token = records.read_plan(folder).token
@@ -233,7 +217,7 @@ class PublishOperator(DirectorIndexOperator):
         :returns: the index's rows, and where the previous one is kept.
         """
         folder = self.folder(context)
-        _skip_dry_run(folder)
+        skip_dry_run(folder)
         with airflow_errors():
             published = steps.publish_build(self.servers(folder), folder)
         return {"rows": published.rows, "previous": published.previous}
@@ -257,9 +241,9 @@ class AggregateOperator(DirectorIndexOperator):
         :returns: the report; it is in XCom too when the task then fails.
         :raises AirflowFailException: the build is not done.
         """
-        folder, ti = self.folder(context), context["ti"]
-        written = folder.read_json(records.REPORT)
-        if written and written["status"] == Status.DONE and folder.read_json(records.PLAN) is None:
+        folder = self.folder(context)
+        written = folder.read_json(REPORT)
+        if written and written["status"] == Status.DONE and folder.read_json(PLAN) is None:
             # Killed or cleared after the report was written: the staged rows are gone, the proof is there.
             self._announce(context, written)
             return dict(written)
@@ -278,22 +262,18 @@ class AggregateOperator(DirectorIndexOperator):
         if plan is not None:
             self._announce(context, value)
             self._forget_mark(plan)
-        if report.status in (Status.DONE, Status.PENDING):
-            return value
-        ti.xcom_push(key="return_value", value=value)
-        raise AirflowFailException(f"{report.status}: {report.detail}")
+        return self.conclude(context, report)
 
     def _account(self, context: Context, folder: Folder) -> tuple[Report, list[Failure]]:
-        ti, run, params = context["ti"], context["dag_run"], context["params"]
-        found = ti.get_task_states(dag_id=run.dag_id, run_ids=[run.run_id])
+        params = context["params"]
         source, dest = f"{params.get('database')}.{params.get('director_table')}", ""
-        plan = folder.read_json(records.PLAN)
+        plan = folder.read_json(PLAN)
         if plan:
             asked = plan["request"]
             source = f"{asked['database']}.{asked['director_table']}"
             dest = f"{plan['index_database']}.{asked['database']}__{asked['director_table']}"
-        states = outcome.task_states(found.get(run.run_id, {}))
-        return outcome.make_report(folder, run.run_id, states, source, dest)
+        states = task_states(self.states_now(context), outcome.STEPS)
+        return outcome.make_report(folder, context["dag_run"].run_id, states, source, dest)
 
     def _announce(self, context: Context, report: Mapping[str, Any]) -> None:
         index = report["notes"]["index"]
@@ -306,9 +286,3 @@ class AggregateOperator(DirectorIndexOperator):
             steps.finish_build(QservHook(plan.conn_id).servers, plan)
         except (ReindexError, MySQLdb.Error) as error:
             self.log.warning("the mark of the swap stays until the next build of this index: %s", describe(error))
-
-
-def _skip_dry_run(folder: Folder) -> None:
-    planned = [record for record in records.task_records(folder) if record.task == "plan"]
-    if planned and planned[0].result.get("dry_run"):
-        raise AirflowSkipException("dry run: nothing to do")

@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI, HTTPException, status
 
 from airflow_reindex import __version__
 from airflow_reindex.config import run_folder
-from airflow_reindex.director.records import REPORT
+from airflow_reindex.core.records import REPORT
 
 
 def create_app() -> FastAPI:

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reindex.core.failures import DETAIL_LIMIT
+from airflow_reindex.core.records import PLAN, REPORT, TASKS, TaskRecord
 from airflow_reindex.core.report import QUOTED_FAILURES, Failure, Report, Status
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director.outcome import ERRORS, make_report, task_states, write_report
+from airflow_reindex.core.tasks import task_states
+from airflow_reindex.director.outcome import ERRORS, STEPS, make_report, write_report
 from airflow_reindex.director.plan import Plan
-from airflow_reindex.director.records import PLAN, REPORT, TASKS, TaskRecord
 from tests.core.samples import TOKEN, examples, make_plan, manifest, planned
 
 BEGIN, END = "2026-01-01T00:00:00.000000Z", "2026-01-01T00:00:10.500000Z"
@@ -56,7 +57,7 @@ def stage_in(folder: Folder, *chunks: int, name: str = "a", token: str = TOKEN, 
 def states_of(**changes: str) -> dict[str, dict[int, str]]:
     """The states of a run that went well, but for some tasks, such as ``extract_1="failed"``."""
     well = {"plan": "success", "extract_0": "success", "extract_1": "success", "split": "success"}
-    return task_states({**well, "load_0": "success", "publish": "success", **changes})
+    return task_states({**well, "load_0": "success", "publish": "success", **changes}, STEPS)
 
 
 def report_on(folder: Folder, states: Mapping[str, Mapping[int, str]] | None = None) -> Report:
@@ -87,7 +88,7 @@ def test_task_states() -> None:
         "my_plan": "failed",
         "plan_b": "failed",
     }
-    assert task_states(found) == {
+    assert task_states(found, STEPS) == {
         "plan": {-1: "success"},
         "extract": {0: "failed", 12: "none"},
         "split": {},
@@ -181,7 +182,7 @@ def test_notes(folder: Folder) -> None:
 @pytest.mark.parametrize(("refused", "status"), [(True, Status.REFUSED), (False, Status.FAILED)])
 def test_the_plan_was_refused_or_failed(folder: Folder, refused: bool, status: Status) -> None:
     record(folder, "plan", token="", error="no such database", refused=refused)
-    report = report_on(folder, task_states({"plan": "failed", "split": "upstream_failed"}))
+    report = report_on(folder, task_states({"plan": "failed", "split": "upstream_failed"}, STEPS))
     assert (report.status, report.detail, report.total) == (status, "no such database", 0)
 
 
@@ -189,7 +190,7 @@ def test_the_plan_was_refused_or_failed(folder: Folder, refused: bool, status: S
 def test_the_plan_died_silently(folder: Folder, started: bool) -> None:
     if started:
         record(folder, "plan", token="", ended_at="")
-    report = report_on(folder, task_states({"plan": "failed"}))
+    report = report_on(folder, task_states({"plan": "failed"}, STEPS))
     assert report.status is Status.FAILED
     assert report.detail.startswith("the task plan ended as 'failed' and left no error")
 
@@ -211,7 +212,7 @@ def test_a_dry_run(folder: Folder, earlier: bool) -> None:
     if earlier:
         done(folder)
     record(folder, "plan", token="", result={"dry_run": True, "chunks": 3, "rows": 30})
-    report = report_on(folder, task_states({"plan": "success", "split": "skipped"}))
+    report = report_on(folder, task_states({"plan": "success", "split": "skipped"}, STEPS))
     assert (report.status, report.total, report.rows) == (Status.PENDING, 0, 0)
     assert report.notes["chunks"] == 3
     assert "nothing was changed" in report.detail
@@ -379,7 +380,7 @@ def test_each_chunk_is_either_counted_or_failed(
     if publish:
         record(folder, "publish")
     states = {"plan": "success", **{f"extract_{i}": state for i, state in enumerate(extract)}}
-    report = report_on(folder, task_states(states))
+    report = report_on(folder, task_states(states, STEPS))
     assert report.total == number
     there: set[int] = set()
     for chunks in (m for m in staged if m):

@@ -11,7 +11,7 @@ import pytest
 
 from airflow_reindex import config
 from airflow_reindex.core.failures import RequestError
-from airflow_reindex.director.records import recorded
+from airflow_reindex.core.records import recorded
 from airflow_reindex.staging_sweep import sweep_old_folders
 
 DAG, DAYS = "build_director_index", 3

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from airflow_reindex.config import staging_root
+from airflow_reindex.core.records import task_records
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director.records import task_records
 from airflow_reindex.sandbox.catalog import CatalogSpec, truth
 from airflow_reindex.sandbox.cluster import Sandbox
 from airflow_reindex.sandbox.fixtures import CatalogFactory

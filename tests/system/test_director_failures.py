@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from airflow_reindex.config import staging_root
+from airflow_reindex.core.records import task_records
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director import steps
 from airflow_reindex.director.extract import Outcome
-from airflow_reindex.director.records import task_records
 from airflow_reindex.director.servers import Servers
 from airflow_reindex.sandbox.catalog import CatalogSpec, truth
 from airflow_reindex.sandbox.cluster import Sandbox

@@ -1,0 +1,120 @@
+"""What tasks leave in their run's folder for those that come after: that they started, how they ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pendulum
+
+from airflow_reindex.core.failures import RequestError
+from airflow_reindex.core.report import Failure
+from airflow_reindex.core.staging import Folder
+
+PLAN, REPORT, TASKS = "plan.json", "report.json", "tasks"
+
+
+@dataclass
+class TaskRecord:
+    """
+    What one task instance did; a later try replaces an earlier one's.
+
+    :param task: the task's id.
+    :param index: its map index, -1 for an unmapped task.
+    :param token: the plan it worked for; empty for the plan itself.
+    :param started_at: UTC, ISO 8601.
+    :param ended_at: UTC, ISO 8601; empty for a task that never came to its end.
+    :param rows: rows that went through it.
+    :param error: why it failed; empty when it did not.
+    :param refused: whether the error is the request's or the configuration's.
+    :param failures: chunks that failed.
+    :param result: what else it has to tell.
+    """
+
+    task: str
+    index: int
+    token: str = ""
+    started_at: str = ""
+    ended_at: str = ""
+    rows: int = 0
+    error: str = ""
+    refused: bool = False
+    failures: list[Failure] = field(default_factory=list)
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+def now() -> str:
+    """
+    The time, for records and reports.
+
+    :returns: UTC, ISO 8601.
+    """
+    return pendulum.now("UTC").to_iso8601_string()
+
+
+@contextmanager
+def recorded(folder: Folder, task: str, index: int = -1, token: str = "") -> Iterator[TaskRecord]:
+    """
+    Record a task instance, whether it ends well or not.
+
+    :param folder: the run's folder.
+    :param task: its task id.
+    :param index: its map index.
+    :param token: the plan it works for.
+    :yields: the record, to be filled in.
+    """
+    record = TaskRecord(task, index, token, started_at=now())
+    name = f"{TASKS}/{task}-{index}.json"
+    # Written at once, so that a task that dies without a word is known to have started.
+    folder.write_json(name, asdict(record))
+    try:
+        yield record
+    except Exception as error:
+        record.error = record.error or str(error) or type(error).__name__
+        record.refused = isinstance(error, RequestError)
+        raise
+    finally:
+        record.ended_at = now()
+        folder.write_json(name, asdict(record))
+
+
+def task_records(folder: Folder) -> list[TaskRecord]:
+    """
+    Read the records of a run.
+
+    :param folder: the run's folder.
+    :returns: one a task instance that has started.
+    """
+    values = [folder.read_json(f"{TASKS}/{name}") for name in folder.names(TASKS) if name.endswith(".json")]
+    return [TaskRecord(**{**v, "failures": [Failure(**f) for f in v["failures"]]}) for v in values if v]
+
+
+def is_run_folder(folder: Folder) -> bool:
+    """
+    Whether a folder is a run's: nothing else is ever removed, wherever a setting or a claim may point.
+
+    :param folder: any folder.
+    :returns: whether it has the record of a plan, or a report, in this package's form.
+    """
+    try:
+        found = folder.read_json(f"{TASKS}/plan--1.json"), folder.read_json(REPORT)
+    except (ValueError, OSError):
+        return False
+    return any(
+        isinstance(value, dict) and wanted <= value.keys()
+        for value, wanted in zip(found, ({"task", "token", "started_at"}, {"kind", "error_ext"}), strict=True)
+    )
+
+
+def drop_staged(folder: Folder, keep: Sequence[str] = (REPORT,)) -> None:
+    """
+    Remove what a run has staged.
+
+    :param folder: the run's folder.
+    :param keep: names directly below it that stay.
+    """
+    for name in folder.names():
+        if name not in keep:
+            folder.remove(name)

@@ -1,0 +1,131 @@
+"""What became of a run's tasks: Airflow's states and the tasks' own records, brought together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pendulum
+
+from airflow_reindex.core.failures import detail
+from airflow_reindex.core.records import TaskRecord
+from airflow_reindex.core.report import Phase, Report, Status
+
+#: What is said of work whose task ended without a word.
+LOST = "the task {task} ended as '{state}' and left no error: it was killed, or never ran. Clear it to do what is left."
+
+#: Map index to state; -1 stands for an unmapped task.
+States = Mapping[int, str]
+
+
+def task_states(states: Mapping[str, str | None], steps: Sequence[str]) -> dict[str, dict[int, str]]:
+    """
+    Arrange the states that Airflow gives for a run.
+
+    :param states: by ``task`` or ``task_<map index>``.
+    :param steps: the task ids that matter.
+    :returns: ``{task: {map index: state}}``; -1 stands for an unmapped task.
+    """
+    result: dict[str, dict[int, str]] = {step: {} for step in steps}
+    for name, state in states.items():
+        match = re.fullmatch(rf"({'|'.join(steps)})(?:_(\d+))?", name)
+        if match:
+            result[match[1]][int(match[2]) if match[2] else -1] = str(state or "none")
+    return result
+
+
+def count_states(states: Mapping[str, States]) -> dict[str, dict[str, int]]:
+    """
+    Count task instances by state, as a report's ``children``.
+
+    :param states: from :func:`task_states`.
+    :returns: by task, of those that there are.
+    """
+    return {
+        task: {state: list(found.values()).count(state) for state in sorted(set(found.values()))}
+        for task, found in states.items()
+        if found
+    }
+
+
+def lost(step: str, index: int, state: str) -> str:
+    """
+    What is said of a task that ended without a word.
+
+    :param step: its task id.
+    :param index: its map index, -1 for an unmapped task.
+    :param state: the state that Airflow gives it.
+    """
+    return LOST.format(task=_name(step, index), state=state)
+
+
+def first_error(records: Sequence[TaskRecord], states: Mapping[str, States], steps: Sequence[str]) -> str:
+    """
+    Why a run is not done: an earlier step's error explains a later one's.
+
+    :param records: of the plan at hand.
+    :param states: from :func:`task_states`.
+    :param steps: the task ids in their order.
+    :returns: the first error, or what is said of a task that left none; empty when there is no such task.
+    """
+    for step in steps:
+        errors = [r for r in sorted(records, key=lambda r: r.index) if r.task == step and r.error]
+        if errors:
+            more = f" (and {len(errors) - 1} more {step} tasks failed)" if len(errors) > 1 else ""
+            return f"{_name(step, errors[0].index)}: {errors[0].error}{more}"
+        for index, state in sorted(states[step].items()):
+            if state not in ("success", "skipped", "upstream_failed"):
+                return lost(step, index, state)
+    return ""
+
+
+def phases(records: Sequence[TaskRecord], steps: Sequence[str]) -> list[Phase]:
+    """
+    What each step did.
+
+    :param records: of the plan at hand.
+    :param steps: the task ids in their order.
+    :returns: one phase a step that has ended.
+    """
+    result = []
+    for step in steps:
+        mine = [r for r in records if r.task == step and r.ended_at]
+        if mine:
+            begin, end = min(r.started_at for r in mine), max(r.ended_at for r in mine)
+            seconds = (pendulum.parse(end) - pendulum.parse(begin)).total_seconds()  # type: ignore[operator, union-attr]
+            result.append(Phase(name=step, rows=sum(r.rows for r in mine), seconds=round(seconds, 3), tasks=len(mine)))
+    return result
+
+
+def plan_holds(value: Mapping[str, Any] | None, planned: TaskRecord | None, state: str | None) -> bool:
+    """
+    Whether a plan file is this run's present plan; that of an earlier life of the run is none.
+
+    :param value: the file's content.
+    :param planned: the record of the task ``plan``.
+    :param state: the state that Airflow gives the task ``plan``.
+    """
+    return value is not None and planned is not None and planned.token == value["token"] and state in (None, "success")
+
+
+def unplanned(planned: TaskRecord | None, state: str | None, common: Mapping[str, Any]) -> Report:
+    """
+    The report of a run without a plan: refused, failed, or a dry run.
+
+    :param planned: the record of the task ``plan``.
+    :param state: the state that Airflow gives it.
+    :param common: the report's fields that do not depend on a plan.
+    :returns: the report.
+    """
+    if planned is not None and not planned.error and planned.result.get("dry_run"):
+        status, text, notes = Status.PENDING, "dry run: the checks passed, nothing was changed", planned.result
+    else:
+        status = Status.REFUSED if planned is not None and planned.refused else Status.FAILED
+        text = (planned.error if planned else "") or lost("plan", -1, state or "unknown")
+        notes = {}
+    return Report(status=status, detail=detail(text), total=0, count=0, failed=0, rows=0, notes=notes, **common)
+
+
+def _name(step: str, index: int) -> str:
+    return step if index < 0 else f"{step}[{index}]"

@@ -1,0 +1,105 @@
+"""What the tasks of all DAGs have in common: the run's folder, who the run is, what a retry can mend."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from airflow_reindex import config
+from airflow_reindex.core.claims import Owner
+from airflow_reindex.core.records import task_records
+from airflow_reindex.core.report import Report, Status
+from airflow_reindex.core.staging import Folder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow.sdk import Context
+
+
+class ReindexOperator(BaseOperator):
+    """A task of a run that keeps its files in a staging folder."""
+
+    ui_color = "#dfeaf5"
+
+    def folder(self, context: Context) -> Folder:
+        """
+        The run's staging folder.
+
+        :param context: the task's context.
+        :returns: the folder.
+        """
+        run = context["dag_run"]
+        return config.run_folder(run.dag_id, run.run_id)
+
+    def claimant(self, context: Context) -> Owner:
+        """
+        What a claim of this run says.
+
+        :param context: the task's context.
+        """
+        run = context["dag_run"]
+        folder = self.folder(context)
+        return Owner(config.deployment(), run.dag_id, run.run_id, socket.gethostname(), folder.url)
+
+    def state_of(self, context: Context) -> Callable[[str, str], str | None]:
+        """
+        A look-up of the states of other runs of this Airflow.
+
+        :param context: the task's context.
+        :returns: takes a DAG id and a run id.
+        """
+        ti = context["ti"]
+
+        def look_up(dag_id: str, run_id: str) -> str | None:
+            # A run that was deleted has no state: its claim then counts by its signs of life alone.
+            state: str | None = (
+                ti.get_dagrun_state(dag_id, run_id) if ti.get_dr_count(dag_id, run_ids=[run_id]) else None
+            )
+            return state
+
+        return look_up
+
+    def states_now(self, context: Context) -> Mapping[str, str | None]:
+        """
+        The states of this run's tasks.
+
+        :param context: the task's context.
+        :returns: by ``task`` or ``task_<map index>``.
+        """
+        ti, run = context["ti"], context["dag_run"]
+        found: Mapping[str, str | None] = ti.get_task_states(dag_id=run.dag_id, run_ids=[run.run_id]).get(
+            run.run_id, {}
+        )
+        return found
+
+    def conclude(self, context: Context, report: Report) -> dict[str, Any]:
+        """
+        End a run by its report.
+
+        :param context: the task's context.
+        :param report: the report.
+        :returns: the report as a dict, when the run is done or was a dry one.
+        :raises AirflowFailException: it is not done; the report is in XCom all the same.
+        """
+        value = report.as_dict()
+        if report.status in (Status.DONE, Status.PENDING):
+            return value
+        context["ti"].xcom_push(key="return_value", value=value)
+        raise AirflowFailException(f"{report.status}: {report.detail}")
+
+
+def skip_dry_run(folder: Folder) -> None:
+    """
+    End a task of a run that only plans.
+
+    :param folder: the run's folder.
+    :raises AirflowSkipException: it is a dry run.
+    """
+    planned = [record for record in task_records(folder) if record.task == "plan"]
+    if planned and planned[0].result.get("dry_run"):
+        raise AirflowSkipException("dry run: nothing to do")
