@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from fnmatch import fnmatchcase
+from typing import Any, TypeVar
 
 from airflow.sdk.configuration import conf
 
@@ -12,6 +14,7 @@ from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.staging import Folder
 
 SECTION = "reindex"
+T = TypeVar("T")
 
 
 def staging_root() -> Folder:
@@ -36,21 +39,63 @@ def run_folder(dag_id: str, run_id: str) -> Folder:
     return staging_root().child(dag_id, run_id)
 
 
-def check_allowed(conn_id: str) -> str:
+def check_allowed(conn_id: str, option: str = "allowed_conn_ids") -> str:
     """
     Refuse a connection that the deployment does not offer to those who trigger runs.
 
     :param conn_id: the connection's id, from params.
+    :param option: the setting with the patterns.
     :returns: the same id.
-    :raises RequestError: no pattern of ``allowed_conn_ids`` matches it.
+    :raises RequestError: no pattern of the setting matches it.
     """
-    patterns = [p.strip() for p in conf.get(SECTION, "allowed_conn_ids").split(",") if p.strip()]
+    patterns = [p.strip() for p in conf.get(SECTION, option).split(",") if p.strip()]
     if not isinstance(conn_id, str) or not any(fnmatchcase(conn_id, pattern) for pattern in patterns):
         raise RequestError(
             f"the connection '{conn_id}' may not be used: this deployment allows {', '.join(patterns)} "
-            "([reindex] allowed_conn_ids in Airflow's configuration)."
+            f"([reindex] {option} in Airflow's configuration)."
         )
     return conn_id
+
+
+def embedding_backends() -> dict[str, str]:
+    """
+    The backends of embedding models that the deployment adds.
+
+    :returns: ``package.module.Class`` by name.
+    :raises RequestError: the setting is no JSON object of texts.
+    """
+    return _named("embedding_backends", str, '{"name": "package.module.Class"}')
+
+
+def loader_definitions() -> dict[str, dict[str, Any]]:
+    """
+    The loaders that the deployment defines.
+
+    :returns: definitions by name.
+    :raises RequestError: the setting is no JSON object of objects.
+    """
+    return _named("loaders", dict, '{"name": {"kind": "payload"}}')
+
+
+def _named(option: str, kind: type[T], example: str) -> dict[str, T]:
+    text = conf.get(SECTION, option, fallback="") or "{}"
+    try:
+        entries = json.loads(text)
+    except ValueError:
+        entries = None
+    if not isinstance(entries, dict) or not all(isinstance(entry, kind) for entry in entries.values()):
+        raise RequestError(f"[reindex] {option} must be a JSON object such as {example}, not '{text}'.")
+    return entries
+
+
+def query_sets() -> dict[str, dict[str, Any]]:
+    """
+    The queries that models are compared by.
+
+    :returns: definitions by name.
+    :raises RequestError: the setting is no JSON object of objects.
+    """
+    return _named("query_sets", dict, '{"top": {"path": "/srv/queries.txt"}}')
 
 
 def deployment() -> str:
@@ -84,3 +129,31 @@ def integer(name: str, least: int = 1) -> int:
     if value < least:
         raise RequestError(f"[reindex] {name} must be a whole number from {least}, not '{text}'.")
     return value
+
+
+def text(name: str) -> str:
+    """
+    Read a text from the section.
+
+    :param name: the option.
+    :returns: its value, without blanks around it.
+    """
+    return str(conf.get(SECTION, name, fallback="") or "").strip()
+
+
+def fraction(name: str) -> float:
+    """
+    Read a number from 0 to 1 from the section.
+
+    :param name: the option.
+    :returns: its value.
+    :raises RequestError: it is none.
+    """
+    value = conf.get(SECTION, name)
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise RequestError(f"[reindex] {name} must be a number from 0 to 1, not '{value}'.")
+    return number

@@ -51,3 +51,19 @@ class IndexLink(BaseOperatorLink):
         :returns: the URL on the API server of what is known of the index.
         """
         return _url("index", ti_key)
+
+
+class CollectionLink(BaseOperatorLink):
+    """Leads from a task to the collection that its run builds."""
+
+    name = "Collection"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
+        """
+        Form the URL.
+
+        :param operator: the task's operator.
+        :param ti_key: names the DAG and the run.
+        :returns: the URL on the API server of what is known of the collection.
+        """
+        return _url("collection", ti_key)

@@ -47,6 +47,31 @@ _QSERV_FIELDS = {
 }
 
 
+_EMBEDDING_MODEL_FIELDS = {
+    "backend": _field(
+        "Backend", "openai, kserve, wordllama, or a name of [reindex] embedding_backends", default="openai"
+    ),
+    "model": _field("Model", "What the backend calls the model; by default the connection's id"),
+    "dimensions": _field("Dimensions", "Length of the vectors", type=["integer", "null"], minimum=1),
+    "metric": _field("Metric", "How distances are measured", enum=["cosine", "euclid", "dot"], default="cosine"),
+    "batch_size": _field("Batch size", "Texts a request", type=["integer", "null"], minimum=1, default=32),
+    "in_flight": _field("In flight", "Requests at the same time", type=["integer", "null"], minimum=1, default=4),
+    "timeout": _field("Time-out", "Seconds until a request has failed", type=["number", "null"], default=60),
+    "document_prefix": _field("Document prefix", "Put before each text that is stored, such as 'passage: '"),
+    "query_prefix": _field("Query prefix", "Put before each text that is searched for, such as 'query: '"),
+    "collection_id": _field("Collection", "The collection of the model's vectors; by default the connection's id"),
+    "price_per_million_tokens": _field(
+        "Price per million tokens", "For estimates of costs", type=["number", "null"], minimum=0
+    ),
+    "options": _field(
+        "Options",
+        'Further settings of the backend, such as {"verify": "/etc/ssl/ca.pem"}',
+        type=["object", "null"],
+        format="json",
+    ),
+}
+
+
 def _option(description: str, default: str, kind: str = "string", example: str | None = None) -> dict[str, Any]:
     return {
         "description": description,
@@ -67,6 +92,38 @@ _OPTIONS = {
     "allowed_conn_ids": _option(
         "Patterns of the connections that the params of a run may name, separated by commas.", "qserv_*,collections_*"
     ),
+    "allowed_model_ids": _option(
+        "Patterns of the connections of type embedding_model that the params of a run may name, separated by commas.",
+        "*",
+    ),
+    "embedding_backends": _option(
+        "Backends of embedding models besides the built-in ones: a JSON object of classes by name. They are called "
+        "with a ModelSpec and offer what airflow_reindex.collections.models.EmbeddingModel describes.",
+        "",
+        example='{"ours": "ourcompany.embedding.OurModel"}',
+    ),
+    "query_sets": _option(
+        "Queries that both models are compared by before a switch: a JSON object of definitions by name, each with a "
+        "path (a file of one query a line) or with conn_id and sql (whose first column is the query).",
+        "",
+        example='{"top": {"path": "/srv/queries.txt"}}',
+    ),
+    "on_switch": _option(
+        "A function that is called with a Pointer when an alias has been switched or rolled back, for a registry "
+        "elsewhere. It may be called more than once.",
+        "",
+        example="ourcompany.search.tell_registry",
+    ),
+    "least_recall": _option(
+        "The smallest recall@10 of a new ANN index, against exact search, that is accepted.", "0.9", "float"
+    ),
+    "ef_search": _option("HNSW: how many candidates a search of the verification looks at.", "100", "integer"),
+    "index_build_memory": _option(
+        "maintenance_work_mem while PostgreSQL builds an ANN index; shared memory when it builds in parallel.", "1GB"
+    ),
+    "switch_lock_seconds": _option(
+        "How long a switch waits for transactions that write to the source.", "30", "integer"
+    ),
     "claim_timeout": _option(
         "After how many seconds without a sign of life another run may take over an index under construction.",
         "300",
@@ -83,6 +140,12 @@ _OPTIONS = {
         "4000000",
         "integer",
     ),
+    "loaders": _option(
+        "Where contents come from: a JSON object of definitions by name, each with a kind (payload, s3 or sql) and its "
+        "fields. The loader payload is always there.",
+        "",
+        example='{"files": {"kind": "s3", "aws_conn_id": "aws_default", "bucket": "documents"}}',
+    ),
     "staging_retention_days": _option(
         "After how many days the files of a run that was never finished are removed.", "30", "integer"
     ),
@@ -98,7 +161,8 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-reindex",
         "name": "Reindex",
-        "description": "Rebuilds indexes: Qserv director indexes from chunk tables on many MySQL workers.",
+        "description": "Rebuilds indexes: Qserv director indexes from chunk tables on many MySQL workers, and vector "
+        "collections with another embedding model.",
         "versions": [__version__],
         "connection-types": [
             {
@@ -111,11 +175,41 @@ def get_provider_info() -> dict[str, Any]:
                     "placeholders": {"schema": "qservMeta", "port": "3306"},
                 },
                 "conn-fields": _QSERV_FIELDS,
-            }
+            },
+            {
+                "connection-type": "embedding_model",
+                "hook-class-name": "airflow_reindex.hooks.embedding_model.EmbeddingModelHook",
+                "hook-name": "Embedding model",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["login"],
+                    "relabeling": {"host": "Host or URL", "schema": "Scheme (http or https)", "password": "API key"},
+                    "placeholders": {"host": "https://api.openai.com/v1"},
+                },
+                "conn-fields": _EMBEDDING_MODEL_FIELDS,
+            },
+            {
+                "connection-type": "lancedb",
+                "hook-class-name": "airflow_reindex.hooks.collection.CollectionHook",
+                "hook-name": "LanceDB",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["port", "schema"],
+                    "relabeling": {"host": "Folder or URL", "login": "Access key", "password": "Secret key"},
+                    "placeholders": {"host": "s3://bucket/vectors"},
+                },
+                "conn-fields": {
+                    "storage_options": _field(
+                        "Storage options",
+                        'What the object store\'s client needs, such as {"region": "eu-west-1"}',
+                        type=["object", "null"],
+                        format="json",
+                    )
+                },
+            },
         ],
         "extra-links": [
             "airflow_reindex.links.ReportLink",
             "airflow_reindex.links.IndexLink",
+            "airflow_reindex.links.CollectionLink",
         ],
         "config": {"reindex": {"description": "Settings of airflow-reindex.", "options": _OPTIONS}},
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from airflow_reindex.collections.collection import Metric, Vectors
+from airflow_reindex.core.failures import TransientError
 
 Kind = Literal["document", "query"]
 
@@ -50,6 +51,15 @@ class ModelSpec:
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
+class SuspectError(TransientError):
+    """
+    The server failed on this very request, also when asked again: one of its texts may be the cause.
+
+    Halving the batch finds the text, if it is one: it keeps failing alone while others succeed. When all fail, the
+    server is at fault.
+    """
+
+
 class EmbeddingModel(Protocol):
     """
     Turns texts into vectors.
@@ -72,6 +82,7 @@ class EmbeddingModel(Protocol):
             numbers are right is the caller's to check: one bad vector is its text's failure alone.
         :raises RequestError: the model, its address or its credentials are wrong.
         :raises TransientError: it is away or busy, also after several tries.
+        :raises SuspectError: it fails on this request; perhaps because of one of the texts.
         :raises DataError: it refuses one of the texts.
         """
 

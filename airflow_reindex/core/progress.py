@@ -31,9 +31,13 @@ class Progress:
     :param what: what is being done, in the line's front.
     :param total: how many rows are expected; 0 when unknown, then no ETA is given.
     :param every: the shortest time between two lines, in seconds.
+    :param unit: what is counted.
     """
 
-    def __init__(self, say: Callable[[str], object], what: str, total: int, *, every: float = 5.0) -> None:
+    def __init__(
+        self, say: Callable[[str], object], what: str, total: int, *, every: float = 5.0, unit: str = "rows"
+    ) -> None:
+        self._unit = unit
         self._say, self._what, self._total, self._every = say, what, total, every
         self._started = self._said = time.monotonic()
         self.rows = 0
@@ -62,7 +66,7 @@ class Progress:
     def _line(self, now: float, note: str, *, final: bool = False) -> str:
         spent = max(now - self._started, 1e-6)
         rate = self.rows / spent
-        line = f"{self._what}: {self.rows:,} rows in {duration(spent)}, {rate:,.0f} rows/s"
+        line = f"{self._what}: {self.rows:,} {self._unit} in {duration(spent)}, {rate:,.0f} {self._unit}/s"
         if not final and self._total and rate:
             left = max(self._total - self.rows, 0)
             line += f", {min(100.0, 100 * self.rows / self._total):.0f} %, ETA {duration(left / rate)}"

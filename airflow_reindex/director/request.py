@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.identifiers import MAX_IDENTIFIER, check_identifier
-
-_WORDS = {"true": 1, "yes": 1, "on": 1, "false": 0, "no": 0, "off": 0}
+from airflow_reindex.core.params import flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,25 +71,3 @@ class BuildRequest:
     def index_table(self) -> str:
         """The index table's name, as Qserv forms it: ``<database>__<director_table>``."""
         return f"{self.database}__{self.director_table}"
-
-
-def flag(value: object, name: str) -> bool:
-    """
-    Read a number that means yes or no; any number but 0 means yes.
-
-    :param value: a number, a boolean, or a string that plainly means one (``"1"``, ``"true"``).
-    :param name: the parameter, for the message.
-    :returns: the flag.
-    :raises RequestError: it means neither.
-    """
-    if isinstance(value, bool | int):
-        return bool(value)
-    if isinstance(value, float) and value.is_integer():
-        return bool(value)
-    if isinstance(value, str):
-        text = value.strip().lower()
-        if text in _WORDS:
-            return bool(_WORDS[text])
-        if re.fullmatch(r"[+-]?\d{1,18}", text):
-            return int(text) != 0
-    raise RequestError(f"the parameter {name} takes a number (0 or 1), not {value!r}.")

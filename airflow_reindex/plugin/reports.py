@@ -21,7 +21,7 @@ def create_app() -> FastAPI:
     """
     app = FastAPI(title="airflow-reindex", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     may_see_runs = [Depends(requires_access_dag("GET", DagAccessEntity.RUN))]
-    for page, answer in (("report", report), ("index", index)):
+    for page, answer in (("report", report), ("index", index), ("collection", collection)):
         app.add_api_route(f"/{page}/{{dag_id}}/{{run_id}}", answer, methods=["GET"], dependencies=may_see_runs)
     return app
 
@@ -58,3 +58,20 @@ def index(dag_id: str, run_id: str) -> dict[str, Any]:
     described = notes.get("index", {"table": found["dest"] or None})
     kept = {name: notes[name] for name in ("previous", "roll_back") if name in notes}
     return {**described, "status": found["status"], "rows": found["rows"], "updated_at": found["updated_at"], **kept}
+
+
+def collection(dag_id: str, run_id: str) -> dict[str, Any]:
+    """
+    Say which collection a run built, and whether readers follow it.
+
+    :param dag_id: its DAG.
+    :param run_id: its run.
+    :returns: connection, source, destination, dimensions, metric, items and status; the switch, where there was one.
+    :raises HTTPException: 404 when there is no report yet.
+    """
+    found = report(dag_id, run_id)
+    notes = found["notes"]
+    described = notes.get("collection", {"source": found["source"], "dest": found["dest"]})
+    switched = {name: notes[name] for name in ("switch", "recall_at_10") if name in notes}
+    state = {"status": found["status"], "items": found["rows"], "updated_at": found["updated_at"]}
+    return {**described, **state, **switched}

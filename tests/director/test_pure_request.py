@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from airflow_reindex.core.failures import RequestError
-from airflow_reindex.director.request import BuildRequest, flag
+from airflow_reindex.core.params import flag
+from airflow_reindex.director.request import BuildRequest
 
 NAMES = {"database": "lsst", "director_table": "Object"}
 

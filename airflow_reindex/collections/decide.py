@@ -1,0 +1,104 @@
+"""Which items of a key range have to be embedded, and which are to go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from airflow_reindex.collections.collection import Mark, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """
+    What may be done to the destination.
+
+    :param recipe: how items are embedded in this run.
+    :param run: the run.
+    :param protect: rows of the destination may be newer than the source's: none that somebody else wrote is
+        overwritten, none is removed, and none that somebody removed comes back.
+    :param drop_gone: with ``protect``: remove what is gone from the source as long as nobody has written to it since.
+    :param skip_failed: leave items alone that have failed in this run already, unless they have changed since.
+    """
+
+    recipe: bytes
+    run: str
+    protect: bool = False
+    drop_gone: bool = False
+    skip_failed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """
+    What is to be done in a key range.
+
+    :param embed: items that are missing or have changed.
+    :param delete: items that are gone from the source.
+    :param unchanged: items that the destination has as they are.
+    :param failed: items that have failed in this run, and are left alone.
+    """
+
+    embed: Sequence[str] = field(default_factory=tuple)
+    delete: Sequence[str] = field(default_factory=tuple)
+    unchanged: Sequence[str] = field(default_factory=tuple)
+    failed: Mapping[str, Mark] = field(default_factory=dict)
+
+
+def decide(source: Mapping[str, bytes], dest: Mapping[str, State], rules: Rules) -> Decision:
+    """
+    Compare a key range of source and destination.
+
+    :param source: the versions of the source's originals.
+    :param dest: what the destination has.
+    :param rules: what may be done to it.
+    :returns: each of the source's items is embedded, unchanged or failed.
+    """
+    embed, unchanged = [], []
+    failed: dict[str, Mark] = {}
+    for key, version in source.items():
+        state = dest.get(key)
+        mark = state.mark if state else None
+        if rules.skip_failed and mark is not None and _failed_here(mark, version, rules):
+            failed[key] = mark
+        elif _stays(version, state, rules):
+            unchanged.append(key)
+        else:
+            embed.append(key)
+    return Decision(embed=embed, delete=_gone(source, dest, rules), unchanged=unchanged, failed=failed)
+
+
+def _failed_here(mark: Mark, version: bytes, rules: Rules) -> bool:
+    return bool(mark.stage) and mark.run == rules.run and mark.version == version and mark.recipe == rules.recipe
+
+
+def _stays(version: bytes, state: State | None, rules: Rules) -> bool:
+    if state is None:
+        return False
+    row, mark = state.row, state.mark
+    if rules.protect and _foreign(row, mark):
+        return True
+    return (
+        mark is not None
+        and not mark.stage
+        and mark.version == version
+        and mark.recipe == rules.recipe
+        and row == version
+    )
+
+
+def _foreign(row: bytes | None, mark: Mark | None) -> bool:
+    """Whether somebody else has written, changed or removed the destination's row since this package did."""
+    if mark is None or mark.stage:
+        return row is not None
+    return row != mark.version
+
+
+def _gone(source: Mapping[str, bytes], dest: Mapping[str, State], rules: Rules) -> list[str]:
+    if rules.protect and not rules.drop_gone:
+        return []
+    return [
+        key
+        for key, state in dest.items()
+        if key not in source and not (rules.protect and _foreign(state.row, state.mark))
+    ]

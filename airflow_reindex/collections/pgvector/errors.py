@@ -1,0 +1,71 @@
+"""What PostgreSQL's errors mean for a retry: SQLSTATEs decide, texts only where the server gives none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+
+from airflow_reindex.core.failures import DataError, ReindexError, RequestError, TransientError
+
+#: Classes of SQLSTATEs that may go away by themselves: connection, resources, roll-backs, operator, system.
+_TRANSIENT_CLASSES = ("08", "25", "40", "53", "55", "57", "58")
+#: Classes that say that the content is refused: data, constraints, limits; and internal errors, which stay.
+_DATA_CLASSES = ("21", "22", "23", "54", "XX")
+#: While connecting, libpq hands on the server's text only.
+_REFUSALS = {
+    "authentication failed": "check login and password of the connection",
+    "no password supplied": "the connection has no password",
+    "no pg_hba.conf entry": "let the server's pg_hba.conf accept this host, user and database",
+    "pg_hba.conf rejects": "let the server's pg_hba.conf accept this host, user and database",
+    "permission denied for database": "GRANT CONNECT on the database to the connection's user",
+    "is not permitted to log in": "ALTER ROLE ... LOGIN",
+    '" does not exist': "check database and login of the connection",
+}
+_ADVICE = {
+    "42501": "grant the connection's user what the store's documentation lists",
+    "42P01": "a table is gone: was the collection dropped or renamed meanwhile?",
+    "42704": "is the extension there? A superuser can run: CREATE EXTENSION vector",
+    "3D000": "check the database of the connection",
+}
+
+
+@contextmanager
+def translated(label: str) -> Iterator[None]:
+    """
+    Turn the driver's errors into those of this package.
+
+    :param label: what messages call the server.
+    :raises ReindexError: of the class that fits.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error, label) from error
+
+
+def translate(error: psycopg.Error, label: str) -> ReindexError:
+    """
+    Find the error of this package for one of the driver's.
+
+    :param error: the driver's error.
+    :param label: what messages call the server.
+    :returns: a TransientError, RequestError or DataError with the server's own words.
+    """
+    state = error.sqlstate or ""
+    text = f"{label}: {str(error).strip() or type(error).__name__}"
+    if state.startswith(_TRANSIENT_CLASSES):
+        return TransientError(text)
+    if state.startswith(_DATA_CLASSES):
+        return DataError(text)
+    if state:
+        advice = _ADVICE.get(state)
+        return RequestError(f"{text} ({advice})" if advice else text)
+    for words, advice in _REFUSALS.items():
+        if words in text:
+            return RequestError(f"{text} ({advice})")
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return TransientError(text)
+    # The driver itself cannot send it, for example text with NUL in it.
+    return DataError(text) if isinstance(error, psycopg.DataError) else RequestError(text)

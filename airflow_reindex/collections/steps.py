@@ -1,0 +1,274 @@
+"""The steps of a reindex after its plan, one function a task; each can be done again and does only what is left."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from airflow_reindex.collections import account
+from airflow_reindex.collections.account import FailedItem, failed_items, failed_so_far, write_outcome
+from airflow_reindex.collections.collection import Collection
+from airflow_reindex.collections.decide import Rules
+from airflow_reindex.collections.isolate import Failed
+from airflow_reindex.collections.plan import ReindexPlan, coarse_ranges, planned_items, read_plan
+from airflow_reindex.collections.planning import Tools
+from airflow_reindex.collections.quality import Query, compare_models
+from airflow_reindex.collections.recall import measure_recall
+from airflow_reindex.collections.reconcile import Reconciler, Tally
+from airflow_reindex.collections.store import Pointer
+from airflow_reindex.collections.switching import Switched, already_switched, switch_readers
+from airflow_reindex.core.claims import BEAT_SECONDS, Claim, Keeper, Owner
+from airflow_reindex.core.failures import ClaimLostError, DataError
+from airflow_reindex.core.records import recorded
+from airflow_reindex.core.staging import Folder
+
+log = logging.getLogger(__name__)
+
+#: Items compared at a time in a pass over the whole collection.
+RANGE_ITEMS = 20_000
+#: How often the verification catches up with writers before it leaves the rest to the switch.
+CATCH_UPS = 5
+#: The tasks whose outcome is an account of the whole collection.
+VERIFY, SWITCH = "verify", "switch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """
+    A task at work: its plan, the opened collections, and a claim that is kept alive.
+
+    :param plan: the plan.
+    :param tools: store, models, loader.
+    :param source: the collection that is read.
+    :param dest: the collection that is built.
+    :param reconciler: makes key ranges equal.
+    :param check: raises when the claim is lost.
+    """
+
+    plan: ReindexPlan
+    tools: Tools
+    source: Collection
+    dest: Collection
+    reconciler: Reconciler
+    check: Callable[[], None]
+
+    def rules(self, *, skip_failed: bool = False) -> Rules:
+        """
+        What may be done to the destination.
+
+        :param skip_failed: leave alone what has failed in this run already.
+        """
+        return Rules(
+            recipe=bytes.fromhex(self.plan.recipe),
+            run=self.plan.run_id,
+            protect=self.plan.protect,
+            skip_failed=skip_failed,
+        )
+
+    def whole(self) -> Tally:
+        """Reconcile the whole collection, range by range; failures of this run are counted, not tried again."""
+        tally = Tally()
+        for after, upto in coarse_ranges(self.plan.windows, RANGE_ITEMS):
+            self.check()
+            tally.add(self.reconciler.run(after, upto, self.rules(skip_failed=True), what="catch up"))
+        return tally
+
+
+@contextmanager
+def session(tools: Tools, plan: ReindexPlan, owner: Owner) -> Iterator[Session]:
+    """
+    Open the collections of a plan, and keep its claim alive.
+
+    :param tools: store, models, loader.
+    :param plan: the plan.
+    :param owner: the run.
+    :yields: the session.
+    :raises ClaimLostError: another run has taken over.
+    """
+    store = tools.store
+    claim = claim_of(plan, owner)
+
+    def lost() -> ClaimLostError:
+        return ClaimLostError(
+            f"this run no longer holds the claim on collection '{plan.dest.collection_id}': another run took over. It "
+            "changed nothing since; to go on, trigger a new run or clear this one from its task 'plan' on."
+        )
+
+    with Keeper(lambda: store.touch(claim), lost, every=BEAT_SECONDS) as keeper:
+        source, dest = store.open(plan.source.collection_id), store.open(plan.dest.collection_id)
+        reconciler = Reconciler(source=source, dest=dest, kitchen=tools.kitchen, token=plan.token, check=keeper.check)
+        yield Session(plan=plan, tools=tools, source=source, dest=dest, reconciler=reconciler, check=keeper.check)
+
+
+def claim_of(plan: ReindexPlan, owner: Owner) -> Claim:
+    """
+    A plan's claim.
+
+    :param plan: the plan.
+    :param owner: the run.
+    """
+    return Claim(dest=plan.dest.collection_id, source=plan.source.collection_id, token=plan.token, owner=owner)
+
+
+def reindex_window(tools: Tools, folder: Folder, owner: Owner, token: str, number: int) -> account.Outcome:
+    """
+    Reconcile one window.
+
+    :param tools: store, models, loader.
+    :param folder: the run's folder.
+    :param owner: the run.
+    :param token: the plan that the window belongs to.
+    :param number: its number.
+    :returns: what was done.
+    :raises DataError: too many items of the run have failed already.
+    """
+    with recorded(folder, "reindex", number, token) as record:
+        plan = read_plan(folder, token)
+        window = plan.windows[number]
+        with session(tools, plan, owner) as at:
+            failed = at.dest.count_failed(plan.run_id)
+            if plan.request.limit.exceeded(failed, plan.total):
+                raise DataError(f"not started: {_too_many(plan, failed, plan.total)}")
+            only = frozenset(planned_items(folder, number)) if plan.listed_only else None
+            tally = at.reconciler.run(
+                window.after, window.upto, at.rules(), only=only, contents=True, what=window.label
+            )
+        listed = failed_items(tally.failed, plan.source.collection_id, window.label)
+        outcome = write_outcome(folder, str(number), token, tally, listed)
+        record.rows, record.result = outcome.seen, asdict(outcome)
+        log.info(
+            "%s: %s items, %s embedded, %s unchanged, %s deleted, %s failed",
+            window.label, outcome.seen, outcome.embedded, outcome.unchanged, outcome.deleted, outcome.failed,
+        )  # fmt: skip
+    return outcome
+
+
+def _too_many(plan: ReindexPlan, failed: int, total: int) -> str:
+    return (
+        f"{failed:,} of {total:,} items failed, more than max_failed={plan.request.limit} allows. The failed items are "
+        "in the report, each with its reason; mend them or raise max_failed, and clear the failed tasks."
+    )
+
+
+def verify(
+    tools: Tools,
+    folder: Folder,
+    owner: Owner,
+    *,
+    least_recall: float,
+    queries: list[Query] | None = None,
+) -> dict[str, Any]:
+    """
+    Prove the destination: every item of the source is there, or listed as failed, and the ANN index finds it.
+
+    :param tools: store, models, loader.
+    :param folder: the run's folder.
+    :param owner: the run.
+    :param least_recall: the smallest recall@10 that is accepted.
+    :param queries: to compare both models' answers.
+    :returns: figures for the report.
+    :raises DataError: too many items failed, vectors are missing, or the index does not find what it should.
+    """
+    with recorded(folder, VERIFY) as record:
+        plan = read_plan(folder)
+        record.token = plan.token
+        with session(tools, plan, owner) as at:
+            before = failed_so_far(folder, plan.token, plan.windows)
+            if plan.request.limit.exceeded(len(before), plan.total):
+                raise DataError(_too_many(plan, len(before), plan.total))
+            caught_up = _catch_up(at)
+            at.dest.build_index(plan.token)
+            # The index took its time; what was written meanwhile goes through it.
+            tally = at.whole()
+            tally.embedded, tally.deleted = tally.embedded + caught_up.embedded, tally.deleted + caught_up.deleted
+            _check_vectors(at)
+            listed = _named(tally, before, plan)
+            outcome = write_outcome(folder, VERIFY, plan.token, tally, listed)
+            if plan.request.limit.exceeded(outcome.failed, outcome.seen):
+                raise DataError(_too_many(plan, outcome.failed, outcome.seen))
+            record.rows = outcome.seen
+            record.result = {**asdict(outcome), **measure_recall(at.dest, least_recall)}
+            if queries:
+                record.result["quality"] = compare_models(tools, at.source, at.dest, queries, folder)
+    return record.result
+
+
+def _catch_up(at: Session) -> Tally:
+    """Pass over the collection until nothing is left, or writers are as fast as this run."""
+    done = Tally()
+    for number in range(1, CATCH_UPS + 1):
+        tally = at.whole()
+        done.embedded, done.deleted = done.embedded + tally.embedded, done.deleted + tally.deleted
+        log.info("catch-up %s: %s items, %s embedded, %s deleted", number, tally.seen, tally.embedded, tally.deleted)
+        if not tally.changes:
+            break
+    return done
+
+
+def _check_vectors(at: Session) -> None:
+    for after, upto in coarse_ranges(at.plan.windows, RANGE_ITEMS):
+        at.check()
+        damage = at.dest.damage(after, upto)
+        if not damage.incomplete and not damage.orphans:
+            continue
+        # Somebody else has removed them: without their marks they are embedded again.
+        at.dest.delete(at.plan.token, damage.incomplete)
+        at.reconciler.run(after, upto, at.rules(skip_failed=True), what="mend")
+        damage = at.dest.damage(after, upto)
+        if damage.incomplete or damage.orphans:
+            some = ", ".join(damage.incomplete[:5])
+            raise DataError(
+                f"objects of the destination '{at.plan.dest.collection_id}' lack vectors ({some or 'parts without '}"
+                f"{'' if some else 'objects'}): somebody else writes to it. Keep them out, or set writes_go_to=dest."
+            )
+
+
+def _named(tally: Tally, before: list[FailedItem], plan: ReindexPlan) -> Iterator[FailedItem]:
+    """The failures of the whole collection; what windows said of an item tells more than its mark."""
+    known = {(item.object_id, item.failure_stage): item for item in before}
+    for item in failed_items(tally.failed, plan.source.collection_id, ""):
+        yield known.get((item.object_id, item.failure_stage), item)
+
+
+def switch(
+    tools: Tools, folder: Folder, owner: Owner, *, hook: Callable[[Pointer], None] | None, lock_seconds: float
+) -> Switched:
+    """
+    Switch readers over; when that has happened already, only finish it.
+
+    :param tools: store, models, loader.
+    :param folder: the run's folder.
+    :param owner: the run.
+    :param hook: tells a registry elsewhere.
+    :param lock_seconds: how long to wait for writers of the source.
+    :returns: what was switched.
+    """
+    with recorded(folder, SWITCH) as record:
+        plan = read_plan(folder)
+        record.token = plan.token
+        before = failed_so_far(folder, plan.token, plan.windows)
+
+        def account_for(total: int, failed: list[Failed]) -> None:
+            tally = Tally(seen=total, failed=failed)
+            write_outcome(folder, SWITCH, plan.token, tally, _named(tally, before, plan))
+
+        switched = already_switched(tools.store, plan)
+        if switched is None:
+            with session(tools, plan, owner) as at:
+                switched = switch_readers(at, hook, lock_seconds, account_for)
+        record.rows, record.result = switched.items, asdict(switched)
+    return switched
+
+
+def finish(tools: Tools, plan: ReindexPlan, owner: Owner) -> None:
+    """
+    Give the claim back, once the report is written.
+
+    :param tools: store, models, loader.
+    :param plan: the plan.
+    :param owner: the run.
+    """
+    tools.store.release(claim_of(plan, owner))

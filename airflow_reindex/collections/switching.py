@@ -1,0 +1,287 @@
+"""Switching readers over, and back: the last catch-up and the repointing while writers are held."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from airflow_reindex.collections.decide import Rules
+from airflow_reindex.collections.isolate import Failed
+from airflow_reindex.collections.plan import ReindexPlan
+from airflow_reindex.collections.planning import check_user_objects
+from airflow_reindex.collections.reconcile import Tally
+from airflow_reindex.collections.store import Pointer, Store
+from airflow_reindex.core.failures import ConflictError, DataError, RequestError
+
+if TYPE_CHECKING:
+    from airflow_reindex.collections.steps import Session
+
+log = logging.getLogger(__name__)
+
+#: Items compared at a time when a roll-back looks for what the old collection lacks, and how many it names.
+RANGE_ITEMS, NAMED = 20_000, 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switched:
+    """
+    A switch that has happened.
+
+    :param alias: what readers follow.
+    :param previous: the collection that they followed before; empty when the alias is new.
+    :param items: originals in the collection that they follow now.
+    :param caught_up: items embedded or removed while writers were held.
+    :param stragglers: writes that had waited for the lock, carried over after it.
+    :param failed: items that are missing in it, all listed.
+    :param source_deleted: whether the previous collection was removed.
+    """
+
+    alias: str
+    previous: str
+    items: int
+    caught_up: int = 0
+    stragglers: int = 0
+    failed: int = 0
+    source_deleted: bool = False
+
+
+def already_switched(store: Store, plan: ReindexPlan) -> Switched | None:
+    """
+    Look whether there is nothing left to do: a try of this task that died after its last deed is tried again.
+
+    :param store: the store.
+    :param plan: the plan.
+    :returns: what was switched; ``None`` when there is something to do.
+    """
+    pointer = store.pointer(plan.request.alias)
+    if not pointer or pointer.collection_id != plan.dest.collection_id or not pointer.hooked:
+        return None
+    gone = store.find(plan.source.collection_id) is None
+    if plan.request.delete_source and not gone:
+        return None
+    dest = store.open(plan.dest.collection_id)
+    return Switched(
+        alias=pointer.alias,
+        previous=pointer.previous_collection_id,
+        items=dest.count(),
+        failed=dest.count_failed(plan.run_id),
+        source_deleted=gone,
+    )
+
+
+def switch_readers(
+    at: Session,
+    hook: Callable[[Pointer], None] | None,
+    lock_seconds: float,
+    account: Callable[[int, list[Failed]], object],
+) -> Switched:
+    """
+    Do the last catch-up, and point the alias to the destination.
+
+    :param at: the session.
+    :param hook: tells a registry elsewhere; called again when the task is tried again before it succeeded.
+    :param lock_seconds: how long to wait for writers of the source.
+    :param account: is told how many items there are, and which of them failed, before anything is switched.
+    :returns: what was switched.
+    :raises DataError: the destination is not the source minus the listed failures, or too many failed.
+    :raises ConflictError: users' objects would be lost.
+    :raises TransientError: writers or readers hold on to what has to be locked.
+    """
+    plan, store = at.plan, at.tools.store
+    request = plan.request
+    pointer = store.pointer(request.alias)
+    if pointer and pointer.collection_id == plan.dest.collection_id:
+        # Done by an earlier try, or by an earlier run: the source is no longer the truth.
+        _tell(store, hook, pointer)
+        _delete_source(at)
+        return already_switched(store, plan) or Switched(alias=request.alias, previous="", items=at.dest.count())
+    check_user_objects(at.source, request)
+    horizon = at.source.horizon()
+    passed = at.whole()
+    with store.hold_writers(plan.source.collection_id, lock_seconds):
+        caught_up = _last_catch_up(at, horizon)
+        failed = _still_failed(at, passed.failed + caught_up.failed)
+        account(at.source.count(), failed)
+        _prove(at, len(failed))
+        items = at.dest.count()
+        after = at.source.horizon()
+        pointer = _repoint(at, pointer)
+        _tell(store, hook, pointer)
+    log.info("alias '%s' follows collection '%s'", request.alias, plan.dest.collection_id)
+    stragglers = _stragglers(at, after)
+    return Switched(
+        alias=request.alias,
+        previous=pointer.previous_collection_id,
+        items=items,
+        caught_up=caught_up.changes,
+        stragglers=stragglers,
+        failed=len(failed),
+        source_deleted=_delete_source(at),
+    )
+
+
+def _last_catch_up(at: Session, horizon: str) -> Tally:
+    """Only rows written since the horizon; removals show in the count, and then all is compared once more."""
+    tally = at.reconciler.run(None, None, at.rules(skip_failed=True), since=horizon)
+    if not at.plan.protect and _difference(at):
+        tally.add(at.whole())
+    return tally
+
+
+def _difference(at: Session) -> int:
+    return at.source.count() - at.dest.count() - at.dest.count_failed(at.plan.run_id)
+
+
+def _still_failed(at: Session, failed: Sequence[Failed]) -> list[Failed]:
+    """Those that are marked as failed by now; the latest word of each."""
+    known = {item.object_id: item for item in failed}
+    states = at.dest.states(None, None, list(known))
+    return [item for key, item in known.items() if (state := states.get(key)) and state.mark and state.mark.stage]
+
+
+def _prove(at: Session, failed: int) -> None:
+    """The last word before the switch: counts, while nobody writes."""
+    plan = at.plan
+    total = at.source.count()
+    if plan.request.limit.forbids_switch(failed, total):
+        raise DataError(
+            f"{failed:,} of {total:,} items failed, and max_failed={plan.request.limit} allows no switch with that: "
+            "readers stay on the old collection. The failed items are in the report; mend them and clear the tasks "
+            "'reindex', or set max_failed to at least that number."
+        )
+    difference = _difference(at)
+    if difference and not plan.protect:
+        raise DataError(
+            f"the destination '{plan.dest.collection_id}' has {abs(difference):,} items "
+            f"{'less' if difference > 0 else 'more'} than the source minus the failed ones: readers stay on the old "
+            "collection. Somebody else writes to the destination; keep them out, or set writes_go_to=dest."
+        )
+    if not at.dest.has_index():
+        raise DataError(f"the ANN index of '{plan.dest.collection_id}' is gone: clear the task 'verify'.")
+
+
+def _repoint(at: Session, present: Pointer | None) -> Pointer:
+    plan = at.plan
+    pointer = Pointer(
+        alias=plan.request.alias,
+        collection_id=plan.dest.collection_id,
+        embedding_model_id=plan.dest.embedding_model_id,
+        previous_collection_id=plan.source.collection_id if present is None else present.collection_id,
+        previous_model_id=plan.request.source_embedding_model_id,
+        run_id=plan.run_id,
+    )
+    at.tools.store.repoint(pointer, plan.token)
+    return pointer
+
+
+def _tell(store: Store, hook: Callable[[Pointer], None] | None, pointer: Pointer) -> None:
+    if hook is not None:
+        hook(pointer)
+    store.repoint(replace(pointer, hooked=True), None)
+
+
+def _stragglers(at: Session, since: str) -> int:
+    """Carry over what had waited for the lock and was written to the source after the switch."""
+    rules = Rules(recipe=bytes.fromhex(at.plan.recipe), run=at.plan.run_id, protect=True, skip_failed=True)
+    tally = at.reconciler.run(None, None, rules, since=since)
+    if at.source.count() < at.dest.count():
+        tally.add(at.reconciler.run(None, None, replace(rules, drop_gone=True)))
+    if tally.changes:
+        log.warning(
+            "%s writes to the source came after the switch and were carried over; writers should follow alias '%s' now",
+            tally.changes, at.plan.request.alias,
+        )  # fmt: skip
+    return tally.changes
+
+
+def _delete_source(at: Session) -> bool:
+    plan = at.plan
+    if not plan.request.delete_source:
+        return False
+    store = at.tools.store
+    if store.find(plan.source.collection_id) is not None:
+        store.drop(plan.source.collection_id)
+        log.info("removed the source collection '%s'", plan.source.collection_id)
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolledBack:
+    """
+    A switch that was taken back.
+
+    :param alias: what readers follow.
+    :param collection_id: the collection that they follow again.
+    :param embedding_model_id: the model that queries must be embedded with again.
+    :param was: the collection that they followed until now.
+    :param missing: items of that one that the old one lacks or has in another version.
+    :param resurrected: items of the old one that had been removed since.
+    :param named: the first of both.
+    """
+
+    alias: str
+    collection_id: str
+    embedding_model_id: str
+    was: str
+    missing: int
+    resurrected: int
+    named: list[str]
+
+
+def roll_back(store: Store, alias: str, hook: Callable[[Pointer], None] | None, run_id: str) -> RolledBack:
+    """
+    Point an alias back to the collection before the last switch, and say which newer writes that one lacks.
+
+    :param store: the store.
+    :param alias: what readers follow.
+    :param hook: tells a registry elsewhere.
+    :param run_id: who does it.
+    :returns: what was done.
+    :raises RequestError: there is no such alias.
+    :raises ConflictError: there is nothing to go back to.
+    """
+    pointer = store.pointer(alias)
+    if pointer is None:
+        raise RequestError(f"there is no alias '{alias}' in {store.label}.")
+    old, new = pointer.previous_collection_id, pointer.collection_id
+    if not old or store.find(old) is None:
+        raise ConflictError(
+            f"alias '{alias}' cannot be rolled back: "
+            + (f"the collection '{old}' was removed." if old else "it has never been switched.")
+        )
+    missing, resurrected = _newer(store, old, new)
+    back = Pointer(
+        alias=alias,
+        collection_id=old,
+        embedding_model_id=pointer.previous_model_id,
+        previous_collection_id=new,
+        previous_model_id=pointer.embedding_model_id,
+        run_id=run_id,
+    )
+    store.repoint(back, None)
+    _tell(store, hook, back)
+    return RolledBack(
+        alias=alias,
+        collection_id=old,
+        embedding_model_id=back.embedding_model_id,
+        was=new,
+        missing=len(missing),
+        resurrected=len(resurrected),
+        named=[*missing[:NAMED], *resurrected[:NAMED]],
+    )
+
+
+def _newer(store: Store, old: str, new: str) -> tuple[list[str], list[str]]:
+    one, other = store.open(old), store.open(new)
+    missing: list[str] = []
+    resurrected: list[str] = []
+    after = None
+    for keys in [*one.keys(RANGE_ITEMS), []]:
+        upto = keys[-1] if keys else None
+        then, now = one.versions(after, upto), other.versions(after, upto)
+        missing += [key for key, version in now.items() if then.get(key) != version]
+        resurrected += [key for key in then if key not in now]
+        after = upto
+    return missing, resurrected

@@ -1,0 +1,121 @@
+"""The store of collections that a connection leads to: its type says which."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, ClassVar
+
+from airflow.sdk import BaseHook, Connection
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from airflow_reindex import config
+from airflow_reindex.collections.store import Store
+from airflow_reindex.core.failures import ReindexError, RequestError
+
+
+class CollectionHook(BaseHook):
+    """
+    Reach a store of collections.
+
+    :param collection_conn_id: a connection of type ``postgres`` (pgvector) or ``lancedb`` that the deployment allows
+        (``[reindex] allowed_conn_ids``).
+    """
+
+    conn_name_attr: ClassVar[str] = "collection_conn_id"
+    default_conn_name: ClassVar[str] = "collections_default"
+    conn_type: ClassVar[str] = "lancedb"
+    hook_name: ClassVar[str] = "LanceDB"
+
+    def __init__(self, collection_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.collection_conn_id = collection_conn_id
+
+    @cached_property
+    def store(self) -> Store:
+        """
+        The store; it is not reached yet.
+
+        :raises RequestError: the connection is not allowed, does not exist, is of another type, or its extra is
+            malformed.
+        """
+        config.check_allowed(self.collection_conn_id)
+        return self._make()
+
+    def get_conn(self) -> Store:
+        """The store, as :attr:`store`."""
+        return self.store
+
+    def test_connection(self) -> tuple[bool, str]:
+        """
+        Check the store as a run does before it starts.
+
+        :returns: whether it may be used, and what to do if not.
+        """
+        try:
+            # Airflow's form tests a copy of the connection with a random id, which no pattern knows.
+            store = self._make()
+            try:
+                store.check()
+            finally:
+                store.close()
+        except ReindexError as error:
+            return False, str(error)
+        return True, f"{store.label} can be used"
+
+    def _make(self) -> Store:
+        try:
+            connection = BaseHook.get_connection(self.collection_conn_id)
+        except AirflowNotFoundException as error:
+            raise RequestError(f"there is no Airflow connection '{self.collection_conn_id}'.") from error
+        makers = {"postgres": _pgvector, "lancedb": _lancedb}
+        if connection.conn_type not in makers:
+            raise RequestError(
+                f"the connection '{self.collection_conn_id}' has the type '{connection.conn_type}': collections are "
+                f"reached by one of type {' or '.join(makers)}."
+            )
+        return makers[connection.conn_type](connection)
+
+
+def _pgvector(connection: Connection) -> Store:
+    try:
+        from airflow_reindex.collections.pgvector.connections import connector
+        from airflow_reindex.collections.pgvector.store import PgVectorStore
+    except ImportError as error:
+        raise RequestError(f"'{error.name}' is not installed: pip install 'airflow-reindex[collections]'.") from error
+    host = connection.host or "localhost"
+    parameters: dict[str, Any] = {
+        "host": host,
+        "port": connection.port or 5432,
+        "user": connection.login,
+        "password": connection.password,
+        "dbname": connection.schema or "postgres",
+        # What libpq knows of TLS and sessions; the Postgres provider's own settings mean nothing to it.
+        **{name: value for name, value in connection.extra_dejson.items() if name in _LIBPQ},
+    }
+    return PgVectorStore(
+        connector(**{name: value for name, value in parameters.items() if value is not None}),
+        label=f"database '{parameters['dbname']}' on {host}:{parameters['port']}",
+        ef_search=config.integer("ef_search"),
+        build_memory=config.text("index_build_memory"),
+    )
+
+
+_LIBPQ = ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "options", "target_session_attrs", "gssencmode")
+
+
+def _lancedb(connection: Connection) -> Store:
+    try:
+        from airflow_reindex.collections.lance.store import LanceStore
+    except ImportError as error:
+        raise RequestError(f"'{error.name}' is not installed: pip install 'airflow-reindex[lancedb]'.") from error
+    options = connection.extra_dejson.get("storage_options") or {}
+    if not connection.host or not isinstance(options, dict):
+        raise RequestError(
+            f"the connection '{connection.conn_id}' needs a host, the folder or s3:// URL of the database, and "
+            "'storage_options' in its extra, if any, must be a JSON object."
+        )
+    secrets = {"aws_access_key_id": connection.login, "aws_secret_access_key": connection.password}
+    return LanceStore(
+        connection.host,
+        storage_options={**{k: v for k, v in secrets.items() if v}, **{str(k): str(v) for k, v in options.items()}},
+    )

@@ -1,0 +1,54 @@
+"""The queries that models are compared by: a file of the deployment's, or a table that a connection leads to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.sdk import BaseHook
+
+from airflow_reindex.core.failures import RequestError
+from airflow_reindex.core.staging import Folder
+
+#: More queries tell nothing more, and each costs two embeddings and two searches.
+MOST = 1000
+
+
+def read_queries(name: str, definitions: Mapping[str, Any]) -> list[str]:
+    """
+    Read a set of queries.
+
+    :param name: its name.
+    :param definitions: what the deployment defines, by name: ``{"path": ...}``, a file of one query a line, or
+        ``{"conn_id": ..., "sql": ...}``, whose first column is the query.
+    :returns: at most 1000 queries, each once, in their order.
+    :raises RequestError: there is no such set, it is malformed, or it is empty.
+    """
+    found = definitions.get(name)
+    if not isinstance(found, Mapping):
+        known = ", ".join(sorted(definitions)) or "none"
+        raise RequestError(f"there is no query set '{name}'; this deployment defines: {known} ([reindex] query_sets).")
+    if found.keys() == {"path"}:
+        lines = _file(name, str(found["path"]))
+    elif found.keys() == {"conn_id", "sql"}:
+        lines = _table(str(found["conn_id"]), str(found["sql"]))
+    else:
+        raise RequestError(f"the query set '{name}' needs either 'path', or 'conn_id' and 'sql'.")
+    queries = list(dict.fromkeys(line.strip() for line in lines if line.strip()))[:MOST]
+    if not queries:
+        raise RequestError(f"the query set '{name}' has no queries.")
+    return queries
+
+
+def _file(name: str, path: str) -> list[str]:
+    where, _, file = path.rpartition("/")
+    try:
+        with Folder.at(where or ".").open(file) as stream:
+            return stream.read().decode().splitlines()
+    except (OSError, ValueError) as error:
+        raise RequestError(f"the file of the query set '{name}' cannot be read: {error}") from error
+
+
+def _table(conn_id: str, sql: str) -> list[str]:
+    rows = BaseHook.get_connection(conn_id).get_hook().get_records(sql)
+    return [str(row[0]) for row in rows if row[0] is not None]

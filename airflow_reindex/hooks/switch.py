@@ -1,0 +1,39 @@
+"""The deployment's function that tells a registry elsewhere where an alias points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+
+from airflow_reindex import config
+from airflow_reindex.collections.store import Pointer
+from airflow_reindex.core.failures import RequestError, TransientError
+
+
+def switch_hook(given: Callable[[Pointer], None] | None) -> Callable[[Pointer], None] | None:
+    """
+    The function that tells a registry elsewhere.
+
+    :param given: from the factory's call; it wins.
+    :returns: the function; ``None`` when there is none. Its errors may be tried again.
+    :raises RequestError: the deployment's setting names no function.
+    """
+    path = config.text("on_switch")
+    if given is None and path:
+        module, _, name = path.rpartition(".")
+        try:
+            given = getattr(import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise RequestError(f"[reindex] on_switch names no function: {path}: {error}") from error
+    return None if given is None else partial(_call, given)
+
+
+def _call(hook: Callable[[Pointer], None], pointer: Pointer) -> None:
+    try:
+        hook(pointer)
+    except Exception as error:
+        raise TransientError(
+            f"readers of alias '{pointer.alias}' follow '{pointer.collection_id}', but on_switch failed: {error}. It "
+            "is called again when this task is tried again."
+        ) from error

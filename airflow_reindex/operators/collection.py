@@ -1,0 +1,373 @@
+"""The tasks of a collection's reindex."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pendulum
+from airflow.sdk import Asset, AssetAlias
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSkipException,
+)
+
+from airflow_reindex import config
+from airflow_reindex.collections import account, outcome, steps
+from airflow_reindex.collections.pipeline import Kitchen
+from airflow_reindex.collections.plan import ITEMS, read_plan
+from airflow_reindex.collections.planning import Tools, make_plan
+from airflow_reindex.collections.request import ReindexRequest
+from airflow_reindex.collections.store import Pointer
+from airflow_reindex.core.claims import Contender
+from airflow_reindex.core.failures import ReindexError, RequestError, TransientError, detail
+from airflow_reindex.core.records import REPORT, recorded
+from airflow_reindex.core.report import Report, Status
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.core.tasks import task_states
+from airflow_reindex.hooks.collection import CollectionHook
+from airflow_reindex.hooks.embedding_model import EmbeddingModelHook
+from airflow_reindex.hooks.loaders import make_loader
+from airflow_reindex.hooks.queries import read_queries
+from airflow_reindex.hooks.switch import switch_hook
+from airflow_reindex.links import CollectionLink, ReportLink
+from airflow_reindex.operators.base import ReindexOperator, skip_dry_run
+from airflow_reindex.staging_sweep import sweep_old_folders
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+#: Consumers schedule on this alias, or on the asset of one collection.
+COLLECTION_ALIAS = "vector_collection"
+#: After how long a sub-task looks again whether it may start.
+_TURN_SECONDS = 10
+
+
+def collection_asset(conn_id: str, collection_id: str) -> Asset:
+    """
+    The asset of a vector collection.
+
+    :param conn_id: the connection of the collections.
+    :param collection_id: the collection.
+    :returns: the asset; its events carry the number of items.
+    """
+    return Asset(name=collection_id, uri=f"collection://{conn_id}/{quote(collection_id, safe='')}")
+
+
+@contextmanager
+def airflow_errors() -> Iterator[None]:
+    """
+    Tell Airflow whether a retry makes sense.
+
+    :raises AirflowFailException: for what a retry cannot mend.
+    :raises AirflowException: for what it may.
+    """
+    try:
+        yield
+    except TransientError as error:
+        raise AirflowException(detail(error)) from error
+    except ReindexError as error:
+        # Raised on purpose: the message says it all, a second traceback would bury it.
+        raise AirflowFailException(detail(error)) from None
+
+
+class CollectionOperator(ReindexOperator):
+    """
+    What the tasks of a reindex have in common: the store and the models that its request names.
+
+    :param loaders: definitions of loaders by name, besides the deployment's.
+    :param query_sets: definitions of queries by name, besides the deployment's.
+    """
+
+    operator_extra_links = (ReportLink(), CollectionLink())
+
+    def __init__(
+        self,
+        *,
+        loaders: Mapping[str, Any] | None = None,
+        query_sets: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.loaders = loaders
+        self.query_sets = query_sets
+
+    @contextmanager
+    def tools(self, request: ReindexRequest, conn_id: str) -> Iterator[Tools]:
+        """
+        Open what a reindex works with.
+
+        :param request: what to do.
+        :param conn_id: the connection of the collections.
+        :yields: store, models, loader.
+        """
+        source = EmbeddingModelHook(request.source_embedding_model_id)
+        spec = source.spec
+        loader, splitter = make_loader(request.loader, self.loaders)
+        store = CollectionHook(conn_id).store
+        model = EmbeddingModelHook(request.dest_embedding_model_id).model()
+        try:
+            kitchen = Kitchen(model=model, loader=loader, splitter=splitter)
+            yield Tools(store=store, source_spec=spec, source_model=source.model, kitchen=kitchen)
+        finally:
+            model.close()
+            store.close()
+
+    @contextmanager
+    def planned(self, folder: Folder, token: str | None = None) -> Iterator[Tools]:
+        """
+        Open what the run's plan names.
+
+        :param folder: the run's folder.
+        :param token: the plan that this task was made for; ``None``: the present one.
+        :yields: store, models, loader.
+        """
+        plan = read_plan(folder, token)
+        with self.tools(plan.request, plan.conn_id) as tools:
+            yield tools
+
+
+class PlanOperator(CollectionOperator):
+    """
+    Check the request, claim the destination, and cut the source into windows.
+
+    Returns one small dict a window, for mapping.
+
+    :param request: the params of the reindex by name; ``None``: those of the run.
+    :param subtasks_limit: how many sub-tasks the DAG allows at a time.
+    """
+
+    template_fields: Sequence[str] = ("request",)
+
+    def __init__(
+        self, *, request: Mapping[str, Any] | None = None, subtasks_limit: int | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.request = request
+        self.subtasks_limit = subtasks_limit
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """
+        Plan the reindex.
+
+        :param context: the task's context.
+        :returns: ``{"token", "window", "label", "limit", "offset"}`` of each window; none for a dry run or an empty
+            collection.
+        """
+        folder = self.folder(context)
+        with airflow_errors(), recorded(folder, "plan") as record:
+            params = context["params"] if self.request is None else self.request
+            request = ReindexRequest.parse(params)
+            self._check_subtasks(request)
+            self._check_query_set(request)
+            listed = self._listed(context, request)
+            conn_id = params.get("collection_conn_id") or CollectionHook.default_conn_name
+            contender = Contender(
+                owner=self.claimant(context),
+                state_of=self.state_of(context),
+                claim_timeout=config.integer("claim_timeout"),
+                force=request.force_takeover,
+            )
+            with self.tools(request, conn_id) as tools:
+                plan, figures = make_plan(tools, request, folder, contender, conn_id=conn_id, listed=listed)
+            record.token, record.rows = plan.token, int(figures["items"])
+            record.result = {"dry_run": request.dry_run, **figures}
+        if request.dry_run:
+            self.log.info("dry run: the checks passed, nothing was changed: %s", figures)
+            return []
+        sweep_old_folders(keep=folder)
+        return [
+            {
+                "token": plan.token,
+                "window": window.number,
+                "label": window.label,
+                "offset": window.offset,
+                "limit": window.limit,
+                "at_a_time": request.max_subtasks,
+            }
+            for window in plan.windows
+        ]
+
+    def _check_subtasks(self, request: ReindexRequest) -> None:
+        if self.subtasks_limit and request.max_subtasks > self.subtasks_limit:
+            raise RequestError(
+                f"max_subtasks={request.max_subtasks} is more than the {self.subtasks_limit} that this DAG allows at a "
+                "time: bind a larger max_subtasks where the DAG is made."
+            )
+
+    def _check_query_set(self, request: ReindexRequest) -> None:
+        if request.query_set:
+            read_queries(request.query_set, {**config.query_sets(), **(self.query_sets or {})})
+
+    def _listed(self, context: Context, request: ReindexRequest) -> list[str] | None:
+        if not request.only_failed_of:
+            return None
+        other = config.run_folder(context["dag_run"].dag_id, request.only_failed_of)
+        listed = [item.object_id for item in account.read_failed(other)]
+        if not listed:
+            raise RequestError(
+                f"run '{request.only_failed_of}' of this DAG has no list of failed items "
+                f"({other.path(account.FAILED)}): nothing failed in it, or its files were removed."
+            )
+        return listed
+
+
+class WindowOperator(CollectionOperator):
+    """
+    Reconcile one window.
+
+    :param window: one item of what :class:`PlanOperator` returned.
+    """
+
+    def __init__(self, *, window: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.window = window
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Reindex.
+
+        :param context: the task's context.
+        :returns: what was done to the window.
+        """
+        self._wait_for_turn(context)
+        folder, given = self.folder(context), self.window
+        with airflow_errors(), self.planned(folder, given["token"]) as tools:
+            done = steps.reindex_window(tools, folder, self.claimant(context), given["token"], given["window"])
+        return {"offset": given["offset"], "limit": given["limit"], **asdict(done)}
+
+    def _wait_for_turn(self, context: Context) -> None:
+        """The run's ``max_subtasks`` may be smaller than what the DAG allows at a time."""
+        limit = context["task"].max_active_tis_per_dagrun
+        if limit is not None and self.window["at_a_time"] >= limit:
+            return
+        running = [
+            int(name.rpartition("_")[2])
+            for name, state in self.states_now(context).items()
+            if state == "running" and name.startswith(f"{self.task_id}_")
+        ]
+        if sum(number < self.window["window"] for number in running) >= self.window["at_a_time"]:
+            again = pendulum.now("UTC").add(seconds=_TURN_SECONDS)
+            raise AirflowRescheduleException(again)  # type: ignore[no-untyped-call]
+
+
+class VerifyOperator(CollectionOperator):
+    """Catch up with writers, build the ANN index, and prove the destination."""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Verify.
+
+        :param context: the task's context.
+        :returns: figures of the proof.
+        """
+        folder = self.folder(context)
+        skip_dry_run(folder)
+        with airflow_errors():
+            name = read_plan(folder).request.query_set
+            queries = read_queries(name, {**config.query_sets(), **(self.query_sets or {})}) if name else None
+            least = config.fraction("least_recall")
+            with self.planned(folder) as tools:
+                return steps.verify(tools, folder, self.claimant(context), least_recall=least, queries=queries)
+
+
+class SwitchOperator(CollectionOperator):
+    """
+    Switch readers over to the destination.
+
+    :param on_switch: called with a :class:`~airflow_reindex.collections.store.Pointer`, perhaps more than once;
+        ``None``: the deployment's setting.
+    """
+
+    def __init__(self, *, on_switch: Callable[[Pointer], None] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.on_switch = on_switch
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Switch.
+
+        :param context: the task's context.
+        :returns: what was switched.
+        """
+        folder, seconds = self.folder(context), config.integer("switch_lock_seconds")
+        skip_dry_run(folder)
+        with airflow_errors():
+            if not read_plan(folder).request.deploy_as_blue:
+                raise AirflowSkipException("deploy_as_blue is off: readers stay where they are")
+            with self.planned(folder) as tools:
+                hook = switch_hook(self.on_switch)
+                done = steps.switch(tools, folder, self.claimant(context), hook=hook, lock_seconds=seconds)
+        return asdict(done)
+
+
+class AggregateOperator(CollectionOperator):
+    """
+    Account for every item, write the report, emit the asset event, and fail when the reindex is not done.
+
+    It needs the trigger rule ``all_done``: it must also run when everything before it failed.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(outlets=[AssetAlias(COLLECTION_ALIAS)], **kwargs)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Aggregate.
+
+        :param context: the task's context.
+        :returns: the report; it is in XCom too when the task then fails.
+        :raises AirflowFailException: the reindex is not done.
+        """
+        folder = self.folder(context)
+        written = folder.read_json(REPORT)
+        if written and written["status"] == Status.DONE and not folder.names(account.OUTCOMES):
+            # Killed or cleared after the report was written: the account is gone, the report is there.
+            self._announce(context, written)
+            return dict(written)
+        params = context["params"]
+        source, dest = (str(params.get(f"{role}_embedding_model_id") or "") for role in ("source", "dest"))
+        states = task_states(self.states_now(context), outcome.STEPS)
+        report = outcome.make_report(folder, context["dag_run"].run_id, states, source, dest)
+        folder.write_json(REPORT, report.as_dict())
+        self._tell(report)
+        if report.status is Status.DONE:
+            self._announce(context, report.as_dict())
+            self._tidy(context, folder)
+        return self.conclude(context, report)
+
+    def _tell(self, report: Report) -> None:
+        for item in report.failed_items[:10]:
+            self.log.warning("failed: %s: %s", item.object_id, item.message)
+        self.log.info(
+            "status %s: %s of %s items, %s failed%s",
+            report.status,
+            report.count,
+            report.total,
+            report.failed,
+            f"; {report.detail}" if report.detail else "",
+        )
+
+    def _announce(self, context: Context, report: Mapping[str, Any]) -> None:
+        made = report["notes"]["collection"]
+        event = context["outlet_events"][AssetAlias(COLLECTION_ALIAS)]
+        event.add(collection_asset(made["conn_id"], made["dest"]), extra={"items": report["count"]})
+
+    def _tidy(self, context: Context, folder: Folder) -> None:
+        # The report is written and the result is proven: a server that is away now must not turn the run red.
+        plan = read_plan(folder)
+        try:
+            store = CollectionHook(plan.conn_id).store
+            try:
+                store.release(steps.claim_of(plan, self.claimant(context)))
+            finally:
+                store.close()
+        except ReindexError as error:
+            self.log.warning("the claim stays until the next run: %s", error)
+        for name in (ITEMS, account.OUTCOMES):
+            folder.remove(name)
