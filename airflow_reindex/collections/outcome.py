@@ -49,6 +49,8 @@ def make_report(folder: Folder, run_id: str, states: Mapping[str, States], sourc
     mine = [record for record in records.values() if record.token == plan.token]
     total, failures = _account(folder, plan, mine, states)
     failed = write_failed(folder, FAILED, failures)
+    if not failed:
+        folder.remove(FAILED)
     quoted = [item for _, item in zip(range(QUOTED_FAILURES), read_failed(folder), strict=False)]
     proven = _proof(plan, mine)
     over = plan.request.limit.exceeded(failed, total)

@@ -16,6 +16,7 @@ from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary, generat
 from airflow_reindex.sandbox.cluster import CATALOG_MODES, Sandbox
 from airflow_reindex.sandbox.datadir import SandboxError, write_private
 
+_DEMO_PARTS = ("director", "collection")
 _SPEC_HELP = {
     "database": "name of the catalog's database; an older one of that name is replaced",
     "table": "name of the director table",
@@ -93,18 +94,25 @@ def build_parser() -> argparse.ArgumentParser:
     ))  # fmt: skip
     demo = commands.add_parser(
         "demo",
-        help="build an index with Airflow and prove it, then let a build fail",
-        description="Start servers, make a catalog of a million rows, build its index with Airflow, and compare the "
-        "index with the catalog; then do the same with a broken catalog. The servers are stopped in the end.",
+        help="run both jobs with Airflow, prove the results, and let each fail once",
+        description="director: start MariaDB servers, make a catalog of a million rows, build its index with Airflow, "
+        "and compare the index with the catalog; then do the same with a broken catalog. collection: start "
+        "PostgreSQL, index real texts with one embedding model, move them to another one under a search, let a move "
+        "fail, and take the switch back. The servers are stopped in the end.",
     )
+    demo.add_argument(
+        "parts", nargs="*", choices=[[], *_DEMO_PARTS], default=[], metavar="PART",
+        help=f"{' or '.join(_DEMO_PARTS)} (default: both)",
+    )  # fmt: skip
     demo.add_argument("--state", type=Path, default=Path(".state"), metavar="FOLDER", help="default: .state")
     return parser
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from airflow_reindex.sandbox import demo  # needs rich, which comes with Airflow
+    from airflow_reindex.sandbox import demo  # needs the extra `sandbox`
 
-    demo.run(options.state, Path(__file__).resolve().parents[2] / "dags")
+    parts = tuple(options.parts) or tuple(demo.PARTS)
+    demo.run(options.state, Path(__file__).resolve().parents[2] / "dags", parts)
     return 0
 
 

@@ -85,15 +85,25 @@ def connections(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Callable[.
 
 
 @pytest.fixture
-def trigger(airflow: None, connections: Callable[..., None]) -> Callable[..., Run]:
+def run_dag(airflow: None) -> Callable[..., Run]:
     """Run a DAG to its end, in this process."""
 
-    def run(dag_id: str = "build_director_index", **conf: Any) -> Run:
+    def run(dag_id: str, **conf: Any) -> Run:
         # Parsed anew for each run: a run's conf is merged into the params of the DAG object.
         dag = DagBag().dags[dag_id]
         assert isinstance(dag, DAG)
         ended = Run(dag.test(run_conf=conf))
         print(f"{ended.state}: {ended.folder.read_json('report.json')}")
         return ended
+
+    return run
+
+
+@pytest.fixture
+def trigger(run_dag: Callable[..., Run], connections: Callable[..., None]) -> Callable[..., Run]:
+    """Run a DAG that builds director indexes."""
+
+    def run(dag_id: str = "build_director_index", **conf: Any) -> Run:
+        return run_dag(dag_id, **conf)
 
     return run

@@ -28,7 +28,7 @@ _MYSQL_REQUEST = frozenset({1044, 1045, 1049, 1054, 1142, 1143, 1227, 1698})
 #: SQLSTATE classes of the same kind that come as operational errors: authorisation, unknown database.
 _STATE_REQUEST = ("28", "3D")
 #: Texts that the column's character set cannot have.
-_MYSQL_DATA = frozenset({1267, 1366, 3988})
+_MYSQL_DATA = frozenset({1267, 1270, 1271, 1366, 3988})
 #: The last four are what drivers raise when they cannot put values into a query, as after a stray percent sign.
 _REQUEST = {"ProgrammingError", "NotSupportedError", "ValueError", "TypeError", "IndexError", "KeyError"}
 

@@ -218,10 +218,13 @@ def test_sqlites_own_errors(database: Database) -> None:
 
 
 @pytest.mark.parametrize("query", ["SELECT 1", "SELECT {ids} IN ({ids})"])
-def test_queries_have_one_place_for_ids(query: str) -> None:
-    for settings in ({"query": query}, {"query": QUERY, "version_query": query}):
+def test_queries_have_one_place_for_ids(database: Database, query: str) -> None:
+    for settings in (
+        SqlSettings(conn_id="db", query=query),
+        SqlSettings(conn_id="db", query=QUERY, version_query=query),
+    ):
         with pytest.raises(RequestError, match=r"must have '\{ids\}' once"):
-            SqlLoader(SqlSettings(conn_id="db", **settings), lambda text, values: [])
+            SqlLoader(settings, database)
 
 
 def test_the_number_of_columns_is_checked(database: Database) -> None:

@@ -1,0 +1,56 @@
+"""A vector collection of real texts: the descriptions of the installed Python distributions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from airflow_reindex.collections.collection import CollectionInfo, Item, Mark
+from airflow_reindex.collections.isolate import Prepared, embed_items
+from airflow_reindex.collections.models import EmbeddingModel
+from airflow_reindex.collections.splitting import Splitter
+from airflow_reindex.collections.store import Pointer, Store
+from airflow_reindex.core.claims import Claim, Owner
+from airflow_reindex.sandbox.texts import Document
+
+#: Of the descriptions, so much is indexed: the demonstration is to be quick.
+_CHARACTERS, _PART = 4000, 1000
+_TOGETHER = 50
+
+
+def index_documents(store: Store, model: EmbeddingModel, documents: Sequence[Document], alias: str) -> int:
+    """Make a collection, and an alias that follows it.
+
+    :param store: where
+    :param model: what embeds the documents; the collection has its id
+    :param documents: the contents
+    :param alias: what readers follow
+    :returns: how many vectors it has, averages not counted
+    """
+    spec, splitter = model.spec, Splitter(_PART)
+    owner = Owner("sandbox", "sandbox", "index_documents", "localhost", "")
+    claim = Claim(dest=spec.model_id, source="", token="sandbox", owner=owner)  # noqa: S106
+    store.prepare()
+    store.take(claim, lambda claims: next((other for other in claims if other.dest == claim.dest), None))
+    info = CollectionInfo(
+        collection_id=spec.model_id, embedding_model_id=spec.model_id, dimensions=spec.dimensions, metric=spec.metric
+    )
+    store.create(claim.token, info)
+    collection = store.open(spec.model_id)
+    vectors = 0
+    for start in range(0, len(documents), _TOGETHER):
+        prepared = [_prepare(document, splitter) for document in documents[start : start + _TOGETHER]]
+        embedded, _ = embed_items(model, prepared)
+        collection.put(claim.token, embedded)
+        vectors += sum(len(item.vectors) for item in embedded)
+    collection.build_index(claim.token)
+    store.release(claim)
+    store.repoint(Pointer(alias=alias, collection_id=spec.model_id, embedding_model_id=spec.model_id), None)
+    return vectors
+
+
+def _prepare(document: Document, splitter: Splitter) -> Prepared:
+    payload = {"summary": document.summary, "text": document.text[:_CHARACTERS], "version": document.version}
+    item = Item(document.name, json.dumps(payload), json.dumps({"distribution": document.name}), b"")
+    texts = splitter.split(f"{payload['summary']}\n{payload['text']}")
+    return Prepared(item, texts, Mark(b"", b"", run="sandbox"))

@@ -1,0 +1,170 @@
+"""The DAG `reindex_collection`, run as `airflow dags test` runs it: real store, real model, real S3 calls."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+
+from airflow_reindex.collections.account import read_failed
+from airflow_reindex.sandbox.embedding_server import EmbeddingServer, Fault
+from airflow_reindex.sandbox.objects import ObjectStore
+from airflow_reindex.sandbox.postgres import Postgres
+from tests.collections.harness import DIMENSIONS, NEW, OLD, make_source, rows_of, texts
+from tests.system.conftest import Run
+
+_NUMBERS = itertools.count()
+BOTH = {"source_embedding_model_id": OLD, "dest_embedding_model_id": NEW}
+Runner = Callable[..., Run]
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddingServer]:
+    """An embedding server with an old and a new model, and a key."""
+    with EmbeddingServer(DIMENSIONS, key="secret-key") as server:
+        yield server
+
+
+@pytest.fixture
+def vectors(
+    postgres: Postgres, server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[psycopg.Connection[Any]]:
+    """A new database, to which Airflow's connections lead; the models' lead to the server."""
+    name = f"dag_{next(_NUMBERS)}"
+    postgres.create_database(name)
+    monkeypatch.setenv("AIRFLOW_CONN_COLLECTIONS_DEFAULT", json.dumps(postgres.airflow_connection(name)))
+    for model, dimensions in DIMENSIONS.items():
+        value = {
+            "conn_type": "embedding_model",
+            "host": f"{server.url}/v1",
+            "password": "secret-key",
+            "extra": {"backend": "openai", "dimensions": dimensions, "batch_size": 16},
+        }
+        monkeypatch.setenv(f"AIRFLOW_CONN_{model.upper()}", json.dumps(value))
+    with postgres.connect(name) as connection:
+        yield connection
+    postgres.drop_database(name)
+
+
+def test_switch_and_roll_back(vectors: psycopg.Connection[Any], run_dag: Runner) -> None:
+    make_source(vectors, texts(50))
+    run = run_dag("reindex_collection", **BOTH, batch_size=20, deploy_as_blue=True, alias="products")
+    assert run.state == "success"
+    assert run.tasks == {
+        "plan": "success", "reindex[0]": "success", "reindex[1]": "success", "reindex[2]": "success",
+        "verify": "success", "switch": "success", "aggregate": "success",
+    }  # fmt: skip
+    report = run.report
+    assert (report["status"], report["total"], report["count"], report["failed"]) == ("done", 50, 50, 0)
+    assert report["progress"] == 1.0
+    assert rows_of(vectors, "products") == rows_of(vectors, OLD)
+    assert vectors.execute("SELECT count(*) FROM airflow_reindex.claims").fetchone() == (0,)
+    assert run.folder.names() == ["plan.json", "report.json", "tasks"]
+
+    back = run_dag("rollback_collection", alias="products")
+    assert back.state == "success"
+    assert vectors.execute("SELECT collection_id FROM airflow_reindex.aliases").fetchall() == [(OLD,)]
+
+
+def test_no_secret_leaves_the_connection(
+    vectors: psycopg.Connection[Any], run_dag: Runner, postgres: Postgres, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make_source(vectors, texts(5))
+    run = run_dag("reindex_collection", **BOTH)
+    assert run.state == "success"
+    printed = "".join(capfd.readouterr())
+    files = "".join(
+        json.dumps(run.folder.read_json(name)) for name in ("plan.json", "report.json", "tasks/plan--1.json")
+    )
+    for secret in ("secret-key", *postgres.passwords.values()):
+        assert secret not in printed + files
+
+
+def test_failed_items(vectors: psycopg.Connection[Any], run_dag: Runner, server: EmbeddingServer) -> None:
+    make_source(vectors, texts(32) | {"o000007": {"text": "poison"}, "o000030": {"other": 1}})
+    server.faults.append(Fault("poison", status=400))
+    run = run_dag("reindex_collection", **BOTH, batch_size=16, deploy_as_blue=True, alias="products")
+    assert run.state == "failed"
+    report = run.report
+    assert (report["status"], report["total"], report["failed"]) == ("failed", 32, 2)
+    assert {item["object_id"]: item["failure_stage"] for item in report["failed_items"]} == {
+        "o000007": "on_inference",
+        "o000030": "on_downloading",
+    }
+    assert report["error_ext"].keys() == {OLD}
+    assert vectors.execute("SELECT to_regclass('dbo_products')").fetchone() == (None,)
+    listed = {item.object_id for item in read_failed(run.folder)}
+    assert listed == {"o000007", "o000030"}
+
+    server.faults.clear()
+    vectors.execute("""UPDATE dbo_old_model SET payload = '{"text": "mended"}' WHERE object_id = 'o000030'""")
+    again = run_dag(
+        "reindex_collection", **BOTH, only_failed_of=run.dag_run.run_id, deploy_as_blue=True, alias="products"
+    )
+    assert again.state == "success"
+    assert "reindex[1]" not in again.tasks
+    assert rows_of(vectors, "products") == rows_of(vectors, OLD)
+
+
+def test_empty_collection(vectors: psycopg.Connection[Any], run_dag: Runner) -> None:
+    make_source(vectors, {})
+    run = run_dag("reindex_collection", **BOTH, deploy_as_blue=True, alias="products")
+    assert run.state == "success"
+    assert (run.report["status"], run.report["total"]) == ("done", 0)
+
+
+def test_dry_run(vectors: psycopg.Connection[Any], run_dag: Runner) -> None:
+    make_source(vectors, texts(30))
+    run = run_dag("reindex_collection", **BOTH, dry_run=True)
+    assert run.state == "success"
+    assert run.report["status"] == "pending"
+    figures = run.report["notes"]
+    assert (figures["items"], figures["to_embed"], figures["unchanged"]) == (30, 30, 0)
+    assert vectors.execute("SELECT to_regclass('dbo_new_model'), to_regnamespace('airflow_reindex')").fetchone() == (
+        None,
+        None,
+    )
+
+
+def test_refusal(vectors: psycopg.Connection[Any], run_dag: Runner) -> None:
+    make_source(vectors, texts(3))
+    run = run_dag("reindex_collection", source_embedding_model_id=OLD, dest_embedding_model_id=OLD)
+    assert run.state == "failed"
+    assert run.report["status"] == "refused"
+    assert "same embedding model" in run.report["detail"]
+    assert run.tasks["plan"] == "failed"
+
+
+def test_contents_in_s3(
+    vectors: psycopg.Connection[Any], run_dag: Runner, server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_source(vectors, texts(20))
+    with ObjectStore() as store:
+        store.put("documents", {f"o{number:06}": f"content {number}" for number in range(20)})
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_FILES", json.dumps(store.airflow_connection()))
+        run = run_dag("nightly_reindex")
+        assert run.state == "success"
+        assert run.tasks["approve"] == "skipped"
+        assert "content 7" in server.counts.embedded[NEW]
+
+        store.put("documents", {"o000007": "another content"})
+        before = dict(server.counts.embedded[NEW])
+        second = run_dag("nightly_reindex")
+    assert second.state == "success"
+    new = {text for text, count in server.counts.embedded[NEW].items() if count != before.get(text)}
+    assert "another content" in new
+    assert len(new) == 2, "the changed object, and the probe of the plan"
+
+
+def test_dags_of_the_project(monkeypatch: pytest.MonkeyPatch, airflow: None) -> None:
+    bag = DagBag("dags")
+    assert bag.import_errors == {}
+    assert sorted(bag.dags) == ["build_director_index", "reindex_collection", "rollback_collection"]
+    dag = bag.dags["reindex_collection"]
+    assert {"plan", "reindex", "verify", "switch", "aggregate"} == set(dag.task_ids)
+    assert dag.task_dict["reindex"].max_active_tis_per_dagrun == 4
