@@ -1,7 +1,7 @@
 # Every target that needs .venv makes it first (scripts/setup); all state lies in .venv and .state.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test bench lint format clean
 BIN := .venv/bin
 # Debian keeps mariadbd where users have no PATH to.
 export PATH := $(PATH):/usr/sbin
@@ -12,11 +12,14 @@ help: ## list the targets
 setup: ## make .venv from the lock, and install what it needs (all others do so themselves)
 	@scripts/setup
 
-demo: setup ## build an index of a million rows on private MariaDB servers, then let a build fail
+demo: setup ## run both jobs on private servers, prove the results, and let each fail once
 	@$(BIN)/python -m airflow_reindex.sandbox demo
 
 test: lint ## check style and types, run all tests
 	$(BIN)/python -m pytest -q --durations=10
+
+bench: setup ## measure how fast a collection is reindexed
+	$(BIN)/python -m benchmarks.collection
 
 lint: setup ## check style and types
 	$(BIN)/ruff check

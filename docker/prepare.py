@@ -1,4 +1,4 @@
-"""Prepares the servers of docker-compose.yaml: the account with its grants, a catalog, Airflow's connections."""
+"""Prepares the servers of docker-compose.yaml: accounts, a catalog, a collection, Airflow's connections."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from typing import Any, cast
 
 import MySQLdb
 
+from airflow_reindex.collections.backends import open_model
+from airflow_reindex.collections.pgvector import PgVectorStore, connector
 from airflow_reindex.sandbox import grants
 from airflow_reindex.sandbox.catalog import CatalogSpec, generate
 from airflow_reindex.sandbox.cluster import INDEX_DATABASE, REPLICATION_DATABASE, Sandbox
+from airflow_reindex.sandbox.collection_data import SOURCE_MODEL, index_documents, model_connections, word_model
 from airflow_reindex.sandbox.datadir import write_private
 from airflow_reindex.sandbox.names import quote
+from airflow_reindex.sandbox.texts import documents
 
 log = logging.getLogger("prepare")
 
@@ -93,6 +97,23 @@ def prepare(servers: Servers, password: str, spec: CatalogSpec) -> None:
         generate(cast("Sandbox", servers), spec)
 
 
+def prepare_vectors(password: str) -> dict[str, Any]:
+    """Make a collection of texts, unless it is there.
+
+    :param password: of the account that Airflow uses
+    :returns: the Airflow connection to it
+    """
+    login: dict[str, Any] = {"host": "vectors", "port": 5432, "password": password}
+    store = PgVectorStore(connector("", **login, user=grants.ACCOUNT, dbname="vectors"), label="vectors")
+    try:
+        if store.find(SOURCE_MODEL) is None:
+            log.info("making the collection %s", SOURCE_MODEL)
+            index_documents(store, open_model(word_model(SOURCE_MODEL), {}), documents(), "packages")
+    finally:
+        store.close()
+    return {"conn_type": "postgres", "schema": "vectors", "login": grants.ACCOUNT, **login}
+
+
 def connections(servers: Servers, password: str) -> dict[str, dict[str, Any]]:
     """Airflow's connections, as ``airflow connections import`` reads them.
 
@@ -124,7 +145,8 @@ def main(connections_file: Path, passwords_file: Path) -> None:
     servers = Servers(Server("czar", 3306, root), workers, Path("/tmp"))  # noqa: S108 - of the container
     password = os.environ["REINDEX_PASSWORD"]
     prepare(servers, password, CatalogSpec())
-    write_private(connections_file, json.dumps(connections(servers, password)))
+    found = connections(servers, password) | model_connections() | {"collections_default": prepare_vectors(password)}
+    write_private(connections_file, json.dumps(found))
     write_private(passwords_file, json.dumps({"admin": os.environ["AIRFLOW_ADMIN_PASSWORD"]}))
 
 

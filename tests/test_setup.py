@@ -25,7 +25,7 @@ from airflow_reindex.sandbox.catalog import CatalogSpec, drop
 from airflow_reindex.sandbox.cluster import Sandbox
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = ("help", "setup", "demo", "test", "lint", "format", "clean")
+TARGETS = ("help", "setup", "demo", "test", "bench", "lint", "format", "clean")
 SCRIPTS = ("scripts/setup", "scripts/clean", "scripts/compose-env", "docker/init", ".ci/run")
 FEW_TOOLS = ("bash", "sh", "dirname", "cat", "cksum", "cut", "sort", "id", "env", "mkdir", "tail")
 
@@ -49,7 +49,7 @@ def test_make_lists_its_targets(arguments: tuple[str, ...]) -> None:
     assert listed == list(TARGETS)
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "format"])
+@pytest.mark.parametrize("target", ["demo", "test", "bench", "lint", "format"])
 def test_each_target_makes_the_environment_first(target: str) -> None:
     result = make("-n", target)
     assert result.returncode == 0
@@ -172,7 +172,7 @@ def compose() -> dict[str, Any]:
 
 def test_images_are_pinned(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
-        assert re.search(r":\d+(\.\d+)*$", service["image"]), name
+        assert re.search(r":\d+(\.\d+)*(-pg\d+)?$", service["image"]), name
     lock = tomllib.loads((ROOT / "uv.lock").read_text())
     airflow = next(package["version"] for package in lock["package"] if package["name"] == "apache-airflow")
     assert f"ARG AIRFLOW_VERSION={airflow}\n" in (ROOT / "docker" / "Dockerfile").read_text()

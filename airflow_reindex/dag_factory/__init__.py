@@ -1,6 +1,24 @@
 """Makes the DAGs; one function a job."""
 
-from airflow_reindex.dag_factory.collection import collection_reindex_dag, collection_rollback_dag
-from airflow_reindex.dag_factory.director import director_index_dag
+from __future__ import annotations
 
-__all__ = ["collection_reindex_dag", "collection_rollback_dag", "director_index_dag"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_reindex.dag_factory.collection import collection_reindex_dag as collection_reindex_dag
+    from airflow_reindex.dag_factory.collection import collection_rollback_dag as collection_rollback_dag
+    from airflow_reindex.dag_factory.director import director_index_dag as director_index_dag
+
+_ROOMS = {
+    "director_index_dag": "director",
+    "collection_reindex_dag": "collection",
+    "collection_rollback_dag": "collection",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Each job is imported when it is used: the second one needs packages that a deployment of the first has not.
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)

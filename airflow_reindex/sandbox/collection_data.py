@@ -4,18 +4,45 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from airflow_reindex.collections.collection import CollectionInfo, Item, Mark
 from airflow_reindex.collections.isolate import Prepared, embed_items
-from airflow_reindex.collections.models import EmbeddingModel
+from airflow_reindex.collections.models import EmbeddingModel, ModelSpec
 from airflow_reindex.collections.splitting import Splitter
 from airflow_reindex.collections.store import Pointer, Store
 from airflow_reindex.core.claims import Claim, Owner
 from airflow_reindex.sandbox.texts import Document
 
+#: Embedding models that need no download, by dimensions: their weights lie in a wheel.
+WORD_MODELS = {"words_64": 64, "words_128": 128, "words_256": 256}
+SOURCE_MODEL = "words_64"
 #: Of the descriptions, so much is indexed: the demonstration is to be quick.
 _CHARACTERS, _PART = 4000, 1000
 _TOGETHER = 50
+
+
+def word_model(model_id: str) -> ModelSpec:
+    """One of the models.
+
+    :param model_id: its id
+    :returns: its description
+    """
+    return ModelSpec(model_id=model_id, backend="wordllama", name="l2_supercat", dimensions=WORD_MODELS[model_id])
+
+
+def model_connections() -> dict[str, dict[str, Any]]:
+    """Airflow's connections to the models.
+
+    :returns: connection id to connection
+    """
+    return {
+        name: {
+            "conn_type": "embedding_model",
+            "extra": json.dumps({"backend": "wordllama", "model": "l2_supercat", "dimensions": dimensions}),
+        }
+        for name, dimensions in WORD_MODELS.items()
+    }
 
 
 def index_documents(store: Store, model: EmbeddingModel, documents: Sequence[Document], alias: str) -> int:

@@ -16,9 +16,15 @@ from rich.table import Table
 
 from airflow_reindex.collections.backends import open_model
 from airflow_reindex.collections.embedding import embed_texts
-from airflow_reindex.collections.models import EmbeddingModel, ModelSpec
+from airflow_reindex.collections.models import EmbeddingModel
 from airflow_reindex.collections.pgvector import PgVectorStore, connector
-from airflow_reindex.sandbox.collection_data import index_documents
+from airflow_reindex.sandbox.collection_data import (
+    SOURCE_MODEL,
+    WORD_MODELS,
+    index_documents,
+    model_connections,
+    word_model,
+)
 from airflow_reindex.sandbox.datadir import SandboxError
 from airflow_reindex.sandbox.postgres import Postgres
 from airflow_reindex.sandbox.stage import Stage
@@ -26,8 +32,6 @@ from airflow_reindex.sandbox.texts import documents
 
 _DAG, _ROLLBACK = "reindex_collection", "rollback_collection"
 _DATABASE, _ALIAS = "vectors", "packages"
-#: Embedding models that need no download: their weights lie in a wheel.
-_DIMENSIONS = {"words_64": 64, "words_128": 128, "words_256": 256}
 _QUERIES = ("run tasks on a schedule", "parse dates and time zones", "talk to a database", "draw text in a terminal")
 
 
@@ -58,16 +62,8 @@ def show_collection(stage: Stage) -> None:
 
 
 def _connections(server: Postgres) -> dict[str, str]:
-    models = {
-        f"AIRFLOW_CONN_{name.upper()}": json.dumps(
-            {
-                "conn_type": "embedding_model",
-                "extra": {"backend": "wordllama", "model": "l2_supercat", "dimensions": dimensions},
-            }
-        )
-        for name, dimensions in _DIMENSIONS.items()
-    }
-    return {"AIRFLOW_CONN_COLLECTIONS_DEFAULT": json.dumps(server.airflow_connection(_DATABASE)), **models}
+    found = {"collections_default": server.airflow_connection(_DATABASE), **model_connections()}
+    return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in found.items()}
 
 
 @dataclass
@@ -80,18 +76,14 @@ class _Demo:
     @cached_property
     def models(self) -> dict[str, EmbeddingModel]:
         """The models by id."""
-        specs = [
-            ModelSpec(model_id=name, backend="wordllama", name="l2_supercat", dimensions=dimensions)
-            for name, dimensions in _DIMENSIONS.items()
-        ]
-        return {spec.model_id: open_model(spec, {}) for spec in specs}
+        return {name: open_model(word_model(name), {}) for name in WORD_MODELS}
 
     def index(self) -> None:
         """Make the first collection."""
         found = documents()
         store = PgVectorStore(connector(self.server.connection_uri(_DATABASE)), label=_DATABASE)
         try:
-            vectors = index_documents(store, self.models["words_64"], found, _ALIAS)
+            vectors = index_documents(store, self.models[SOURCE_MODEL], found, _ALIAS)
         finally:
             store.close()
         self.stage.say(

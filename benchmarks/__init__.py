@@ -1,0 +1,1 @@
+"""Measurements: each prints what it compares, both sides of one run, and a ratio."""
