@@ -6,11 +6,11 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from airflow.sdk import BaseHook, Connection
-from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_reindex import config
 from airflow_reindex.collections.store import Store
 from airflow_reindex.core.failures import ReindexError, RequestError
+from airflow_reindex.hooks.connections import find_connection, json_object
 
 
 class CollectionHook(BaseHook):
@@ -63,10 +63,7 @@ class CollectionHook(BaseHook):
         return True, f"{store.label} can be used"
 
     def _make(self) -> Store:
-        try:
-            connection = BaseHook.get_connection(self.collection_conn_id)
-        except AirflowNotFoundException as error:
-            raise RequestError(f"there is no Airflow connection '{self.collection_conn_id}'.") from error
+        connection = find_connection(self.collection_conn_id)
         makers = {"postgres": _pgvector, "lancedb": _lancedb}
         if connection.conn_type not in makers:
             raise RequestError(
@@ -108,11 +105,10 @@ def _lancedb(connection: Connection) -> Store:
         from airflow_reindex.collections.lance.store import LanceStore
     except ImportError as error:
         raise RequestError(f"'{error.name}' is not installed: pip install 'airflow-reindex[lancedb]'.") from error
-    options = connection.extra_dejson.get("storage_options") or {}
-    if not connection.host or not isinstance(options, dict):
+    options = json_object(connection.extra_dejson.get("storage_options"), "storage_options", str(connection.conn_id))
+    if not connection.host:
         raise RequestError(
-            f"the connection '{connection.conn_id}' needs a host, the folder or s3:// URL of the database, and "
-            "'storage_options' in its extra, if any, must be a JSON object."
+            f"the connection '{connection.conn_id}' needs a host: the folder or s3:// URL of the database."
         )
     secrets = {"aws_access_key_id": connection.login, "aws_secret_access_key": connection.password}
     return LanceStore(

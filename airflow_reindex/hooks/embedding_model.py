@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from functools import cached_property
@@ -10,7 +9,6 @@ from typing import Any, ClassVar, get_args
 from urllib.parse import urlsplit
 
 from airflow.sdk import BaseHook, Connection
-from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_reindex.collections.backends import open_model
 from airflow_reindex.collections.collection import Metric
@@ -18,6 +16,7 @@ from airflow_reindex.collections.embedding import check_vectors, embed_texts
 from airflow_reindex.collections.models import EmbeddingModel, ModelSpec
 from airflow_reindex.config import check_allowed, embedding_backends
 from airflow_reindex.core.failures import ReindexError, RequestError
+from airflow_reindex.hooks.connections import find_connection, json_object
 
 
 class EmbeddingModelHook(BaseHook):
@@ -93,13 +92,8 @@ class EmbeddingModelHook(BaseHook):
 
     def _parse(self) -> ModelSpec:
         model_id = self.embedding_model_id
-        try:
-            connection = BaseHook.get_connection(model_id)
-        except AirflowNotFoundException as error:
-            raise RequestError(
-                f"there is no Airflow connection '{model_id}': an embedding model is a connection of type "
-                "'embedding_model' with the model's id."
-            ) from error
+        advice = "an embedding model is a connection of type 'embedding_model' with the model's id"
+        connection = find_connection(model_id, advice)
         if connection.conn_type != self.conn_type:
             raise RequestError(
                 f"the connection '{model_id}' has the type '{connection.conn_type}', not 'embedding_model'."
@@ -123,7 +117,7 @@ class EmbeddingModelHook(BaseHook):
             query_prefix=fields.text("query_prefix", ""),
             collection_id=fields.text("collection_id", model_id),
             price=fields.number("price_per_million_tokens", None),
-            options=fields.mapping("options"),
+            options=json_object(connection.extra_dejson.get("options"), "options", model_id),
         )
 
 
@@ -171,19 +165,6 @@ class _Fields:
             if value == metric:
                 return metric  # type: ignore[no-any-return]
         raise self.refuse("metric", f"must be one of {', '.join(get_args(Metric))}, not '{value}'")
-
-    def mapping(self, name: str) -> dict[str, Any]:
-        value = self._extra.get(name)
-        if isinstance(value, str) and value.strip():
-            try:
-                value = json.loads(value)
-            except ValueError:
-                value = None
-        elif not value:
-            return {}
-        if not isinstance(value, dict):
-            raise self.refuse(name, "must be a JSON object")
-        return value
 
 
 def _url(connection: Connection, fields: _Fields) -> str:

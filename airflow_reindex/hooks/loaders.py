@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from airflow.sdk import BaseHook, Connection
-from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
+from airflow.sdk.exceptions import AirflowException
 
 from airflow_reindex.collections.loaders import Loader
 from airflow_reindex.collections.loaders.payload import PayloadLoader
@@ -22,6 +21,7 @@ from airflow_reindex.collections.loaders.settings import (
 from airflow_reindex.collections.splitting import Splitter
 from airflow_reindex.config import loader_definitions
 from airflow_reindex.core.failures import RequestError
+from airflow_reindex.hooks.connections import find_connection
 
 _KINDS = {"payload": PayloadSettings, "s3": S3Settings, "sql": SqlSettings}
 
@@ -76,7 +76,7 @@ def _s3(settings: S3Settings) -> Loader:
         from airflow_reindex.collections.loaders.s3 import S3Loader
     except ImportError as error:
         raise RequestError(f"S3 needs the extra 's3': pip install 'airflow-reindex[s3]' ({error}).") from error
-    connection = _lookup(settings.aws_conn_id)
+    connection = find_connection(settings.aws_conn_id)
     if connection.conn_type != "aws":
         # Without a usable connection the hook goes on with whatever credentials the machine has.
         raise RequestError(f"the connection '{settings.aws_conn_id}' has the type '{connection.conn_type}', not 'aws'.")
@@ -98,7 +98,7 @@ def _sql(settings: SqlSettings) -> Loader:
     from airflow_reindex.collections.loaders.sql import SqlLoader
 
     try:
-        hook = _lookup(settings.conn_id).get_hook()  # type: ignore[no-untyped-call]
+        hook = find_connection(settings.conn_id).get_hook()  # type: ignore[no-untyped-call]
     except (AirflowException, ImportError) as error:
         raise RequestError(f"the connection '{settings.conn_id}' cannot be used: {error}") from error
     placeholder = getattr(hook, "placeholder", None)
@@ -113,10 +113,3 @@ def _sql(settings: SqlSettings) -> Loader:
             return [tuple(row.values()) if isinstance(row, Mapping) else tuple(row) for row in cursor.fetchall()]
 
     return SqlLoader(settings, run, placeholder)
-
-
-def _lookup(conn_id: str) -> Connection:
-    try:
-        return BaseHook.get_connection(conn_id)
-    except AirflowNotFoundException as error:
-        raise RequestError(f"there is no Airflow connection '{conn_id}'.") from error

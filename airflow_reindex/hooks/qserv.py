@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import MySQLdb
 from airflow.providers.mysql.hooks.mysql import MySqlHook
 from airflow.sdk import BaseHook, Connection
-from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_reindex.config import check_allowed
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.director.servers import Servers
 from airflow_reindex.director.sql import Connect, describe, query, session
 from airflow_reindex.director.tables import WORK_DATABASE
+from airflow_reindex.hooks.connections import find_connection, json_object
 
 #: Seconds until a server that does not answer counts as away.
 CONNECT_TIMEOUT = 10
@@ -55,7 +55,10 @@ class QservHook(BaseHook):
         :raises RequestError: it is not allowed, does not exist, or is of another type.
         """
         check_allowed(self.qserv_conn_id)
-        connection = _lookup(self.qserv_conn_id)
+        return self._find()
+
+    def _find(self) -> Connection:
+        connection = find_connection(self.qserv_conn_id)
         if connection.conn_type != self.conn_type:
             raise RequestError(
                 f"the connection '{self.qserv_conn_id}' has the type '{connection.conn_type}', not 'qserv'."
@@ -77,9 +80,12 @@ class QservHook(BaseHook):
 
         :raises RequestError: the extra of the connection is malformed.
         """
-        extra = self.connection.extra_dejson
-        tls = _mapping(extra.get("tls"), "tls", self.qserv_conn_id)
-        workers = _mapping(extra.get("workers"), "workers", self.qserv_conn_id)
+        return self._servers(self.connection)
+
+    def _servers(self, connection: Connection) -> Servers:
+        extra = connection.extra_dejson
+        tls = json_object(extra.get("tls"), "tls", self.qserv_conn_id)
+        workers = json_object(extra.get("workers"), "workers", self.qserv_conn_id)
         if not workers:
             raise RequestError(
                 f"the connection '{self.qserv_conn_id}' names no workers: set 'workers' in its extra to "
@@ -91,9 +97,9 @@ class QservHook(BaseHook):
                 f"'catalog' in the extra of '{self.qserv_conn_id}' must be 'replication' or 'scan', not '{catalog}'."
             )
         return Servers(
-            czar=_connect(self.connection, tls, local_infile=True),
-            workers={str(name): _connect(_lookup(str(conn_id)), tls) for name, conn_id in workers.items()},
-            index_database=self.connection.schema or "qservMeta",
+            czar=_connect(connection, tls, local_infile=True),
+            workers={str(name): _connect(find_connection(str(conn_id)), tls) for name, conn_id in workers.items()},
+            index_database=connection.schema or "qservMeta",
             work_database=extra.get("work_database") or WORK_DATABASE,
             catalog="scan" if catalog == "scan" else "replication",
             replication_schema=extra.get("replication_schema") or "qservReplica",
@@ -108,7 +114,8 @@ class QservHook(BaseHook):
         :returns: whether all answered, and one line a server.
         """
         try:
-            servers = self.servers
+            # Airflow's form tests a copy of the connection with a random id, which no pattern knows.
+            servers = self._servers(self._find())
         except RequestError as error:
             return False, str(error)
         answers = [_answer(name, connect) for name, connect in {"czar": servers.czar, **servers.workers}.items()]
@@ -121,13 +128,6 @@ def _answer(name: str, connect: Connect) -> tuple[bool, str]:
             return True, f"{name}: {query(connection, 'SELECT VERSION()')[0][0]}"
     except MySQLdb.Error as error:
         return False, f"{name}: {describe(error)}"
-
-
-def _lookup(conn_id: str) -> Connection:
-    try:
-        return BaseHook.get_connection(conn_id)
-    except AirflowNotFoundException as error:
-        raise RequestError(f"there is no Airflow connection '{conn_id}'.") from error
 
 
 def _connect(connection: Connection, tls: dict[str, Any], *, local_infile: bool = False) -> Connect:
@@ -159,16 +159,3 @@ def _connect(connection: Connection, tls: dict[str, Any], *, local_infile: bool 
         return reached
 
     return connect
-
-
-def _mapping(value: object, name: str, conn_id: str) -> dict[str, Any]:
-    if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except ValueError:
-            value = None
-    elif not value:
-        return {}
-    if not isinstance(value, dict):
-        raise RequestError(f"'{name}' in the extra of the connection '{conn_id}' must be a JSON object.")
-    return value

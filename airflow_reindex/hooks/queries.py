@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow.sdk import BaseHook
-
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.staging import Folder
+from airflow_reindex.hooks.connections import find_connection
 
 #: More queries tell nothing more, and each costs two embeddings and two searches.
 MOST = 1000
@@ -50,5 +49,6 @@ def _file(name: str, path: str) -> list[str]:
 
 
 def _table(conn_id: str, sql: str) -> list[str]:
-    rows = BaseHook.get_connection(conn_id).get_hook().get_records(sql)
+    hook = find_connection(conn_id).get_hook()  # type: ignore[no-untyped-call]
+    rows = hook.get_records(sql)
     return [str(row[0]) for row in rows if row[0] is not None]

@@ -118,3 +118,10 @@ def test_sessions_are_strict(connect: Any) -> None:
         mode, wait = query(czar, "SELECT @@sql_mode, @@lock_wait_timeout")[0]
     assert "STRICT_ALL_TABLES" in mode
     assert wait == 10
+
+
+def test_form_tests_a_copy_with_a_random_id(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in sandbox.connections().items():
+        monkeypatch.setenv(name.replace("QSERV_DEFAULT", "ABCDEFGH"), value)
+    good, text = QservHook("aBcDeFgH").test_connection()
+    assert good, text
