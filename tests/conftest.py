@@ -15,7 +15,7 @@ os.environ.update(
     AIRFLOW__REINDEX__STAGING_URL=str(HOME / "staging"),
 )
 
-pytest_plugins = ["airflow_reindex.sandbox.fixtures", "tests.fixtures"]
+pytest_plugins = ["airflow_reindex.sandbox.fixtures", "airflow_reindex.sandbox.pg_fixtures", "tests.fixtures"]
 
 
 def pytest_unconfigure() -> None:

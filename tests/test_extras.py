@@ -29,7 +29,8 @@ def test_the_first_job_needs_no_extra() -> None:
 
 def test_the_second_job_is_parsed_without_drivers() -> None:
     stores = [name for name in OPTIONAL if name != "semantic_text_splitter"]
-    done = run_without(stores, "from airflow_reindex.dag_factory import collection_reindex_dag; collection_reindex_dag()")
+    work = "from airflow_reindex.dag_factory import collection_reindex_dag; collection_reindex_dag()"
+    done = run_without(stores, work)
     assert done.returncode == 0, done.stderr
 
 

@@ -249,8 +249,8 @@ class Collection(Protocol):
 
         :param token: the claim.
         :param batch: the objects, each once.
-        :param only_unchanged: leave alone a row that is there but is not the one that the object's present mark
-            describes: somebody else has written it.
+        :param only_unchanged: leave alone what somebody else has written or removed: a row that is not the one that
+            the object's present mark describes, and an object that has landed but whose row is gone.
         :returns: the ids that were left alone.
         :raises ClaimLostError: the claim is another's.
         :raises DataError: the store refuses one of them; nothing was written.

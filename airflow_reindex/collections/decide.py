@@ -75,30 +75,32 @@ def _failed_here(mark: Mark, version: bytes, rules: Rules) -> bool:
 def _stays(version: bytes, state: State | None, rules: Rules) -> bool:
     if state is None:
         return False
-    row, mark = state.row, state.mark
-    if rules.protect and _foreign(row, mark):
+    if rules.protect and is_foreign(state):
         return True
+    mark = state.mark
     return (
         mark is not None
         and not mark.stage
         and mark.version == version
         and mark.recipe == rules.recipe
-        and row == version
+        and state.row == version
     )
 
 
-def _foreign(row: bytes | None, mark: Mark | None) -> bool:
-    """Whether somebody else has written, changed or removed the destination's row since this package did."""
-    if mark is None or mark.stage:
-        return row is not None
-    return row != mark.version
+def is_foreign(state: State) -> bool:
+    """
+    Whether somebody else has written, changed or removed the destination's row since this package did.
+
+    :param state: the item in the destination.
+    """
+    row, mark = state.row, state.mark
+    if row is None:
+        # What failed has never landed; what landed and is gone was removed.
+        return mark is not None and not mark.stage
+    return mark is None or row != mark.version
 
 
 def _gone(source: Mapping[str, bytes], dest: Mapping[str, State], rules: Rules) -> list[str]:
     if rules.protect and not rules.drop_gone:
         return []
-    return [
-        key
-        for key, state in dest.items()
-        if key not in source and not (rules.protect and _foreign(state.row, state.mark))
-    ]
+    return [key for key, state in dest.items() if key not in source and not (rules.protect and is_foreign(state))]

@@ -90,8 +90,8 @@ def _sort_out(
 ) -> tuple[list[Embedded], list[Failed]]:
     spec = model.spec
     wrong = check_vectors(vectors, spec.dimensions, spec.metric)
-    if vectors.shape[1] != spec.dimensions and (len(items) > 1 or _probe_length(model) != spec.dimensions):
-        # Not one item's fault: the model is another one than its connection says.
+    if vectors.shape[1] != spec.dimensions and _probe_length(model) != spec.dimensions:
+        # Not the items' fault: the model is another one than its connection says.
         raise RequestError(
             f"model '{spec.model_id}': {wrong[0]}. Set 'dimensions' in its connection to what the model gives."
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow_reindex.collections.account import FAILED, OUTCOMES, FailedItem, read_failed, read_outcome, write_failed
 from airflow_reindex.collections.plan import ReindexPlan, Window, planned_items
-from airflow_reindex.core.failures import detail
+from airflow_reindex.core.failures import DETAIL_LIMIT, detail
 from airflow_reindex.core.records import PLAN, TaskRecord, now, task_records
 from airflow_reindex.core.report import QUOTED_FAILURES, Report, Status, error_map
 from airflow_reindex.core.staging import Folder
@@ -106,7 +106,9 @@ def _undone(
     record = next((r for r in records if (r.task, r.index) == ("reindex", window.number)), None)
     said = record.error if record and record.ended_at else ""
     state = states["reindex"].get(window.number, "none")
-    message = detail(f"{UNDONE}: {said or lost('reindex', window.number, state)}")
+    message = f"{UNDONE}: {detail(said or lost('reindex', window.number, state))}"
+    if len(message) > DETAIL_LIMIT:
+        message = f"{UNDONE}: …{message[len(UNDONE) + 3 - DETAIL_LIMIT :]}"
     for object_id in planned_items(folder, window.number):
         yield FailedItem(
             object_id=object_id,

@@ -86,7 +86,7 @@ def embed_stream(
     :raises TransientError: the source, the content's place or the model is away or busy.
     """
     in_flight = kitchen.model.spec.in_flight
-    with closing(_ahead(_units(source, keys, kitchen, mark), in_flight)) as units:
+    with closing(_ahead(read_units(source, keys, kitchen, mark), in_flight)) as units:
         pool = ThreadPoolExecutor(in_flight, thread_name_prefix="reindex-embed")
         pending: deque[Future[Batch]] = deque()
         try:
@@ -105,13 +105,18 @@ def _full(pending: deque[Future[Batch]]) -> Iterator[Batch]:
     """The oldest units, as many as are done, in one batch."""
     batch = Batch([], [], 0)
     parts, gone = 0, 0
-    while pending and parts < WRITE_PARTS and (not parts or pending[0].done()):
+    # A unit that has failed is left for the next call: what came before it is written first.
+    while pending and parts < WRITE_PARTS and (not parts or _is_good(pending[0])):
         done = pending.popleft().result()
         batch.embedded.extend(done.embedded)
         batch.failed.extend(done.failed)
         gone += done.gone
         parts += sum(len(item.vectors) for item in done.embedded) or 1
     yield Batch(batch.embedded, batch.failed, gone)
+
+
+def _is_good(unit: Future[Batch]) -> bool:
+    return unit.done() and unit.exception() is None
 
 
 def _embed(model: EmbeddingModel, unit: Unit) -> Batch:
@@ -121,10 +126,18 @@ def _embed(model: EmbeddingModel, unit: Unit) -> Batch:
     return Batch(good, unit.failed + bad, unit.gone)
 
 
-def _units(
+def read_units(
     source: Collection, keys: Sequence[str], kitchen: Kitchen, mark: Callable[[Item, str], Mark]
 ) -> Iterator[Unit]:
-    """Items with their texts, packed to requests."""
+    """
+    Read items, and pack their texts to requests.
+
+    :param source: where the items are.
+    :param keys: their ids.
+    :param kitchen: loader, splitter and model.
+    :param mark: makes an item's mark from the item and its content's version.
+    :yields: units of about one request each.
+    """
     size = kitchen.model.spec.batch_size
     unit, texts = Unit([], []), 0
     for start in range(0, len(keys), READ_ITEMS):

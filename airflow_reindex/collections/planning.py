@@ -19,7 +19,7 @@ from airflow_reindex.collections.pipeline import Kitchen
 from airflow_reindex.collections.plan import ReindexPlan, Window, window_size, write_windows
 from airflow_reindex.collections.reconcile import recipe_of
 from airflow_reindex.collections.request import ReindexRequest
-from airflow_reindex.collections.store import Store
+from airflow_reindex.collections.store import Pointer, Store
 from airflow_reindex.core.claims import Claim, Contender
 from airflow_reindex.core.failures import ConflictError, DataError, RequestError
 from airflow_reindex.core.records import PLAN, REPORT, TASKS, now
@@ -92,19 +92,22 @@ def make_plan(
         conn_id=conn_id,
         source=source,
         dest=dest,
-        protect=request.writes_go_to == "dest" or live,
         recipe=recipe_of(tools.kitchen).hex(),
         total=0,
         windows=(),
         listed_only=listed is not None,
         started_at=now(),
-        notes={"dest_is_live": live} if live else {},
+        **_protection(request, live),
     )
     opened = store.open(source.collection_id)
     if request.dry_run:
         there = store.open(dest.collection_id) if exists else None
         return plan, estimate(tools.kitchen, opened, there, plan)
-    plan = replace(plan, token=_take(store, plan, contender, judge))
+    token = _take(store, plan, contender, judge)
+    # Until this run was alone, another one may have switched readers over, or removed the source.
+    source, dest, _ = _collections(tools, request)
+    live = _check_switch(store, request, source, dest)
+    plan = replace(plan, token=token, source=source, dest=dest, **_protection(request, live))
     store.create(plan.token, dest)
     plan = _with_windows(plan, folder, opened, listed)
     return plan, {"items": plan.total, "windows": len(plan.windows)}
@@ -142,6 +145,7 @@ def _collections(tools: Tools, request: ReindexRequest) -> tuple[CollectionInfo,
                 "replaced: drop it, or set writes_go_to=dest when the deployment writes there already."
             )
         dest = replace(dest, m=found.m, ef_construction=found.ef_construction)
+    store.check_info(dest)
     return source, dest, found is not None and bool(found.embedding_model_id)
 
 
@@ -192,14 +196,30 @@ def _check_switch(store: Store, request: ReindexRequest, source: CollectionInfo,
     if not request.deploy_as_blue:
         return live
     store.check_alias(request.alias)
-    pointer = store.pointer(request.alias)
-    if pointer and pointer.collection_id not in (source.collection_id, dest.collection_id):
-        raise ConflictError(
-            f"alias '{request.alias}' follows the collection '{pointer.collection_id}', which is neither the source "
-            "nor the destination: readers would lose what they see."
-        )
+    check_pointer(store.pointer(request.alias), source, dest)
     check_user_objects(store.open(source.collection_id), request)
     return live
+
+
+def _protection(request: ReindexRequest, live: bool) -> dict[str, Any]:
+    """What a plan says of a destination that may be newer than the source."""
+    return {"protect": request.writes_go_to == "dest" or live, "notes": {"dest_is_live": live} if live else {}}
+
+
+def check_pointer(pointer: Pointer | None, source: CollectionInfo, dest: CollectionInfo) -> None:
+    """
+    Refuse a switch of readers who see something else than the source.
+
+    :param pointer: the alias.
+    :param source: the source.
+    :param dest: the destination.
+    :raises ConflictError: they do.
+    """
+    if pointer and pointer.collection_id not in (source.collection_id, dest.collection_id):
+        raise ConflictError(
+            f"alias '{pointer.alias}' follows the collection '{pointer.collection_id}', which is neither the source "
+            "nor the destination: readers would lose what they see."
+        )
 
 
 def check_user_objects(source: Collection, request: ReindexRequest) -> None:

@@ -122,7 +122,8 @@ class Reconciler:
         tally.failed += [Failed(key, m.version, m.stage, m.detail) for key, m in decision.failed.items()]
         embed = list(decision.embed)
         if contents and self.kitchen.loader.outside:
-            marks = {key: state.mark for key, state in states.items() if state.mark}
+            # Not what somebody else has written or removed: the source's row says nothing of it.
+            marks = {key: s.mark for key, s in states.items() if s.mark and s.row == s.mark.version}
             embed += self._changed_contents(decision, marks, rules, tally)
         self._embed(embed, rules, tally, what)
         if not part:
@@ -168,14 +169,14 @@ class Reconciler:
     def _changed_contents(self, decision: Decision, marks: Mapping[str, Mark], rules: Rules, tally: Tally) -> list[str]:
         """Items whose row is as it was, while their content is not."""
         changed: list[str] = []
-        keys = decision.unchanged
+        keys = [key for key in decision.unchanged if key in marks]
         for start in range(0, len(keys), READ_ITEMS):
             items = self.source.items(keys[start : start + READ_ITEMS])
             failed = []
             for item, version in zip(items, self.kitchen.loader.versions(items), strict=True):
                 if isinstance(version, DataError):
                     failed.append(Failed.of(item, Stage.DOWNLOADING, version))
-                elif (mark := marks.get(item.object_id)) and mark.content != version:
+                elif marks[item.object_id].content != version:
                     changed.append(item.object_id)
             self._fail(failed, rules, tally)
             tally.unchanged -= len(failed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 from airflow_reindex.core.failures import RequestError
@@ -51,7 +52,8 @@ class FailureLimit:
         """
         if self.value == -1:
             return False
-        return failed > (self.value * total if 0 < self.value < 1 else self.value)
+        # As it was written: 0.29 * 100 is a little less than 29.
+        return failed > (Fraction(str(self.value)) * total if 0 < self.value < 1 else self.value)
 
     def forbids_switch(self, failed: int, total: int) -> bool:
         """

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from airflow_reindex.collections import account
 from airflow_reindex.collections.account import FailedItem, failed_items, failed_so_far, write_outcome
 from airflow_reindex.collections.collection import Collection
-from airflow_reindex.collections.decide import Rules
+from airflow_reindex.collections.decide import Rules, is_foreign
 from airflow_reindex.collections.isolate import Failed
 from airflow_reindex.collections.plan import ReindexPlan, coarse_ranges, planned_items, read_plan
 from airflow_reindex.collections.planning import Tools
@@ -22,7 +22,7 @@ from airflow_reindex.collections.store import Pointer
 from airflow_reindex.collections.switching import Switched, already_switched, switch_readers
 from airflow_reindex.core.claims import BEAT_SECONDS, Claim, Keeper, Owner
 from airflow_reindex.core.failures import ClaimLostError, DataError
-from airflow_reindex.core.records import recorded
+from airflow_reindex.core.records import TASKS, recorded
 from airflow_reindex.core.staging import Folder
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class Session:
     :param dest: the collection that is built.
     :param reconciler: makes key ranges equal.
     :param check: raises when the claim is lost.
+    :param protect: whether the destination may be newer than the source: the plan says so, or readers follow it by now.
     """
 
     plan: ReindexPlan
@@ -54,6 +55,7 @@ class Session:
     dest: Collection
     reconciler: Reconciler
     check: Callable[[], None]
+    protect: bool
 
     def rules(self, *, skip_failed: bool = False) -> Rules:
         """
@@ -63,8 +65,9 @@ class Session:
         """
         return Rules(
             recipe=bytes.fromhex(self.plan.recipe),
-            run=self.plan.run_id,
-            protect=self.plan.protect,
+            # Of the plan rather than the run: when it is made anew, what has failed before does not count.
+            run=self.plan.token,
+            protect=self.protect,
             skip_failed=skip_failed,
         )
 
@@ -100,7 +103,15 @@ def session(tools: Tools, plan: ReindexPlan, owner: Owner) -> Iterator[Session]:
     with Keeper(lambda: store.touch(claim), lost, every=BEAT_SECONDS) as keeper:
         source, dest = store.open(plan.source.collection_id), store.open(plan.dest.collection_id)
         reconciler = Reconciler(source=source, dest=dest, kitchen=tools.kitchen, token=plan.token, check=keeper.check)
-        yield Session(plan=plan, tools=tools, source=source, dest=dest, reconciler=reconciler, check=keeper.check)
+        yield Session(
+            plan=plan,
+            tools=tools,
+            source=source,
+            dest=dest,
+            reconciler=reconciler,
+            check=keeper.check,
+            protect=plan.protect or bool(store.followers(plan.dest.collection_id)),
+        )
 
 
 def claim_of(plan: ReindexPlan, owner: Owner) -> Claim:
@@ -125,12 +136,18 @@ def reindex_window(tools: Tools, folder: Folder, owner: Owner, token: str, numbe
     :returns: what was done.
     :raises DataError: too many items of the run have failed already.
     """
+    before = folder.read_json(f"{TASKS}/reindex-{number}.json")
     with recorded(folder, "reindex", number, token) as record:
         plan = read_plan(folder, token)
         window = plan.windows[number]
+        # What an earlier try of this window said, and a verification after it, no longer holds.
+        for name in (str(number), VERIFY, SWITCH):
+            folder.remove(f"{account.OUTCOMES}/{name}.json")
         with session(tools, plan, owner) as at:
-            failed = at.dest.count_failed(plan.run_id)
-            if plan.request.limit.exceeded(failed, plan.total):
+            failed = at.dest.count_failed(token)
+            # Whoever clears a window may have mended items, also those of windows that are tried again beside it.
+            again = before is not None and before["token"] == token
+            if not again and plan.request.limit.exceeded(failed, plan.total):
                 raise DataError(f"not started: {_too_many(plan, failed, plan.total)}")
             only = frozenset(planned_items(folder, number)) if plan.listed_only else None
             tally = at.reconciler.run(
@@ -149,7 +166,7 @@ def reindex_window(tools: Tools, folder: Folder, owner: Owner, token: str, numbe
 def _too_many(plan: ReindexPlan, failed: int, total: int) -> str:
     return (
         f"{failed:,} of {total:,} items failed, more than max_failed={plan.request.limit} allows. The failed items are "
-        "in the report, each with its reason; mend them or raise max_failed, and clear the failed tasks."
+        "in the report, each with its reason: mend them and clear the tasks 'reindex', or allow more in a new run."
     )
 
 
@@ -184,7 +201,7 @@ def verify(
             # The index took its time; what was written meanwhile goes through it.
             tally = at.whole()
             tally.embedded, tally.deleted = tally.embedded + caught_up.embedded, tally.deleted + caught_up.deleted
-            _check_vectors(at)
+            _check_vectors(at, tally)
             listed = _named(tally, before, plan)
             outcome = write_outcome(folder, VERIFY, plan.token, tally, listed)
             if plan.request.limit.exceeded(outcome.failed, outcome.seen):
@@ -208,29 +225,47 @@ def _catch_up(at: Session) -> Tally:
     return done
 
 
-def _check_vectors(at: Session) -> None:
+def _check_vectors(at: Session, tally: Tally) -> None:
+    """Embed again what lacks vectors; what fails now is added to the tally."""
+    known = {item.object_id for item in tally.failed}
     for after, upto in coarse_ranges(at.plan.windows, RANGE_ITEMS):
         at.check()
-        damage = at.dest.damage(after, upto)
-        if not damage.incomplete and not damage.orphans:
+        incomplete, orphans = _damaged(at, after, upto)
+        if not incomplete and not orphans:
             continue
         # Somebody else has removed them: without their marks they are embedded again.
-        at.dest.delete(at.plan.token, damage.incomplete)
-        at.reconciler.run(after, upto, at.rules(skip_failed=True), what="mend")
-        damage = at.dest.damage(after, upto)
-        if damage.incomplete or damage.orphans:
-            some = ", ".join(damage.incomplete[:5])
+        at.dest.delete(at.plan.token, incomplete)
+        mended = at.reconciler.run(after, upto, at.rules(skip_failed=True), what="mend")
+        tally.failed += [item for item in mended.failed if item.object_id not in known]
+        incomplete, orphans = _damaged(at, after, upto)
+        if incomplete or orphans:
+            some = ", ".join(incomplete[:5])
             raise DataError(
                 f"objects of the destination '{at.plan.dest.collection_id}' lack vectors ({some or 'parts without '}"
                 f"{'' if some else 'objects'}): somebody else writes to it. Keep them out, or set writes_go_to=dest."
             )
 
 
+def _damaged(at: Session, after: str | None, upto: str | None) -> tuple[list[str], int]:
+    """Objects without their vectors, and parts without objects; others' objects do not count where others may write."""
+    damage = at.dest.damage(after, upto)
+    found, orphans = list(damage.incomplete), damage.orphans
+    if not at.protect:
+        return found, orphans
+    ours: list[str] = []
+    while found:
+        states = at.dest.states(None, None, found)
+        ours += [key for key in found if key in states and not is_foreign(states[key])]
+        found = list(at.dest.damage(found[-1], upto).incomplete)
+    return ours, orphans
+
+
 def _named(tally: Tally, before: list[FailedItem], plan: ReindexPlan) -> Iterator[FailedItem]:
-    """The failures of the whole collection; what windows said of an item tells more than its mark."""
-    known = {(item.object_id, item.failure_stage): item for item in before}
+    """The failures of the whole collection, with what windows said of an item and its mark does not."""
+    known = {item.object_id: item for item in before}
     for item in failed_items(tally.failed, plan.source.collection_id, ""):
-        yield known.get((item.object_id, item.failure_stage), item)
+        then = known.get(item.object_id, item)
+        yield replace(item, window=then.window, item_info=item.item_info or then.item_info)
 
 
 def switch(

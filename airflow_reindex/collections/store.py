@@ -73,6 +73,14 @@ class Store(Protocol):
         :param collection_id: its id.
         """
 
+    def check_info(self, info: CollectionInfo) -> None:
+        """
+        Refuse a collection that could be created but not indexed here.
+
+        :param info: what it is made of.
+        :raises RequestError: and what to do about it.
+        """
+
     def create(self, token: str, info: CollectionInfo) -> None:
         """
         Create a destination without its ANN index, and note its model; fine when it is there.
@@ -98,7 +106,8 @@ class Store(Protocol):
         Take the claim on a destination: look, judge and write as one step, alone.
 
         :param claim: the new claim.
-        :param judge: is shown all claims; raises when one must be respected; returns the one that is replaced, if any.
+        :param judge: is shown all claims, perhaps more than once; raises when one must be respected; returns the one
+            that is replaced, if any.
         :returns: the claim that was replaced.
         """
 
@@ -149,6 +158,7 @@ class Store(Protocol):
         :param pointer: what it shall be.
         :param token: the claim that fences it; ``None`` for a roll-back, which needs none.
         :raises ClaimLostError: the claim is another's; nothing has changed.
+        :raises RequestError: there is no such collection.
         """
 
     def hold_writers(self, collection_id: str, seconds: float) -> AbstractContextManager[None]:

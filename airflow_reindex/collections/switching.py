@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from airflow_reindex.collections.decide import Rules
 from airflow_reindex.collections.isolate import Failed
 from airflow_reindex.collections.plan import ReindexPlan
-from airflow_reindex.collections.planning import check_user_objects
+from airflow_reindex.collections.planning import check_pointer, check_user_objects
 from airflow_reindex.collections.reconcile import Tally
 from airflow_reindex.collections.store import Pointer, Store
 from airflow_reindex.core.failures import ConflictError, DataError, RequestError
@@ -66,7 +67,7 @@ def already_switched(store: Store, plan: ReindexPlan) -> Switched | None:
         alias=pointer.alias,
         previous=pointer.previous_collection_id,
         items=dest.count(),
-        failed=dest.count_failed(plan.run_id),
+        failed=dest.count_failed(plan.token),
         source_deleted=gone,
     )
 
@@ -93,14 +94,16 @@ def switch_readers(
     request = plan.request
     pointer = store.pointer(request.alias)
     if pointer and pointer.collection_id == plan.dest.collection_id:
-        # Done by an earlier try, or by an earlier run: the source is no longer the truth.
-        _tell(store, hook, pointer)
-        _delete_source(at)
-        return already_switched(store, plan) or Switched(alias=request.alias, previous="", items=at.dest.count())
+        return _finish_switch(at, hook, lock_seconds, pointer)
+    check_pointer(pointer, plan.source, plan.dest)
     check_user_objects(at.source, request)
     horizon = at.source.horizon()
     passed = at.whole()
     with store.hold_writers(plan.source.collection_id, lock_seconds):
+        # Once more: from now on no other run switches readers of the source, and users' objects do not come.
+        pointer = store.pointer(request.alias)
+        check_pointer(pointer, plan.source, plan.dest)
+        check_user_objects(at.source, request)
         caught_up = _last_catch_up(at, horizon)
         failed = _still_failed(at, passed.failed + caught_up.failed)
         account(at.source.count(), failed)
@@ -108,9 +111,11 @@ def switch_readers(
         items = at.dest.count()
         after = at.source.horizon()
         pointer = _repoint(at, pointer)
-        _tell(store, hook, pointer)
-    log.info("alias '%s' follows collection '%s'", request.alias, plan.dest.collection_id)
-    stragglers = _stragglers(at, after)
+        log.info("alias '%s' follows collection '%s'", request.alias, plan.dest.collection_id)
+        if hook is not None:
+            hook(pointer)
+    stragglers = _stragglers(at, after, lock_seconds)
+    _note_hooked(store, pointer, plan.token)
     return Switched(
         alias=request.alias,
         previous=pointer.previous_collection_id,
@@ -122,16 +127,35 @@ def switch_readers(
     )
 
 
+def _finish_switch(
+    at: Session, hook: Callable[[Pointer], None] | None, lock_seconds: float, pointer: Pointer
+) -> Switched:
+    """What is left after an earlier try, or an earlier run, has switched."""
+    plan, store = at.plan, at.tools.store
+    stragglers = 0
+    if not pointer.hooked:
+        if hook is not None:
+            hook(pointer)
+        # Of an earlier run's switch the source is no longer the truth.
+        if pointer.run_id == plan.run_id:
+            stragglers = _stragglers(at, None, lock_seconds)
+        _note_hooked(store, pointer, plan.token)
+    _delete_source(at)
+    switched = already_switched(store, plan)
+    switched = switched or Switched(alias=pointer.alias, previous="", items=at.dest.count())
+    return replace(switched, stragglers=stragglers)
+
+
 def _last_catch_up(at: Session, horizon: str) -> Tally:
     """Only rows written since the horizon; removals show in the count, and then all is compared once more."""
     tally = at.reconciler.run(None, None, at.rules(skip_failed=True), since=horizon)
-    if not at.plan.protect and _difference(at):
+    if not at.protect and _difference(at):
         tally.add(at.whole())
     return tally
 
 
 def _difference(at: Session) -> int:
-    return at.source.count() - at.dest.count() - at.dest.count_failed(at.plan.run_id)
+    return at.source.count() - at.dest.count() - at.dest.count_failed(at.plan.token)
 
 
 def _still_failed(at: Session, failed: Sequence[Failed]) -> list[Failed]:
@@ -152,7 +176,7 @@ def _prove(at: Session, failed: int) -> None:
             "'reindex', or set max_failed to at least that number."
         )
     difference = _difference(at)
-    if difference and not plan.protect:
+    if difference and not at.protect:
         raise DataError(
             f"the destination '{plan.dest.collection_id}' has {abs(difference):,} items "
             f"{'less' if difference > 0 else 'more'} than the source minus the failed ones: readers stay on the old "
@@ -176,17 +200,25 @@ def _repoint(at: Session, present: Pointer | None) -> Pointer:
     return pointer
 
 
-def _tell(store: Store, hook: Callable[[Pointer], None] | None, pointer: Pointer) -> None:
-    if hook is not None:
-        hook(pointer)
-    store.repoint(replace(pointer, hooked=True), None)
+def _note_hooked(store: Store, pointer: Pointer, token: str | None) -> None:
+    """Nothing is left to do for this switch."""
+    present = store.pointer(pointer.alias)
+    if present is None or present.collection_id != pointer.collection_id:
+        where = f"to '{present.collection_id}' " if present else "nowhere "
+        raise ConflictError(f"alias '{pointer.alias}' was pointed {where}meanwhile; it stays there.")
+    store.repoint(replace(pointer, hooked=True), token)
 
 
-def _stragglers(at: Session, since: str) -> int:
+def _stragglers(at: Session, since: str | None, lock_seconds: float) -> int:
     """Carry over what had waited for the lock and was written to the source after the switch."""
-    rules = Rules(recipe=bytes.fromhex(at.plan.recipe), run=at.plan.run_id, protect=True, skip_failed=True)
+    # Who waited comes before this in the queue, and has ended when it is its turn.
+    with at.tools.store.hold_writers(at.plan.source.collection_id, lock_seconds):
+        left = at.source.count()
+    rules = Rules(recipe=bytes.fromhex(at.plan.recipe), run=at.plan.token, protect=True, skip_failed=True)
     tally = at.reconciler.run(None, None, rules, since=since)
-    if at.source.count() < at.dest.count():
+    # Where writers write to the destination, removals from the source mean nothing; and who empties the old collection
+    # does not mean the new one.
+    if left and not at.plan.protect and _difference(at) < 0:
         tally.add(at.reconciler.run(None, None, replace(rules, drop_gone=True)))
     if tally.changes:
         log.warning(
@@ -261,7 +293,9 @@ def roll_back(store: Store, alias: str, hook: Callable[[Pointer], None] | None, 
         run_id=run_id,
     )
     store.repoint(back, None)
-    _tell(store, hook, back)
+    if hook is not None:
+        hook(back)
+    _note_hooked(store, back, None)
     return RolledBack(
         alias=alias,
         collection_id=old,
@@ -278,7 +312,7 @@ def _newer(store: Store, old: str, new: str) -> tuple[list[str], list[str]]:
     missing: list[str] = []
     resurrected: list[str] = []
     after = None
-    for keys in [*one.keys(RANGE_ITEMS), []]:
+    for keys in chain(one.keys(RANGE_ITEMS), [[]]):
         upto = keys[-1] if keys else None
         then, now = one.versions(after, upto), other.versions(after, upto)
         missing += [key for key, version in now.items() if then.get(key) != version]

@@ -37,10 +37,10 @@ Points an alias back to the collection that its readers followed before the last
 that one lacks.
 """
 
-_SUBJECT = """
-Switch readers of alias "{{ params.alias }}" from model {{ params.source_embedding_model_id }} to
-{{ params.dest_embedding_model_id }}?
-"""
+_SUBJECT = (
+    "Switch readers of alias '{{ params.alias }}' from model {{ params.source_embedding_model_id }} to "
+    "{{ params.dest_embedding_model_id }}?"
+)
 
 
 def collection_reindex_params() -> dict[str, Param]:
@@ -210,13 +210,7 @@ def _wire(
     if approval:
         from airflow_reindex.operators.approval import ApproveOperator
 
-        approve = ApproveOperator(
-            task_id="approve",
-            subject=_SUBJECT,
-            body="{{ ti.xcom_pull(task_ids='verify') }}",
-            fail_on_reject=True,
-            retries=0,
-        )
+        approve = ApproveOperator(task_id="approve", subject=_SUBJECT, retries=0)
         verify >> approve >> switch
     else:
         verify >> switch

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.standard.exceptions import HITLRejectException
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_reindex import config
 from airflow_reindex.collections.plan import read_plan
+from airflow_reindex.core.records import recorded, task_records
+from airflow_reindex.core.staging import Folder
 from airflow_reindex.operators.base import skip_dry_run
 
 if TYPE_CHECKING:
@@ -19,7 +22,10 @@ _TEST_USER = "dag_test"
 
 
 class ApproveOperator(ApprovalOperator):
-    """Ask for approval, unless there is nothing to switch or nobody to ask."""
+    """Ask for approval, unless there is nothing to switch or nobody to ask; a rejection fails the run."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(fail_on_reject=True, **kwargs)
 
     def execute(self, context: Context) -> Any:
         """
@@ -35,4 +41,43 @@ class ApproveOperator(ApprovalOperator):
             raise AirflowSkipException("deploy_as_blue is off: there is nothing to approve")
         if run.triggering_user_name == _TEST_USER:
             raise AirflowSkipException("airflow dags test: nobody is asked")
+        self.body = _facts(folder)
         return super().execute(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """
+        Take the answer.
+
+        :param context: the task's context.
+        :param event: what was answered, and by whom.
+        :raises AirflowFailException: the switch was rejected.
+        """
+        run = context["dag_run"]
+        folder = config.run_folder(run.dag_id, run.run_id)
+        with recorded(folder, "approve", token=read_plan(folder).token) as record:
+            who = (event.get("responded_by_user") or {}).get("name", "somebody")
+            try:
+                answer = super().execute_complete(context, event)
+            except HITLRejectException:
+                raise AirflowFailException(f"{who} rejected the switch: readers stay on the old collection") from None
+            record.result = {"approved_by": who}
+        return answer
+
+
+def _facts(folder: Folder) -> str:
+    """What the verification has found, as Markdown."""
+    found = next(record.result for record in task_records(folder) if record.task == "verify")
+    lines = [f"- {found['seen']:,} items in the source, {found['failed']:,} of them failed"]
+    if "recall_at_10" in found:
+        lines.append(f"- recall@10 of the new ANN index: {found['recall_at_10']:.3f}")
+    if quality := found.get("quality"):
+        lines += [
+            f"- {quality['queries']} queries: {quality['overlap_at_10']:.0%} of the ten nearest objects in common; "
+            f"side by side in {quality['file']}",
+            *(
+                f"- {side} model: {quality[side]['embed_ms']} ms to embed a query, {quality[side]['search_ms']} ms to "
+                "search"
+                for side in ("old", "new")
+            ),
+        ]
+    return "\n".join(lines)

@@ -1,12 +1,13 @@
-"""The command line: ``python -m airflow_reindex.sandbox up | down | status | catalog | demo``."""
+"""The command line: ``python -m airflow_reindex.sandbox up | down | status | catalog | collection | demo``."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import MySQLdb
 from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary, generate
 from airflow_reindex.sandbox.cluster import CATALOG_MODES, Sandbox
 from airflow_reindex.sandbox.datadir import SandboxError, write_private
+from airflow_reindex.sandbox.postgres import Postgres
 
 _DEMO_PARTS = ("director", "collection")
 _SPEC_HELP = {
@@ -92,6 +94,15 @@ def build_parser() -> argparse.ArgumentParser:
         help="fill the servers with a made-up catalog",
         description="Create a partitioned sky catalog on the workers and register it in qservReplica on the czar.",
     ))  # fmt: skip
+    commands.add_parser(
+        "collection",
+        parents=[common],
+        help="start PostgreSQL with a vector collection of real texts",
+        description="Start a private PostgreSQL with pgvector that stays until `down`, and index the descriptions of "
+        "the installed Python distributions with the model words_64; readers follow the alias packages. Airflow's "
+        "connections to it and to the models words_64, words_128 and words_256 are written to collections.env in the "
+        "sandbox's folder.",
+    )
     demo = commands.add_parser(
         "demo",
         help="run both jobs with Airflow, prove the results, and let each fail once",
@@ -151,7 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :returns: exit status
     """
     options = build_parser().parse_args(arguments)
-    commands = {"up": _up, "down": _down, "status": _status, "catalog": _catalog, "demo": _demo}
+    commands = {"up": _up, "down": _down, "status": _status, "catalog": _catalog, "collection": _collection,
+                "demo": _demo}  # fmt: skip
     try:
         return commands[options.command](options)
     except (SandboxError, ValueError, OSError, MySQLdb.Error) as error:
@@ -170,21 +182,44 @@ def _up(options: argparse.Namespace) -> int:
     sandbox = Sandbox(options.root, workers=options.workers, czar_options=czar_options).up()
     variables = sandbox.connections(options.catalog)
     path = sandbox.root / "connections.env"
-    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
-    write_private(path, "".join(lines))
+    _write_variables(path, variables)
     _print_servers(sandbox)
     print(f"up after {time.monotonic() - began:.1f} s; Airflow's connections: source {shlex.quote(str(path))}")
     return 0
 
 
+def _write_variables(path: Path, variables: Mapping[str, str]) -> None:
+    write_private(path, "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
+
+
+def _collection(options: argparse.Namespace) -> int:
+    from airflow_reindex.sandbox import demo_collection  # needs the extra `sandbox`
+
+    root = options.root.absolute()
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    server = Postgres(root / "postgres").up()
+    documents, vectors = demo_collection.make_collection(server)
+    _write_variables(root / "collections.env", demo_collection.connections(server))
+    print(f"words_64: {documents} texts, {vectors:,} vectors; readers follow the alias packages")
+    print(f"Airflow's connections: source {shlex.quote(str(root / 'collections.env'))}")
+    return 0
+
+
 def _down(options: argparse.Namespace) -> int:
-    sandbox = Sandbox.load(options.root)
+    folder = options.root / "postgres"
+    found: list[Sandbox | Postgres] = [Postgres(folder)] if folder.is_dir() else []
+    if not found or (options.root / "state.json").exists():
+        found.append(Sandbox.load(options.root))
+    for servers in found:
+        if options.destroy:
+            servers.destroy()
+        else:
+            servers.down()
     if options.destroy:
-        sandbox.destroy()
-        print("servers stopped, data removed")
-    else:
-        sandbox.down()
-        print("servers stopped")
+        (options.root / "collections.env").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            options.root.rmdir()
+    print("servers stopped, data removed" if options.destroy else "servers stopped")
     return 0
 
 

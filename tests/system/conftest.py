@@ -1,13 +1,17 @@
-"""DAG runs in this process, as `airflow dags test` makes them, against the sandbox."""
+"""DAG runs in this process, as `airflow dags test` makes them, and a deployment; against the sandbox."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
@@ -15,7 +19,11 @@ from airflow.sdk import DAG
 from airflow_reindex.config import run_folder
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.sandbox.collection_data import model_connections
+from airflow_reindex.sandbox.postgres import Postgres
 from tests.conftest import HOME
+from tests.system.deployment import DAG as DIRECTOR_DAG
+from tests.system.deployment import Deployment
 
 PRISTINE = HOME / "pristine.db"
 
@@ -107,3 +115,42 @@ def trigger(run_dag: Callable[..., Run], connections: Callable[..., None]) -> Ca
         return run_dag(dag_id, **conf)
 
     return run
+
+
+APPROVED_DAG = "/api/v2/dags/approved_reindex"
+APPROVED = """
+from airflow_reindex.dag_factory import collection_reindex_dag
+
+dag = collection_reindex_dag("approved_reindex", bind={"max_subtasks": 2}, approval=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def deployment(
+    airflow: None, sandbox: Sandbox, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    """A running deployment with the project's DAGs, and one that asks for approval."""
+    home = tmp_path_factory.mktemp("airflow")
+    shutil.copy(PRISTINE, home / "airflow.db")
+    shutil.copytree(Path(__file__).parents[2] / "dags", home / "dags")
+    (home / "dags" / "approved.py").write_text(APPROVED)
+    postgres.create_database("deployed")
+    found = {"collections_default": postgres.airflow_connection("deployed"), **model_connections()}
+    collections = {f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in found.items()}
+    running = Deployment(home, sandbox.connections() | collections)
+    running.start()
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                if all(running.client("admin").get(dag).status_code == 200 for dag in (DIRECTOR_DAG, APPROVED_DAG)):
+                    break
+            except httpx.HTTPError:
+                pass
+            if time.monotonic() > deadline or any(p.poll() is not None for p in running.processes):
+                logs = "\n".join(path.read_text()[-2000:] for path in home.glob("*.log"))
+                raise AssertionError(f"the deployment did not come up:\n{logs}")
+            time.sleep(0.3)
+        yield running
+    finally:
+        running.stop()

@@ -20,11 +20,15 @@ from airflow_reindex.collections.collection import (
 )
 from airflow_reindex.collections.pgvector import indexing, registry, searching, writing
 from airflow_reindex.collections.pgvector.connections import Connections
-from airflow_reindex.collections.pgvector.schema import Names
+from airflow_reindex.collections.pgvector.schema import SCHEMA, Names
 from airflow_reindex.collections.pgvector.writing import VERSION
 from airflow_reindex.core.failures import DataError
 
 _DAMAGED = 100
+_NO_MARKS = (
+    "(SELECT ''::varchar AS object_id, ''::bytea AS version, ''::bytea AS recipe, '' AS content, '' AS stage, "
+    "'' AS detail, '' AS run WHERE false)"
+)
 
 
 def _range(column: str, after: str | None, upto: str | None) -> tuple[sql.Composable, list[Any]]:
@@ -158,12 +162,19 @@ class PgVectorCollection:
         statement = sql.SQL(
             "SELECT object_id, r.row_version, m.version, m.recipe, m.content, m.stage, m.detail, m.run FROM "
             "(SELECT o.object_id, {} AS row_version FROM {} o WHERE o.original_id IS NULL AND {}) r FULL JOIN "
-            "(SELECT * FROM {} WHERE {}) m USING (object_id)"
-        ).format(VERSION, self._names.objects, rows_within, self._names.marks, marks_within)
+            "(SELECT * FROM {} marks WHERE {}) m USING (object_id)"
+        ).format(VERSION, self._names.objects, rows_within, self._marks(), marks_within)
         return {
             key: State(row=row, mark=None if mark[0] is None else Mark(*mark))
             for key, row, *mark in self._connections.rows(statement, [*rows_values, *marks_values])
         }
+
+    def _marks(self) -> sql.Composable:
+        """The table of marks; nothing where another product has made the collection."""
+        there = "SELECT to_regclass(quote_ident(%s) || '.' || quote_ident(%s)) IS NOT NULL"
+        if self._connections.rows(there, (SCHEMA, self._names.marks_name))[0][0]:
+            return self._names.marks
+        return sql.SQL(_NO_MARKS)
 
     def put(self, token: str, batch: Sequence[Embedded], *, only_unchanged: bool = False) -> list[str]:
         """
@@ -237,7 +248,7 @@ class PgVectorCollection:
 
         :param run: the run.
         """
-        statement = sql.SQL("SELECT count(*) FROM {} WHERE run = %s AND stage <> ''").format(self._names.marks)
+        statement = sql.SQL("SELECT count(*) FROM {} marks WHERE run = %s AND stage <> ''").format(self._marks())
         return int(self._connections.rows(statement, (run,))[0][0])
 
     def damage(self, after: str | None, upto: str | None) -> Damage:

@@ -133,6 +133,8 @@ class Connections:
             if connection.info.transaction_status != TransactionStatus.IDLE:
                 connection.rollback()
             connection.autocommit = True
+            # A plan for any value may do without the ANN index, and tables change under prepared statements.
+            connection.prepare_threshold = None
             connection.execute(_SESSION)
         except BaseException:
             connection.close()

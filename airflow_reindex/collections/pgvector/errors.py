@@ -43,6 +43,9 @@ def translated(label: str) -> Iterator[None]:
         yield
     except psycopg.Error as error:
         raise translate(error, label) from error
+    except UnicodeEncodeError as error:
+        # Half a surrogate pair, which JSON admits and PostgreSQL's UTF-8 does not.
+        raise DataError(f"{label}: a text is no valid Unicode: {error}") from error
 
 
 def translate(error: psycopg.Error, label: str) -> ReindexError:

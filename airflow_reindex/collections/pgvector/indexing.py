@@ -17,7 +17,7 @@ from airflow_reindex.collections.collection import CollectionInfo, Metric
 from airflow_reindex.collections.pgvector import registry
 from airflow_reindex.collections.pgvector.checks import exists, has_index_on
 from airflow_reindex.collections.pgvector.connections import Connections
-from airflow_reindex.collections.pgvector.schema import OPCLASSES, Names
+from airflow_reindex.collections.pgvector.schema import LOCK_BUILD, OPCLASSES, Names
 from airflow_reindex.core.failures import ConflictError, ReindexError
 
 Connection = psycopg.Connection[Any]
@@ -25,6 +25,7 @@ Connection = psycopg.Connection[Any]
 log = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 10.0
+_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,7 @@ def build(connections: Connections, info: CollectionInfo, building: Building, to
     with connections.own() as connection:
         with connection.transaction():
             registry.fence(connection, token)
+        _wait_for_other_builds(connection, info.collection_id)
         if is_built(connection, names, info.metric) and not _missing(connection, names):
             return
         live = bool(registry.read_followers(connection, info.collection_id))
@@ -82,6 +84,15 @@ def build(connections: Connections, info: CollectionInfo, building: Building, to
                 _create(connection, names, info, live=live)
         with connection.transaction():
             registry.fence(connection, token)
+
+
+def _wait_for_other_builds(connection: Connection, collection_id: str) -> None:
+    """Let a build that is going on finish: it may be a killed task's, and its result counts."""
+    statement = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
+    # Not a lock that waits: CREATE INDEX CONCURRENTLY, in turn, waits for all statements that are running.
+    while connection.execute(statement, (LOCK_BUILD, collection_id)).fetchone() != (True,):
+        log.info("collection '%s': another build of the index is going on; waiting for its end", collection_id)
+        time.sleep(_POLL_SECONDS)
 
 
 def _missing(connection: Connection, names: Names) -> list[sql.Composed]:

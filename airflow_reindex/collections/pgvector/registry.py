@@ -135,12 +135,10 @@ def find_collection(connection: Connection, names: Names) -> CollectionInfo | No
         return None
     noted = None
     if is_prepared(connection):
-        noted = connection.execute(
-            sql.SQL(
-                "SELECT embedding_model_id, dimensions, metric, m, ef_construction FROM {} WHERE collection_id = %s"
-            ).format(COLLECTIONS),
-            (names.base,),
-        ).fetchone()
+        statement = sql.SQL(
+            "SELECT embedding_model_id, dimensions, metric, m, ef_construction FROM {} WHERE collection_id = %s"
+        ).format(COLLECTIONS)
+        noted = connection.execute(statement, (names.base,)).fetchone()
     model, known, m, ef_construction = (noted[0], noted[1], *noted[3:]) if noted else ("", 0, 16, 64)
     metric: Metric = noted[2] if noted else "cosine"
     for _, _, opclass, options in ann_indexes(connection, names):
@@ -226,13 +224,11 @@ def read_pointer(connection: Connection, alias: str) -> Pointer | None:
     """
     if not is_prepared(connection):
         return None
-    row = connection.execute(
-        sql.SQL(
-            "SELECT collection_id, embedding_model_id, previous_collection_id, previous_model_id, run_id, hooked, "
-            "to_char(switched_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') FROM {} WHERE alias = %s"
-        ).format(ALIASES),
-        (alias,),
-    ).fetchone()
+    statement = sql.SQL(
+        "SELECT collection_id, embedding_model_id, previous_collection_id, previous_model_id, run_id, hooked, "
+        "to_char(switched_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') FROM {} WHERE alias = %s"
+    ).format(ALIASES)
+    row = connection.execute(statement, (alias,)).fetchone()
     if row is None:
         return None
     collection_id, model_id, previous_id, previous_model_id, run_id, hooked, switched_at = row

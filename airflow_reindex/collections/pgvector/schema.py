@@ -24,6 +24,8 @@ OPCLASSES: dict[Metric, str] = {"cosine": "vector_cosine_ops", "euclid": "vector
 
 #: Two steps of making tables must not meet: the second number says which.
 LOCK_PREPARE, LOCK_CLAIMS = (0x5EED_1D, 1), (0x5EED_1D, 2)
+#: Builds of indexes of one collection: the second number comes from its id.
+LOCK_BUILD = 0x5EED_1E
 
 OWN_TABLES = (
     sql.SQL(

@@ -118,6 +118,15 @@ class PgVectorStore:
             raise RequestError(f"{self.label} has no collection '{collection_id}'.")
         return PgVectorCollection(self._connections, info, ef_search=self._ef_search, building=self._building)
 
+    def check_info(self, info: CollectionInfo) -> None:
+        """
+        Refuse a collection that could not be indexed here.
+
+        :param info: what it is made of.
+        :raises RequestError: and what to do about it.
+        """
+        check_info(info)
+
     def create(self, token: str, info: CollectionInfo) -> None:
         """
         Create a destination without its ANN index, and note its model; fine when it is there.

@@ -33,7 +33,7 @@ def store(postgres: Postgres, database: str) -> Iterator[PgVectorStore]:
         connection.execute("DROP SCHEMA public CASCADE")
         connection.execute("CREATE SCHEMA public")
     postgres.create_database(database)
-    made = PgVectorStore(connector(postgres.connection_uri(database)), label="test", switch_seconds=3.0)
+    made = PgVectorStore(connector(postgres.connection_uri(database)), label="test", switch_seconds=1.0)
     made.prepare()
     yield made
     made.close()

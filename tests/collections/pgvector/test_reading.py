@@ -222,3 +222,15 @@ class TestItems:
         source = store.open("src")
         assert source.items(["copy"]) == []
         assert set(source.versions(None, None)) == {"o0000000"}
+
+
+def test_nothing_has_been_prepared(store: PgVectorStore, admin: Admin) -> None:
+    make_source(admin, "src", 3)
+    admin.execute("DROP SCHEMA airflow_reindex CASCADE")
+    assert store.find("src") is not None
+    assert (store.claims(), store.followers("src"), store.pointer("live")) == ([], [], None)
+    store.check_alias("live")
+    source = store.open("src")
+    assert source.count_failed("run") == 0
+    assert [state.mark for state in source.states(None, None).values()] == [None] * 3
+    assert source.states(None, None, ["o0000001"]).keys() == {"o0000001"}
