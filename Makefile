@@ -16,7 +16,7 @@ demo: setup ## run both jobs on private servers, prove the results, and let each
 	@$(BIN)/python -m airflow_reindex.sandbox demo
 
 test: lint ## check style and types, run all tests
-	$(BIN)/python -m pytest -q --durations=10
+	$(BIN)/python -m pytest -q --durations=10 --numprocesses=auto --maxprocesses=4 --dist=loadgroup
 
 bench: setup ## measure how fast a collection is reindexed
 	$(BIN)/python -m benchmarks.collection

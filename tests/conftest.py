@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
+
 HOME = Path(tempfile.mkdtemp(prefix="airflow-reindex-tests-"))
 os.environ.update(
     AIRFLOW_HOME=str(HOME),
@@ -16,6 +18,14 @@ os.environ.update(
 )
 
 pytest_plugins = ["airflow_reindex.sandbox.fixtures", "airflow_reindex.sandbox.pg_fixtures", "tests.fixtures"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file run in one process, as they share fixtures; those of the deployment share one over files."""
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("deployment" if "deployment" in names else str(item.path)))
 
 
 def pytest_unconfigure() -> None:

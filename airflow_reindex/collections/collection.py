@@ -233,6 +233,14 @@ class Collection(Protocol):
         :returns: those that are there, in no particular order.
         """
 
+    def absent(self, keys: Sequence[str]) -> list[str]:
+        """
+        Which objects are not there; much cheaper than reading them.
+
+        :param keys: ids.
+        :returns: those that are no original's, in their order.
+        """
+
     def states(self, after: str | None, upto: str | None, keys: Sequence[str] | None = None) -> dict[str, State]:
         """
         What a destination has in a range: rows of originals, and marks.
@@ -266,12 +274,13 @@ class Collection(Protocol):
         :param keep_rows: leave rows as they are.
         """
 
-    def delete(self, token: str, keys: Sequence[str]) -> None:
+    def delete(self, token: str, keys: Sequence[str], *, only_unchanged: bool = False) -> None:
         """
         Remove objects, their parts and marks, and the personalised copies that users have of them.
 
         :param token: the claim.
         :param keys: their ids; unknown ones do not matter.
+        :param only_unchanged: leave alone a row that is not the one that the object's mark describes.
         """
 
     def count_failed(self, run: str) -> int:

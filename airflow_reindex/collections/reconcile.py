@@ -96,6 +96,7 @@ class Reconciler:
         rules: Rules,
         *,
         only: Keys[str] | None = None,
+        anew: bool = False,
         since: str | None = None,
         contents: bool = False,
         what: str = "",
@@ -107,6 +108,7 @@ class Reconciler:
         :param upto: its upper end.
         :param rules: what may be done to the destination.
         :param only: these items only; then nothing is removed.
+        :param anew: embed them all, also those that are there.
         :param since: look only at rows of the source that may have changed since this moment; nothing is removed.
         :param contents: whether to ask the loader if contents outside of the row have changed.
         :param what: how the log calls the range; empty: no progress is logged.
@@ -117,7 +119,7 @@ class Reconciler:
             versions = {key: version for key, version in versions.items() if key in only}
         part = only is not None or since is not None
         states = self.dest.states(after, upto, list(versions) if part else None)
-        decision = decide(versions, states, rules)
+        decision = Decision(embed=list(versions)) if anew else decide(versions, states, rules)
         tally = Tally(seen=len(versions), unchanged=len(decision.unchanged))
         tally.failed += [Failed(key, m.version, m.stage, m.detail) for key, m in decision.failed.items()]
         embed = list(decision.embed)
@@ -127,7 +129,7 @@ class Reconciler:
             embed += self._changed_contents(decision, marks, rules, tally)
         self._embed(embed, rules, tally, what)
         if not part:
-            self._delete(decision.delete, tally)
+            self._delete(decision.delete, tally, only_unchanged=rules.protect)
         return tally
 
     def _embed(self, keys: Sequence[str], rules: Rules, tally: Tally, what: str) -> None:
@@ -183,12 +185,11 @@ class Reconciler:
         tally.unchanged -= len(changed)
         return changed
 
-    def _delete(self, keys: Sequence[str], tally: Tally) -> None:
+    def _delete(self, keys: Sequence[str], tally: Tally, *, only_unchanged: bool) -> None:
         for start in range(0, len(keys), READ_ITEMS):
             asked = keys[start : start + READ_ITEMS]
             # Asked again, as an item may have been inserted since.
-            there = {item.object_id for item in self.source.items(asked)}
-            gone = [key for key in asked if key not in there]
+            gone = self.source.absent(asked)
             self.check()
-            self.dest.delete(self.token, gone)
+            self.dest.delete(self.token, gone, only_unchanged=only_unchanged)
             tally.deleted += len(gone)

@@ -71,12 +71,16 @@ class Session:
             skip_failed=skip_failed,
         )
 
-    def whole(self) -> Tally:
-        """Reconcile the whole collection, range by range; failures of this run are counted, not tried again."""
+    def whole(self, rules: Rules | None = None) -> Tally:
+        """
+        Reconcile the whole collection, range by range.
+
+        :param rules: what may be done; ``None``: the session's, failures of this run counted, not tried again.
+        """
         tally = Tally()
         for after, upto in coarse_ranges(self.plan.windows, RANGE_ITEMS):
             self.check()
-            tally.add(self.reconciler.run(after, upto, self.rules(skip_failed=True), what="catch up"))
+            tally.add(self.reconciler.run(after, upto, rules or self.rules(skip_failed=True), what="catch up"))
         return tally
 
 
@@ -233,9 +237,9 @@ def _check_vectors(at: Session, tally: Tally) -> None:
         incomplete, orphans = _damaged(at, after, upto)
         if not incomplete and not orphans:
             continue
-        # Somebody else has removed them: without their marks they are embedded again.
-        at.dest.delete(at.plan.token, incomplete)
-        mended = at.reconciler.run(after, upto, at.rules(skip_failed=True), what="mend")
+        # Somebody else has removed them.
+        rules = at.rules(skip_failed=True)
+        mended = at.reconciler.run(after, upto, rules, only=frozenset(incomplete), anew=True, what="mend")
         tally.failed += [item for item in mended.failed if item.object_id not in known]
         incomplete, orphans = _damaged(at, after, upto)
         if incomplete or orphans:

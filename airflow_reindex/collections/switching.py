@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 #: Items compared at a time when a roll-back looks for what the old collection lacks, and how many it names.
 RANGE_ITEMS, NAMED = 20_000, 100
+#: A run whose claim is older than this has no task at work.
+ALIVE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,9 +149,16 @@ def _finish_switch(
 
 
 def _last_catch_up(at: Session, horizon: str) -> Tally:
-    """Only rows written since the horizon; removals show in the count, and then all is compared once more."""
+    """Only rows written since the horizon; what was removed shows in the count, and is looked for by its key alone."""
     tally = at.reconciler.run(None, None, at.rules(skip_failed=True), since=horizon)
-    if not at.protect and _difference(at):
+    if at.protect:
+        return tally
+    if _difference(at) < 0:
+        for keys in at.dest.keys(RANGE_ITEMS):
+            gone = at.source.absent(keys)
+            at.dest.delete(at.plan.token, gone)
+            tally.deleted += len(gone)
+    if _difference(at):
         tally.add(at.whole())
     return tally
 
@@ -215,11 +224,13 @@ def _stragglers(at: Session, since: str | None, lock_seconds: float) -> int:
     with at.tools.store.hold_writers(at.plan.source.collection_id, lock_seconds):
         left = at.source.count()
     rules = Rules(recipe=bytes.fromhex(at.plan.recipe), run=at.plan.token, protect=True, skip_failed=True)
-    tally = at.reconciler.run(None, None, rules, since=since)
+    tally = at.whole(rules) if since is None else at.reconciler.run(None, None, rules, since=since)
     # Where writers write to the destination, removals from the source mean nothing; and who empties the old collection
     # does not mean the new one.
     if left and not at.plan.protect and _difference(at) < 0:
-        tally.add(at.reconciler.run(None, None, replace(rules, drop_gone=True)))
+        tally.add(at.whole(replace(rules, drop_gone=True)))
+    for item in tally.failed:
+        log.error("late write to item %s: %s: %s; readers see the older one", item.object_id, item.stage, item.detail)
     if tally.changes:
         log.warning(
             "%s writes to the source came after the switch and were carried over; writers should follow alias '%s' now",
@@ -234,9 +245,18 @@ def _delete_source(at: Session) -> bool:
         return False
     store = at.tools.store
     if store.find(plan.source.collection_id) is not None:
+        _refuse_busy(store, plan.source.collection_id, plan.token)
         store.drop(plan.source.collection_id)
         log.info("removed the source collection '%s'", plan.source.collection_id)
     return True
+
+
+def _refuse_busy(store: Store, collection_id: str, token: str = "") -> None:
+    """Refuse to touch a collection that a run which gives signs of life builds or reads."""
+    for claim in store.claims():
+        if claim.token != token and claim.silent < ALIVE_SECONDS and collection_id in (claim.dest, claim.source):
+            what = "being built by" if claim.dest == collection_id else "being read by"
+            raise ConflictError(f"collection '{collection_id}' is {what} {claim.owner}: wait for its end.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,6 +303,8 @@ def roll_back(store: Store, alias: str, hook: Callable[[Pointer], None] | None, 
             f"alias '{alias}' cannot be rolled back: "
             + (f"the collection '{old}' was removed." if old else "it has never been switched.")
         )
+    if any(claim.dest == old for claim in store.claims()):
+        _refuse_busy(store, old)
     missing, resurrected = _newer(store, old, new)
     back = Pointer(
         alias=alias,

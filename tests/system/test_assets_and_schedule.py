@@ -42,7 +42,7 @@ def test_failed_build_emits_none(catalog: CatalogFactory, trigger: Callable[...,
 
 
 def test_dags_of_the_test_folder(dags: DagBag) -> None:
-    assert set(dags.dags) == {"build_director_index", "nightly_sky", "after_nightly"}
+    assert {"build_director_index", "nightly_sky", "after_nightly"} < set(dags.dags)
     nightly = dags.dags["nightly_sky"]
     assert nightly.params["database"] == "sky_nightly"
     assert str(nightly.schedule) == "@daily"

@@ -163,6 +163,17 @@ class LanceCollection:
             for row in self._rows(_ORIGINALS, keys)
         ]
 
+    def absent(self, keys: Sequence[str]) -> list[str]:
+        """
+        Which objects are not there.
+
+        :param keys: ids.
+        :returns: those that are no original's, in their order.
+        """
+        with self._database.translated():
+            there = set(read(self._table, ["object_id"], _ORIGINALS, keys)["object_id"].to_pylist())
+        return [key for key in keys if key not in there]
+
     def _rows(self, condition: str, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
         with self._database.translated():
             rows: list[dict[str, Any]] = read(self._table, _ROW, condition, keys).to_pylist()
@@ -288,13 +299,16 @@ class LanceCollection:
                 self._table.delete(f"{one_of('object_id', list(failed))} AND original_id IS NULL")
         self._remember(failed)
 
-    def delete(self, token: str, keys: Sequence[str]) -> None:
+    def delete(self, token: str, keys: Sequence[str], *, only_unchanged: bool = False) -> None:
         """
         Remove objects and the personalised copies that users have of them, and then the marks.
 
         :param token: the claim.
         :param keys: their ids; unknown ones do not matter.
+        :param only_unchanged: leave alone a row that is not the one that the object's mark describes.
         """
+        if only_unchanged:
+            keys = [key for key, state in self.states(None, None, keys).items() if not is_foreign(state)]
         fence(self._registry.read(), token)
         if not keys:
             return

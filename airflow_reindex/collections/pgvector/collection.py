@@ -144,6 +144,19 @@ class PgVectorCollection:
         ).format(VERSION, self._names.objects)
         return [Item(*row) for row in self._connections.rows(statement, (list(keys),))]
 
+    def absent(self, keys: Sequence[str]) -> list[str]:
+        """
+        Which objects are not there.
+
+        :param keys: ids.
+        :returns: those that are no original's, in their order.
+        """
+        statement = sql.SQL(
+            "SELECT k.key FROM unnest(%s::varchar[]) WITH ORDINALITY k (key, number) LEFT JOIN {} o "
+            "ON o.object_id = k.key AND o.original_id IS NULL WHERE o.object_id IS NULL ORDER BY k.number"
+        ).format(self._names.objects)
+        return [key for (key,) in self._connections.rows(statement, (list(keys),))]
+
     def states(self, after: str | None, upto: str | None, keys: Sequence[str] | None = None) -> dict[str, State]:
         """
         What a destination has in a range: rows of originals, and marks, of one moment.
@@ -227,17 +240,20 @@ class PgVectorCollection:
                 writing.delete_objects(connection, self._names, list(failed), copies=False)
             writing.upsert_marks(connection, self._names, failed)
 
-    def delete(self, token: str, keys: Sequence[str]) -> None:
+    def delete(self, token: str, keys: Sequence[str], *, only_unchanged: bool = False) -> None:
         """
         Remove objects, their parts and marks, and the personalised copies that users have of them.
 
         :param token: the claim.
         :param keys: their ids; unknown ones do not matter.
+        :param only_unchanged: leave alone a row that is not the one that the object's mark describes.
         """
         if not keys:
             return
         with self._connections.transaction() as connection:
             registry.fence(connection, token)
+            if only_unchanged:
+                keys, _ = writing.replaceable_rows(connection, self._names, keys)
             writing.delete_objects(connection, self._names, keys, copies=True)
             statement = sql.SQL("DELETE FROM {} WHERE object_id = ANY(%s::varchar[])").format(self._names.marks)
             connection.execute(statement, (list(keys),))

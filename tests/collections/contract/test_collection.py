@@ -60,7 +60,7 @@ class TestReading:
         assert dest.states(None, None, []) == {}
 
     def test_items(self, dest: Collection) -> None:
-        payload = {"text": "quo\"te\n'", "n": 1.10, "日": [None, True]}
+        payload = {"text": "quo\"ted\n'", "n": 1.10, "日": [None, True]}
         one = item("a'b", payload, user_id="u", session_id="s")
         dest.put(TOKEN, [embedded(one), embedded(item("b", payload_json=None, storage_meta_json=None))])
         found = {one.object_id: one for one in dest.items(["a'b", "b", "gone"])}
@@ -336,3 +336,16 @@ class TestVectors:
         fill(dest, ["b", "c"])
         damage = dest.damage(None, None)
         assert (list(damage.incomplete), damage.orphans) == ([], 0)
+
+
+def test_absent(dest: Collection) -> None:
+    fill(dest, ["a", "c"])
+    assert dest.absent(["d", "a", "b", "c"]) == ["d", "b"]
+    assert dest.absent([]) == []
+
+
+def test_only_what_nobody_has_changed_is_deleted(dest: Collection, place: Place) -> None:
+    fill(dest, ["ours", "rewritten"])
+    place.rewrite("dst", "rewritten", {"n": "theirs"})
+    dest.delete(TOKEN, ["ours", "rewritten", "unknown"], only_unchanged=True)
+    assert dest.absent(["ours", "rewritten"]) == ["ours"]

@@ -200,7 +200,7 @@ def test_what_passes_is_tried_again(database: Database) -> None:
 
 
 def test_sqlites_own_errors(database: Database) -> None:
-    for query in ("SELECT id, nothing FROM docs WHERE id IN ({ids})", "SELEKT {ids}"):
+    for query in ("SELECT id, nothing FROM docs WHERE id IN ({ids})", "SELECTED {ids}"):
         with pytest.raises(RequestError, match="the database of 'db': "):
             database.loader(query).load(ids("x"))
     holder = sqlite3.connect(database.path, isolation_level=None)
