@@ -16,7 +16,8 @@ demo: setup ## run both jobs on private servers, prove the results, and let each
 	@$(BIN)/python -m airflow_reindex.sandbox demo
 
 test: lint ## check style and types, run all tests
-	$(BIN)/python -m pytest -q --durations=10 --numprocesses=auto --maxprocesses=4 --dist=loadgroup
+	$(BIN)/python -m pytest -q --durations=10 --numprocesses=auto --maxprocesses=4 \
+		--dist=loadfile --no-loadscope-reorder
 
 bench: setup ## measure how fast a collection is reindexed
 	$(BIN)/python -m benchmarks.collection

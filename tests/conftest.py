@@ -20,12 +20,14 @@ os.environ.update(
 pytest_plugins = ["airflow_reindex.sandbox.fixtures", "airflow_reindex.sandbox.pg_fixtures", "tests.fixtures"]
 
 
+#: Files that take longest: begun first, so that no process works alone in the end.
+LONGEST = ("test_writers.py", "test_cli.py", "test_director_failures.py", "test_deployment.py", "test_kill_reindex.py")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file run in one process, as they share fixtures; those of the deployment share one over files."""
-    for item in items:
-        names = getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("deployment" if "deployment" in names else str(item.path)))
+    """The longest files first; the others in their order."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_unconfigure() -> None:

@@ -210,7 +210,7 @@ def _wire(
     if approval:
         from airflow_reindex.operators.approval import ApproveOperator
 
-        approve = ApproveOperator(task_id="approve", subject=_SUBJECT, retries=0)
+        approve = ApproveOperator(task_id="approve", subject=_SUBJECT)
         verify >> approve >> switch
     else:
         verify >> switch
