@@ -21,13 +21,23 @@ pytest_plugins = ["airflow_reindex.sandbox.fixtures", "airflow_reindex.sandbox.p
 
 
 #: Files that take longest: begun first, so that no process works alone in the end.
-LONGEST = ("test_writers.py", "test_cli.py", "test_director_failures.py", "test_deployment.py", "test_kill_reindex.py")
+LONGEST = (
+    "test_writers.py",
+    "test_cli.py",
+    "test_deployment.py",
+    "test_director_failures.py",
+    "test_kill_reindex.py",
+    "test_kill_czar_load.py",
+    "test_director_dag.py",
+    "test_collection_dag.py",
+)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; the others in their order."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
 
 
 def pytest_unconfigure() -> None:

@@ -153,10 +153,8 @@ class _Demo:
             rows = connection.execute("SELECT collection_id FROM airflow_reindex.aliases").fetchall()
         if rows != [("words_256",)]:
             raise SandboxError(f"readers should have stayed on words_256, and follow {rows}")
-        self.stage.say(
-            "as it should: readers stay on words_256; with the item mended, clearing the failed tasks", "green"
-        )
-        self.stage.say("embeds what is missing, and switches")
+        self.stage.say("as it should: readers stay on words_256", "green")
+        self.stage.say("with the item mended, clearing the failed tasks embeds what is missing, and switches")
 
     def roll_back(self) -> None:
         """Take the switch back."""
