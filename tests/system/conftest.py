@@ -125,7 +125,7 @@ dag = collection_reindex_dag("approved_reindex", bind={"max_subtasks": 2}, appro
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def deployment(
     airflow: None, sandbox: Sandbox, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:

@@ -311,9 +311,9 @@ class PgVectorStore:
             )
             connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(max(1, round(seconds * 1000))))
             try:
-                connection.execute(
-                    sql.SQL("LOCK TABLE {}, {} IN SHARE ROW EXCLUSIVE MODE").format(names.objects, names.parts)
-                )
+                # Of objects alone, which every writer of an item writes: who waits for a second lock with the first in
+                # hand meets writers that take them in the other order.
+                connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(names.objects))
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
                 raise TransientError(
                     f"collection '{collection_id}': writers did not finish within {seconds:g} s. Look for long "
