@@ -3,6 +3,8 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test bench lint format clean
 BIN := .venv/bin
+# One more than there are cores: many tests wait for servers.
+PROCESSES := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # Debian keeps mariadbd where users have no PATH to.
 export PATH := $(PATH):/usr/sbin
 
@@ -16,7 +18,7 @@ demo: setup ## run both jobs on private servers, prove the results, and let each
 	@$(BIN)/python -m airflow_reindex.sandbox demo
 
 test: lint ## check style and types, run all tests
-	$(BIN)/python -m pytest -q --durations=10 --numprocesses=auto --maxprocesses=4 \
+	$(BIN)/python -m pytest -q --durations=10 --numprocesses=$(PROCESSES) --maxprocesses=4 \
 		--dist=loadfile --no-loadscope-reorder
 
 bench: setup ## measure how fast a collection is reindexed

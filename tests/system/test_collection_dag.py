@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -12,9 +13,13 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 
 from airflow_reindex.collections.account import read_failed
+from airflow_reindex.collections.backends import open_model
+from airflow_reindex.collections.lance import LanceStore
+from airflow_reindex.sandbox.collection_data import SOURCE_MODEL, index_documents, model_connections, word_model
 from airflow_reindex.sandbox.embedding_server import EmbeddingServer, Fault
 from airflow_reindex.sandbox.objects import ObjectStore
 from airflow_reindex.sandbox.postgres import Postgres
+from airflow_reindex.sandbox.texts import documents
 from tests.collections.harness import DIMENSIONS, NEW, OLD, make_source, rows_of, texts
 from tests.system.conftest import Run
 
@@ -159,6 +164,29 @@ def test_contents_in_s3(
     new = {text for text, count in server.counts.embedded[NEW].items() if count != before.get(text)}
     assert "another content" in new
     assert len(new) == 2, "the changed object, and the probe of the plan"
+
+
+def test_lancedb(run_dag: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in model_connections().items():
+        monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(value))
+    lance = {"conn_type": "lancedb", "host": str(tmp_path)}
+    monkeypatch.setenv("AIRFLOW_CONN_COLLECTIONS_LANCE", json.dumps(lance))
+    store = LanceStore(str(tmp_path))
+    index_documents(store, open_model(word_model(SOURCE_MODEL), {}), documents(20), "packages")
+    where = {"collection_conn_id": "collections_lance", "alias": "packages"}
+    models = {"source_embedding_model_id": SOURCE_MODEL, "dest_embedding_model_id": "words_256"}
+    run = run_dag("reindex_collection", **models, **where, deploy_as_blue=True)
+    assert run.state == "success"
+    assert (run.report["total"], run.report["failed"]) == (20, 0)
+    pointer = store.pointer("packages")
+    assert pointer is not None
+    assert pointer.collection_id == "words_256"
+    new, old = store.open("words_256"), store.open(SOURCE_MODEL)
+    assert new.versions(None, None) == old.versions(None, None)
+    assert run_dag("rollback_collection", **where).state == "success"
+    pointer = store.pointer("packages")
+    assert pointer is not None
+    assert pointer.collection_id == SOURCE_MODEL
 
 
 def test_dags_of_the_project(monkeypatch: pytest.MonkeyPatch, airflow: None) -> None:
