@@ -15,7 +15,7 @@ import MySQLdb
 import pyarrow as pa
 from pyarrow import csv
 
-from airflow_reindex.core.failures import DataError, RequestError
+from airflow_reindex.core.failures import DataError, RequestError, TransientError
 from airflow_reindex.core.identifiers import quote
 from airflow_reindex.core.progress import Progress
 from airflow_reindex.core.staging import Folder
@@ -69,6 +69,11 @@ class Inbox:
         path = Path(self.folder) / name
         try:
             yield path
+        except FileNotFoundError as error:
+            raise TransientError(
+                f"the file {path} was removed while this task worked with it: another run has taken over the index, or "
+                "somebody tidied up. A retry tells which."
+            ) from error
         finally:
             path.unlink(missing_ok=True)
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from airflow_reindex.core.failures import RequestError
+from airflow_reindex.core.failures import RequestError, TransientError
 from airflow_reindex.director import steps
+from airflow_reindex.director.load import Inbox
 from airflow_reindex.director.publish import verify
 from airflow_reindex.sandbox import grants
 from airflow_reindex.sandbox.catalog import truth
@@ -111,3 +112,9 @@ def set_global(sandbox: Sandbox, name: str, value: str, back: str) -> Iterator[N
         yield
     finally:
         run_sql(sandbox.czar, f"SET GLOBAL {name} = {back}")
+
+
+def test_file_that_another_run_has_swept(tmp_path: Path) -> None:
+    inbox = Inbox(local=False, folder=str(tmp_path), server_folder=str(tmp_path))
+    with pytest.raises(TransientError, match="another run has taken over"), inbox.file("swept.tsv") as path:
+        path.read_bytes()
