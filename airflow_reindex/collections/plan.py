@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 
 from airflow_reindex.collections.collection import CollectionInfo
 from airflow_reindex.collections.request import ReindexRequest
-from airflow_reindex.core.failures import ReindexError
-from airflow_reindex.core.records import PLAN
+from airflow_reindex.core.records import plan_value
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.windows import MAX_MAPPED_TASKS
 
@@ -189,10 +188,4 @@ def read_plan(folder: Folder, token: str | None = None) -> ReindexPlan:
     :returns: the plan.
     :raises ReindexError: there is none, or it is another plan than the caller's.
     """
-    value = folder.read_json(PLAN)
-    if value is None or (token is not None and value["token"] != token):
-        raise ReindexError(
-            f"the plan in {folder.url} is {'gone' if value is None else 'not the one this task was made for'}: clear "
-            "this run from its task 'plan' on."
-        )
-    return ReindexPlan.from_dict(value)
+    return ReindexPlan.from_dict(plan_value(folder, token))

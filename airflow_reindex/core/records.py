@@ -9,7 +9,7 @@ from typing import Any
 
 import pendulum
 
-from airflow_reindex.core.failures import RequestError
+from airflow_reindex.core.failures import ReindexError, RequestError
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
 
@@ -89,6 +89,24 @@ def task_records(folder: Folder) -> list[TaskRecord]:
     """
     values = [folder.read_json(f"{TASKS}/{name}") for name in folder.names(TASKS) if name.endswith(".json")]
     return [TaskRecord(**{**v, "failures": [Failure(**f) for f in v["failures"]]}) for v in values if v]
+
+
+def plan_value(folder: Folder, token: str | None = None) -> dict[str, Any]:
+    """
+    Read the run's plan as it was written.
+
+    :param folder: the run's folder.
+    :param token: the token that the caller was given; ``None`` to take what is there.
+    :returns: the plan as a dict.
+    :raises ReindexError: there is none, or it is another plan than the caller's.
+    """
+    value: dict[str, Any] | None = folder.read_json(PLAN)
+    if value is None or (token is not None and value["token"] != token):
+        raise ReindexError(
+            f"the plan in {folder.url} is {'gone' if value is None else 'not the one this task was made for'}: clear "
+            "this run from its task 'plan' on."
+        )
+    return value
 
 
 def is_run_folder(folder: Folder) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from airflow_reindex.core.failures import ReindexError
-from airflow_reindex.core.records import PLAN
+from airflow_reindex.core.records import plan_value
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.plan import Plan
 from airflow_reindex.director.split import Split
@@ -20,13 +20,7 @@ def read_plan(folder: Folder, token: str | None = None) -> Plan:
     :returns: the plan.
     :raises ReindexError: there is none, or it is another plan than the caller's.
     """
-    value = folder.read_json(PLAN)
-    if value is None or (token is not None and value["token"] != token):
-        raise ReindexError(
-            f"the plan in {folder.url} is {'gone' if value is None else 'not the one this task was made for'}: clear "
-            "this run from its task 'plan' on."
-        )
-    return Plan.from_dict(value)
+    return Plan.from_dict(plan_value(folder, token))
 
 
 def read_split(folder: Folder) -> Split:
