@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,10 @@ _TYPE = re.compile(
 )
 _BITS = {"TINYINT": 8, "SMALLINT": 16, "MEDIUMINT": 24, "INT": 32, "INTEGER": 32, "BIGINT": 64}
 
-#: Two primes below 2**31: a product of two remainders fits into a signed BIGINT.
-_P, _Q, _SPREAD = 2147483647, 2147483629, 65599
+#: The factors of a row's product: below 2**31 both, so that it fits into a BIGINT; the left one is never 0, which would
+#: hide the right one.
+_LOW, _HIGH, _PRIME, _SPREAD, _WORD = 0x3FFFFFFF, 0x40000000, 2147483629, 65599, 0xFFFFFFFF
+_BLOCK = 8192
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,9 @@ class Rows:
         """
         The rows in key order.
 
-        :returns: new columns; equal keys keep their order. The sort is fast where sorted pieces lie side by side.
+        :returns: new columns; the order of equal keys is open.
         """
-        return self.take(np.argsort(self.key, kind="stable"))
+        return self.take(np.argsort(self.key))
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class Checksum:
 
     :param rows: how many rows.
     :param keys: all keys, XORed as 64-bit words.
-    :param mix: the sum, modulo 2**64, of a product that ties each key to its chunk and sub-chunk.
+    :param mix: all rows' products, XORed: each ties a key to its chunk and sub-chunk.
     """
 
     rows: int = 0
@@ -122,7 +126,7 @@ class Checksum:
     mix: int = 0
 
     def __add__(self, other: Checksum) -> Checksum:
-        return Checksum(self.rows + other.rows, self.keys ^ other.keys, (self.mix + other.mix) % (1 << 64))
+        return Checksum(self.rows + other.rows, self.keys ^ other.keys, self.mix ^ other.mix)
 
     @classmethod
     def of(cls, rows: Rows) -> Checksum:
@@ -132,29 +136,35 @@ class Checksum:
         :param rows: the rows.
         :returns: their checksum.
         """
-        if not len(rows):
-            return cls()
-        wide = _widen(rows.key)
-        # fmod keeps the dividend's sign, as MOD does in SQL. The left factor is never 0: it would hide the right one.
-        left = np.fmod(wide, wide.dtype.type(_P)).astype(np.int64)
-        left += np.where(left < 0, np.int64(-_P), np.int64(_P))
-        sub_chunk = _widen(rows.sub_chunk)
-        rest = np.fmod(sub_chunk, sub_chunk.dtype.type(_P)).astype(np.int64)
-        right = np.fmod(rows.chunk.astype(np.int64) * _SPREAD + rest, np.int64(_Q))
-        keys = int(np.bitwise_xor.reduce(wide.view(np.uint64)))
-        return cls(len(rows), keys, int((left * right).view(np.uint64).sum(dtype=np.uint64)))
+        # Blocks whose temporaries stay in the processor's cache: twenty times as fast as all at once.
+        blocks = (rows.take(slice(start, start + _BLOCK)) for start in range(0, len(rows), _BLOCK))
+        return reduce(add, map(cls._of_block, blocks), cls())
+
+    @classmethod
+    def _of_block(cls, rows: Rows) -> Checksum:
+        key, sub_chunk = _words(rows.key), _words(rows.sub_chunk)
+        left = (key ^ (key >> np.uint64(31))) & np.uint64(_LOW) | np.uint64(_HIGH)
+        right = _words(rows.chunk) * np.uint64(_SPREAD)
+        right += (sub_chunk ^ (sub_chunk >> np.uint64(32))) & np.uint64(_WORD)
+        # numpy divides by a constant several times faster than it takes a remainder.
+        right -= right // np.uint64(_PRIME) * np.uint64(_PRIME)
+        left *= right
+        return cls(len(rows), int(np.bitwise_xor.reduce(key)), int(np.bitwise_xor.reduce(left)))
 
     @staticmethod
     def select(key: str) -> str:
         """
         The same checksum as the select list of a statement.
 
+        Only what the server does with 64-bit words: its SUM goes through decimal numbers.
+
         :param key: the key column, quoted.
-        :returns: three expressions: rows, keys, mix (exact; the caller takes it modulo 2**64).
+        :returns: three expressions: rows, keys, mix.
         """
-        left = f"(CAST(MOD({key}, {_P}) AS SIGNED) + IF(MOD({key}, {_P}) < 0, -{_P}, {_P}))"
-        right = f"MOD(`chunkId` * {_SPREAD} + CAST(MOD(`subChunkId`, {_P}) AS SIGNED), {_Q})"
-        return f"COUNT(*), BIT_XOR({key}), COALESCE(SUM({left} * {right}), 0)"
+        left = f"(({key} ^ ({key} >> 31)) & {_LOW} | {_HIGH})"
+        sub_chunk = f"((`subChunkId` ^ (`subChunkId` >> 32)) & {_WORD})"
+        right = f"MOD(`chunkId` * {_SPREAD} + {sub_chunk}, {_PRIME})"
+        return f"COUNT(*), BIT_XOR({key}), BIT_XOR({left} * {right})"
 
     @classmethod
     def from_row(cls, row: tuple[Any, ...]) -> Checksum:
@@ -164,8 +174,10 @@ class Checksum:
         :param row: the three values.
         :returns: the checksum.
         """
-        return cls(int(row[0]), int(row[1]), int(row[2]) % (1 << 64))
+        return cls(*map(int, row))
 
 
-def _widen(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return values if values.dtype == np.uint64 else values.astype(np.int64)
+def _words(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """Values as 64-bit words, as the server's bit operators take them."""
+    wide = values if values.dtype == np.uint64 else values.astype(np.int64)
+    return wide.view(np.uint64)

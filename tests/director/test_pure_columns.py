@@ -17,8 +17,8 @@ from airflow_reindex.core.failures import RequestError
 from airflow_reindex.director.columns import Checksum, IntegerType, Rows
 from tests.core.samples import Row, examples, rows_of, tuples
 
-#: The numbers in the statement: the divisor of key and sub-chunk, the spread of the chunk, the divisor of both.
-P, SPREAD, Q = map(int, dict.fromkeys(re.findall(r"\d{5,}", Checksum.select("`k`"))))
+#: The numbers in the statement: what is kept of a key and set in it, of a sub-chunk, the chunk's spread, the divisor.
+KEEP, SET, WORD, SPREAD, PRIME = (1 << 30) - 1, 1 << 30, (1 << 32) - 1, 65599, 2147483629
 
 S64, U64 = (-(1 << 63), (1 << 63) - 1), (0, (1 << 64) - 1)
 
@@ -127,24 +127,22 @@ def test_blanks_in_a_type_do_not_hang() -> None:
         signal.signal(signal.SIGALRM, former)
 
 
-def away_from_zero(rest: int) -> int:
-    """The IF of the statement."""
-    return rest - P if rest < 0 else rest + P
-
-
-def sql_mod(value: int, by: int) -> int:
-    """MOD as SQL has it: the dividend's sign."""
-    return abs(value) % by * (-1 if value < 0 else 1)
+def product(row: Row) -> int:
+    """The product of the statement, with the server's rule that bit operators take 64-bit words."""
+    key, sub_chunk = row[0] % (1 << 64), row[2] % (1 << 64)
+    right = row[1] * SPREAD + ((sub_chunk ^ (sub_chunk >> 32)) & WORD)
+    return ((key ^ (key >> 31)) & KEEP | SET) * (right % PRIME)
 
 
 def reference(rows: Sequence[Row]) -> Checksum:
     """What the server answers to Checksum.select, computed with Python's integers."""
     keys = reduce(lambda one, other: one ^ other, (key % (1 << 64) for key, _, _ in rows), 0)
-    mix = sum(
-        away_from_zero(sql_mod(key, P)) * sql_mod(chunk * SPREAD + sql_mod(sub_chunk, P), Q)
-        for key, chunk, sub_chunk in rows
-    )
-    return Checksum.from_row((len(rows), keys, mix))
+    return Checksum.from_row((len(rows), keys, reduce(lambda one, other: one ^ other, map(product, rows), 0)))
+
+
+def test_the_statement_has_these_numbers() -> None:
+    numbers = [int(number) for number in re.findall(r"\d{5,}", Checksum.select("`k`"))]
+    assert numbers == [KEEP, SET, SPREAD, WORD, PRIME]
 
 
 def around(*values: int) -> st.SearchStrategy[int]:
@@ -155,9 +153,9 @@ def around(*values: int) -> st.SearchStrategy[int]:
 CHUNKS = st.one_of(st.integers(0, (1 << 31) - 1), st.sampled_from([0, 1, 1234567890, (1 << 31) - 1]))
 KEYS = {
     "int32": st.one_of(st.integers(-(1 << 31), (1 << 31) - 1), st.sampled_from([-(1 << 31), (1 << 31) - 1, 0, -1])),
-    "uint32": st.one_of(st.integers(0, (1 << 32) - 1), around(1 << 31, P)),
-    "int64": st.one_of(st.integers(*S64), around(0, P, -P, Q, 1 << 32), st.sampled_from(S64)),
-    "uint64": st.one_of(st.integers(*U64), around(1 << 63, P, 1 << 32), st.sampled_from(U64)),
+    "uint32": st.one_of(st.integers(0, (1 << 32) - 1), around(1 << 31, SET)),
+    "int64": st.one_of(st.integers(*S64), around(0, SET, -SET, PRIME, 1 << 32), st.sampled_from(S64)),
+    "uint64": st.one_of(st.integers(*U64), around(1 << 63, SET, 1 << 32), st.sampled_from(U64)),
 }
 SUBS = {
     "int32": st.integers(0, (1 << 31) - 1),
@@ -217,10 +215,10 @@ def test_no_rows() -> None:
     assert Checksum.of(rows_of([], [], [])) == Checksum() == reference([])
 
 
-def test_the_answer_of_the_server_may_be_decimal_or_negative() -> None:
+def test_the_answer_of_the_server_may_be_decimal() -> None:
     from decimal import Decimal
 
-    assert Checksum.from_row((2, 7, Decimal(-1))) == Checksum(2, 7, (1 << 64) - 1)
+    assert Checksum.from_row((2, 7, Decimal(9))) == Checksum(2, 7, 9)
     assert Checksum.from_row((0, 0, Decimal(0))) == Checksum()
 
 
@@ -231,7 +229,7 @@ REAL_KEYS = st.one_of(st.integers(1, 10**6), st.integers(1, (1 << 63) - 1), st.i
 @st.composite
 def catalog_rows(draw: st.DrawFn) -> list[Row]:
     """Rows with unique keys, chunks and sub-chunks as Qserv makes them."""
-    keys = draw(st.lists(REAL_KEYS, min_size=2, max_size=10, unique_by=lambda key: key % P))
+    keys = draw(st.lists(REAL_KEYS, min_size=2, max_size=10, unique_by=lambda key: (key ^ (key >> 31)) & KEEP))
     return [(key, draw(st.integers(1, 200_000)), draw(st.integers(0, 5_000))) for key in keys]
 
 
@@ -265,7 +263,7 @@ def test_lost_and_doubled_rows_are_noticed(rows: list[Row]) -> None:
     assert checksum([rows[0], rows[0], *rows[2:]]) != whole, "one lost, another doubled"
 
 
-@pytest.mark.parametrize("key", [1, -1, 5, (1 << 63) - 1, -(1 << 63), 0, P, -P, 3 * P])
+@pytest.mark.parametrize("key", [1, -1, 5, (1 << 63) - 1, -(1 << 63), 0, SET, -SET, 3 * SET])
 @pytest.mark.parametrize("changed", [(101, 7), (100, 8)])
 def test_a_changed_chunk_or_sub_chunk_is_noticed(key: int, changed: tuple[int, int]) -> None:
     assert checksum([(key, 100, 7), (12, 3, 4)]) != checksum([(key, *changed), (12, 3, 4)])
@@ -273,6 +271,8 @@ def test_a_changed_chunk_or_sub_chunk_is_noticed(key: int, changed: tuple[int, i
 
 @given(st.lists(st.integers(-3, 3), max_size=30))
 @examples(50)
-def test_sorting_keeps_rows_together_and_equal_keys_in_order(keys: list[int]) -> None:
+def test_sorting_keeps_rows_together(keys: list[int]) -> None:
     rows = rows_of(keys, range(len(keys)), range(len(keys)))
-    assert tuples(rows.sorted()) == sorted(tuples(rows), key=lambda row: row[0])
+    found = tuples(rows.sorted())
+    assert [row[0] for row in found] == sorted(keys)
+    assert sorted(found) == sorted(tuples(rows))
