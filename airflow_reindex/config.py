@@ -39,6 +39,26 @@ def run_folder(dag_id: str, run_id: str) -> Folder:
     return staging_root().child(dag_id, run_id)
 
 
+def kept_runs(conn_id: str, index: str) -> Folder | None:
+    """
+    Where the sorted runs of an index's last build are kept for the next one.
+
+    :param conn_id: the qserv connection.
+    :param index: the index table.
+    :returns: a folder below ``staging_url``; ``None`` when the deployment keeps none.
+    """
+    return kept_root().child(conn_id, index) if conf.getboolean(SECTION, "keep_runs") else None
+
+
+def kept_root() -> Folder:
+    """
+    Where all kept runs lie; no DAG can have a name with a blank.
+
+    :returns: a folder below ``staging_url``.
+    """
+    return staging_root().child("kept runs")
+
+
 def check_allowed(conn_id: str, option: str = "allowed_conn_ids") -> str:
     """
     Refuse a connection that the deployment does not offer to those who trigger runs.
@@ -129,6 +149,16 @@ def integer(name: str, least: int = 1) -> int:
     if value < least:
         raise RequestError(f"[reindex] {name} must be a whole number from {least}, not '{text}'.")
     return value
+
+
+def task_memory() -> int:
+    """
+    How much memory a task may take.
+
+    :returns: bytes.
+    :raises RequestError: it is less than a task needs.
+    """
+    return integer("memory_per_task", least=320) << 20
 
 
 def text(name: str) -> str:

@@ -34,10 +34,21 @@ _QSERV_FIELDS = {
         "Where builds keep claims and tables under construction, on the czar's server",
         default="airflow_reindex",
     ),
+    "worker_connections": _field(
+        "Connections a worker",
+        "How many connections the extract tasks of all builds may open to one worker at a time",
+        type=["integer", "null"],
+        minimum=1,
+        default=4,
+    ),
     "staging_dir": _field(
         "Shared folder (tasks)", "For local=0: the folder shared with the czar's MySQL server, as tasks see it"
     ),
     "server_staging_dir": _field("Shared folder (server)", "The same folder as the MySQL server sees it"),
+    "data_dir": _field(
+        "Data folder (tasks)",
+        "The czar's data folder as tasks see it, if they do; its free space is checked before and while loading",
+    ),
     "tls": _field(
         "TLS",
         'JSON object (ca, cert, key, mode) for the MySQL clients of all servers, such as {"ca": "/etc/ssl/qserv.pem"}',
@@ -135,10 +146,16 @@ _OPTIONS = {
         "",
     ),
     "rows_per_task": _option("How many rows one mapped task should extract or load.", "5000000", "integer"),
-    "rows_in_memory": _option(
-        "How many rows an extract task holds in memory before it writes a sorted run; about 50 bytes each.",
-        "4000000",
+    "memory_per_task": _option(
+        "How much memory an extract or load task may take, Airflow's own part included, in MB; at least 320.",
+        "512",
         "integer",
+    ),
+    "keep_runs": _option(
+        "Whether the sorted runs of a finished build are kept (about 8 bytes a row), so that the next build of the "
+        "index reads only the chunks that have changed since.",
+        "False",
+        "boolean",
     ),
     "loaders": _option(
         "Where contents come from: a JSON object of definitions by name, each with a kind (payload, s3 or sql) and its "

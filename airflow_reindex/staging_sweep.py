@@ -8,13 +8,14 @@ import time
 from airflow_reindex import config
 from airflow_reindex.core.records import is_run_folder
 from airflow_reindex.core.staging import Folder
+from airflow_reindex.director.runs import RUNS
 
 log = logging.getLogger(__name__)
 
 
 def sweep_old_folders(keep: Folder) -> None:
     """
-    Remove run folders in which nothing was written for longer than ``staging_retention_days``.
+    Remove run folders, and kept runs, in which nothing was written for longer than ``staging_retention_days``.
 
     :param keep: the present run's folder.
     """
@@ -24,3 +25,8 @@ def sweep_old_folders(keep: Folder) -> None:
             if folder.root != keep.root and 0 < folder.newest() < oldest and is_run_folder(folder):
                 log.info("removing the files of an old run: %s", folder.url)
                 folder.remove()
+    for connection in config.kept_root().folders():
+        for index in connection.folders():
+            if 0 < index.newest() < oldest:
+                log.info("removing the kept runs of an index that is not built any more: %s", index.url)
+                index.remove(RUNS)

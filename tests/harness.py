@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from airflow_reindex.core.claims import Owner
+from airflow_reindex.core.memory import rows_that_fit
 from airflow_reindex.core.records import recorded, task_records
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
@@ -62,12 +64,15 @@ class Build:
         self.folder = Folder.at(str(staging / run_id))
         self.request = BuildRequest.parse({"database": database, "director_table": "Object", **params})
         self.states: dict[tuple[str, str], str] = {}
-        self.claim_timeout, self.rows_per_task, self.rows_in_memory = 300.0, 50_000, 100_000
+        self.claim_timeout, self.rows_per_task, self.memory = 300.0, 50_000, 512 << 20
+        self.kept: Folder | None = None
+        self.rows_in_memory = 0
 
     @property
     def plan_made(self) -> Plan:
         """The plan in the run's folder."""
-        return records.read_plan(self.folder)
+        plan = records.read_plan(self.folder)
+        return replace(plan, groups=tuple(records.read_groups(self.folder, plan)))
 
     def plan(self) -> Plan:
         """The task `plan`."""
@@ -77,7 +82,9 @@ class Build:
             state_of=lambda dag_id, run_id: self.states.get((dag_id, run_id), "running"),
             claim_timeout=self.claim_timeout,
             rows_per_task=self.rows_per_task,
+            memory=self.memory,
             open_folder=Folder.at,
+            kept=self.kept,
         )
         with recorded(self.folder, "plan") as record:
             plan, figures = make_plan(self.servers, self.request, self.folder, run)
@@ -86,7 +93,8 @@ class Build:
 
     def extract(self, group: int) -> None:
         """One mapped task `extract`."""
-        steps.extract_group(self.servers, self.folder, self.plan_made.token, group, self.rows_in_memory)
+        with mock.patch.object(steps, "rows_that_fit", self.rows_that_fit):
+            steps.extract_group(self.servers, self.folder, self.plan_made.token, group, self.memory)
 
     def extract_all(self) -> None:
         """All tasks `extract`, in turn."""
@@ -100,7 +108,12 @@ class Build:
     def load(self, number: int) -> None:
         """One mapped task `load`."""
         split = records.read_split(self.folder)
-        steps.load_range(self.servers, self.folder, self.plan_made.token, split.build, number)
+        with mock.patch.object(steps, "rows_that_fit", self.rows_that_fit):
+            steps.load_range(self.servers, self.folder, self.plan_made.token, split.build, number, self.memory)
+
+    def rows_that_fit(self, memory: int, bytes_per_row: int) -> int:
+        """What the tasks hold in memory; a test may want less than any setting gives."""
+        return self.rows_in_memory or rows_that_fit(memory, bytes_per_row)
 
     def load_all(self) -> None:
         """All tasks `load`, in turn."""
@@ -217,9 +230,9 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     reads: list[int] = []
     real = extract.stream
 
-    def stream(connection: Any, plan: Any, chunk: int) -> Any:
+    def stream(source: Any, plan: Any, chunk: int) -> Any:
         reads.append(chunk)
-        return real(connection, plan, chunk)
+        return real(source, plan, chunk)
 
     monkeypatch.setattr(extract, "stream", stream)
     return reads

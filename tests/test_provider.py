@@ -39,7 +39,8 @@ def test_connection_form_has_the_fields_that_the_hook_reads() -> None:
     widgets = manager().connection_form_widgets
     names = {name.removeprefix("extra__qserv__") for name in widgets if name.startswith("extra__qserv__")}
     assert names == {
-        "workers", "catalog", "replication_schema", "work_database", "staging_dir", "server_staging_dir", "tls"
+        "workers", "catalog", "replication_schema", "work_database", "staging_dir", "server_staging_dir", "tls",
+            "worker_connections", "data_dir",
     }  # fmt: skip
 
 

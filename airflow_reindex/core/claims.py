@@ -153,6 +153,16 @@ class Keeper:
         if self._lost.is_set():
             raise self._make_error()
 
+    def wait(self, seconds: float) -> None:
+        """
+        Wait; the loss of the claim ends it at once.
+
+        :param seconds: how long.
+        :raises ClaimLostError: another run has taken over.
+        """
+        self._lost.wait(seconds)
+        self.check()
+
     def _run(self) -> None:
         while not self._stop.wait(self._every):
             try:

@@ -26,6 +26,10 @@ class DataError(ReindexError):
     """The data or its schema is wrong: trying again gives the same answer until somebody mends it."""
 
 
+class SpaceError(ReindexError):
+    """A disk is about to be full: somebody has to make room first."""
+
+
 class ClaimLostError(ReindexError):
     """The claim on the target is no longer this run's: another run took over, so this one changes nothing."""
 

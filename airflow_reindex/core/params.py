@@ -29,3 +29,18 @@ def flag(value: object, name: str) -> bool:
         if re.fullmatch(r"[+-]?\d{1,18}", text):
             return int(text) != 0
     raise RequestError(f"the parameter {name} takes a number (0 or 1), not {value!r}.")
+
+
+def whole_number(value: object, name: str) -> int:
+    """
+    Read a number of things.
+
+    :param value: a number from 0, or a string that is one; nothing means 0.
+    :param name: the parameter, for the message.
+    :returns: the number.
+    :raises RequestError: it is none.
+    """
+    text = str(value).strip() if value is not None else "0"
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,15}", text or "0"):
+        raise RequestError(f"the parameter {name} takes a whole number from 0, not {value!r}.")
+    return int(text or 0)

@@ -13,6 +13,26 @@ from uuid import uuid4
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
+from airflow_reindex.core.failures import SpaceError
+
+#: What is left free on a disk: its other users need room too.
+RESERVE_BYTES = 256 << 20
+
+
+def full_message(where: str, free: int, need: int) -> str:
+    """
+    What to say of a disk that is about to be full.
+
+    :param where: the folder.
+    :param free: bytes that are left.
+    :param need: bytes that were about to be written.
+    :returns: the message.
+    """
+    return (
+        f"{where} has {free / 1e9:.2f} GB left, {need / 1e9:.2f} GB are needed now, and {RESERVE_BYTES / 1e9:.2f} GB "
+        "stay free: make room, then clear the failed tasks; what is done stays done."
+    )
+
 
 class Folder:
     """
@@ -165,6 +185,17 @@ class Folder:
             return None
         self._fs.makedirs(self.root, exist_ok=True)
         return shutil.disk_usage(self.root).free
+
+    def ensure_room(self, need: int) -> None:
+        """
+        Refuse to write what would fill the disk.
+
+        :param need: bytes that are about to be written.
+        :raises SpaceError: fewer than these and a reserve are left.
+        """
+        free = self.free_bytes()
+        if free is not None and free < need + RESERVE_BYTES:
+            raise SpaceError(full_message(self.url, free, need))
 
     def newest(self) -> float:
         """

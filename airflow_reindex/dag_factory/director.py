@@ -16,6 +16,17 @@ from airflow_reindex.operators.director import (
     PublishOperator,
     SplitOperator,
 )
+from airflow_reindex.operators.throttle import ThrottleOperator
+
+#: Tasks of a run at a time. One B-tree does not take more rows from more than a few connections.
+EXTRACT_TASKS, LOAD_TASKS = 16, 4
+
+THROTTLE_DOC = """
+### Throttle the build of a director index
+
+Changes how many rows a second, and how many connections, the running build of an index may use; it heeds that within
+seconds. Trigger it again with 0 and 0 to let the build go on at full speed.
+"""
 
 DIRECTOR_DOC = """
 ### Build a director index
@@ -29,12 +40,36 @@ whose result is the report with the error map.
 """
 
 
-def director_index_params() -> dict[str, Param]:
-    """
-    The params of a build, with a form that explains each.
+def _connection() -> Param:
+    return Param(
+        "qserv_default",
+        type="string",
+        section="Where",
+        title="Connection",
+        description="The Airflow connection of type qserv.",
+    )
 
-    :returns: by name; `database` and `director_table` have no default.
-    """
+
+def _limits() -> dict[str, Param]:
+    return {
+        "max_rows_per_second": Param(
+            0,
+            type=["integer", "string"],
+            section="Limits",
+            title="Rows a second",
+            description="At most so many rows are read or loaded in a second, by all tasks together. 0: any number.",
+        ),
+        "max_connections": Param(
+            0,
+            type=["integer", "string"],
+            section="Limits",
+            title="Connections",
+            description="At most so many connections load or verify at a time. 0: as many as there are tasks.",
+        ),
+    }
+
+
+def _index_params() -> dict[str, Param]:
     return {
         "database": Param(
             type="string",
@@ -50,6 +85,17 @@ def director_index_params() -> dict[str, Param]:
             title="Director table",
             description="The director table whose index is built, such as Object.",
         ),
+    }
+
+
+def director_index_params() -> dict[str, Param]:
+    """
+    The params of a build, with a form that explains each.
+
+    :returns: by name; `database` and `director_table` have no default.
+    """
+    return {
+        **_index_params(),
         "rebuild": Param(
             0,
             anyOf=FLAG,
@@ -87,13 +133,8 @@ def director_index_params() -> dict[str, Param]:
             title="Keep the previous index",
             description="Keep the replaced index in the working database, for a roll-back.",
         ),
-        "qserv_conn_id": Param(
-            "qserv_default",
-            type="string",
-            section="Where",
-            title="Connection",
-            description="The Airflow connection of type qserv.",
-        ),
+        **_limits(),
+        "qserv_conn_id": _connection(),
         "dry_run": Param(
             False,
             anyOf=FLAG,
@@ -118,6 +159,8 @@ def director_index_dag(
     bind: Mapping[str, Any] | None = None,
     schedule: Any = None,
     default_args: Mapping[str, Any] | None = None,
+    extract_tasks: int = EXTRACT_TASKS,
+    load_tasks: int = LOAD_TASKS,
     **dag_args: Any,
 ) -> DAG:
     """
@@ -129,6 +172,8 @@ def director_index_dag(
     :param bind: params by name that become the defaults of this DAG.
     :param schedule: as for :class:`airflow.sdk.DAG`.
     :param default_args: arguments for all its tasks (`retries`, `pool`, `queue`, ...), over this factory's own.
+    :param extract_tasks: extract tasks of a run at a time; each has one connection to a worker and two to the czar.
+    :param load_tasks: load tasks of a run at a time; each has two connections to the czar.
     :param dag_args: further arguments of the DAG.
     :returns: the DAG.
     :raises ValueError: `bind` names a param that there is not.
@@ -148,20 +193,39 @@ def director_index_dag(
         default_args={**DEFAULT_ARGS, **(default_args or {})},
         **arguments,
     ) as dag:
-        _wire(dag)
+        _wire(dag, extract_tasks, load_tasks)
     return dag
 
 
-def _wire(dag: DAG) -> None:
+def director_index_throttle_dag(dag_id: str = "throttle_director_index", **dag_args: Any) -> DAG:
+    """
+    Make a DAG that changes how fast a running build may go.
+
+    :param dag_id: the DAG's id.
+    :param dag_args: further arguments of the DAG.
+    :returns: the DAG.
+    """
+    arguments = {"catchup": False, "tags": ["reindex", "qserv"], "doc_md": THROTTLE_DOC, **dag_args}
+    params = {**_index_params(), **_limits(), "qserv_conn_id": _connection()}
+    with DAG(dag_id, schedule=None, params=params, **arguments) as dag:
+        dag.add_result(ThrottleOperator(task_id="throttle").output)
+    return dag
+
+
+def _wire(dag: DAG, extract_tasks: int, load_tasks: int) -> None:
     plan = PlanOperator(task_id="plan")
-    extract = ExtractOperator.partial(task_id="extract", map_index_template="{{ task.group['label'] }}").expand(
-        group=plan.output
-    )
+    extract = ExtractOperator.partial(
+        task_id="extract",
+        map_index_template="{{ task.group['label'] }}",
+        max_active_tis_per_dagrun=extract_tasks,
+    ).expand(group=plan.output)
     # Without chunks to read the mapped tasks are skipped; an empty index is built and published all the same.
     split = SplitOperator(task_id="split", trigger_rule="none_failed")
-    load = LoadOperator.partial(task_id="load", map_index_template="{{ task.key_range['label'] }}").expand(
-        key_range=split.output
-    )
+    load = LoadOperator.partial(
+        task_id="load",
+        map_index_template="{{ task.key_range['label'] }}",
+        max_active_tis_per_dagrun=load_tasks,
+    ).expand(key_range=split.output)
     publish = PublishOperator(task_id="publish", trigger_rule="none_failed")
     aggregate = AggregateOperator(task_id="aggregate", trigger_rule="all_done", retries=0)
     plan >> extract >> split >> load >> publish >> aggregate

@@ -15,14 +15,14 @@ from airflow_reindex.core.progress import duration
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.claim import drop
 from airflow_reindex.director.columns import Rows
-from airflow_reindex.director.load import Inbox, explain_load_error, load_file, write_text
+from airflow_reindex.director.inbox import Inbox, explain_load_error, load_file, write_text
+from airflow_reindex.director.room import INDEX_BYTES
+from airflow_reindex.director.runs import STAGED_BYTES
 from airflow_reindex.director.sql import Connection, execute, query, table_names
 from airflow_reindex.director.tables import IndexTables, ensure_work_database
 
 INDEX_PRIVILEGES = ("SELECT", "INSERT", "CREATE", "DROP", "ALTER")
 WORK_PRIVILEGES = (*INDEX_PRIVILEGES, "UPDATE", "DELETE")
-#: Bytes a row takes in the staged runs, in the finished index, and in the text of a slice.
-STAGED_BYTES, INDEX_BYTES = 12, 40
 #: Rows a second that two cores were measured to extract and load; only for the estimate of a dry run.
 EXTRACT_RATE, LOAD_RATE = 700_000, 300_000
 
@@ -94,10 +94,13 @@ def probe_load(connection: Connection, tables: IndexTables, inbox: Inbox, *, lea
     probe = tables.sql("probe", token)
     try:
         execute(connection, f"CREATE TABLE {probe} (`key` INT NOT NULL, `chunkId` INT, `subChunkId` INT) ENGINE=InnoDB")
-        with inbox.file(f"reindex-probe-{token}.tsv") as path:
-            one = np.array([1], np.int32)
-            write_text(Rows(one, one, one), path)
-            rows = load_file(connection, inbox, path, probe, "key")
+        with inbox.place() as folder:
+            path, one = folder / f"reindex-probe-{token}.tsv", np.array([1], np.int32)
+            try:
+                write_text(Rows(one, one, one), path)
+                rows = load_file(connection, inbox, path, probe, "key")
+            finally:
+                path.unlink(missing_ok=True)
         if rows != 1:
             raise RequestError(f"a file of one row was loaded as {rows} rows")
     except MySQLdb.Error as error:

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import MySQLdb
 
-from airflow_reindex.core.claims import BEAT_SECONDS, Keeper, Owner
+from airflow_reindex.core.claims import Keeper, Owner
 from airflow_reindex.core.failures import ClaimLostError, ConflictError, TransientError
 from airflow_reindex.core.identifiers import quote
 from airflow_reindex.director.sql import (
@@ -25,7 +25,10 @@ from airflow_reindex.director.sql import (
     transaction,
 )
 from airflow_reindex.director.tables import IndexTables
+from airflow_reindex.director.throttle import Limits, Watch, working
 
+#: Seconds between two signs of life; changed limits take effect as fast.
+BEAT_SECONDS = 2.0
 #: Seconds to wait for another planner of the same index; planning a takeover takes less than one.
 GATE_SECONDS = 30
 
@@ -89,7 +92,11 @@ def _read(connection: Connection, tables: IndexTables, name: str) -> Held:
 
 
 def acquire(
-    connection: Connection, tables: IndexTables, owner: Owner, may_take_over: Callable[[Held], str | None]
+    connection: Connection,
+    tables: IndexTables,
+    owner: Owner,
+    may_take_over: Callable[[Held], str | None],
+    limits: Limits | None = None,
 ) -> tuple[str, Held | None]:
     """
     Take the claim on an index, or take it over.
@@ -101,11 +108,12 @@ def acquire(
     :param tables: the index.
     :param owner: the run that claims.
     :param may_take_over: says why a found claim must be respected, or ``None`` when it may be taken over.
+    :param limits: how fast the build may go.
     :returns: the new claim's token, and the claim that was taken over.
     :raises ConflictError: another run's claim must be respected.
     :raises TransientError: another planner is at it for too long.
     """
-    token, adopt_from = uuid4().hex[:16], ""
+    token, adopt_from, limits = uuid4().hex[:16], "", limits or Limits()
     with _gate(connection, tables):
         held = find(connection, tables)
         if held is None:
@@ -124,11 +132,32 @@ def acquire(
             execute(
                 connection,
                 f"INSERT INTO {tables.sql('claim', token)} "
-                "(deployment, dag_id, run_id, host, folder, adopt_from, claimed_at, alive_at) "
-                "VALUES (%s, %s, %s, %s, %s, %s, NOW(6), NOW(6))",
-                (owner.deployment, owner.dag_id, owner.run_id, owner.host, owner.folder, adopt_from),
+                "(deployment, dag_id, run_id, host, folder, adopt_from, rows_per_second, connections, claimed_at, "
+                "alive_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, NOW(6), NOW(6))",
+                (*vars(owner).values(), adopt_from, *vars(limits).values()),
             )
     return token, held
+
+
+def set_limits(connection: Connection, tables: IndexTables, limits: Limits) -> Held:
+    """
+    Change how fast a running build may go; its tasks heed it within seconds.
+
+    :param connection: the czar's server.
+    :param tables: the index.
+    :param limits: the new limits.
+    :returns: the claim of the build.
+    :raises ConflictError: nobody builds the index.
+    """
+    held = find(connection, tables)
+    if held is None:
+        raise ConflictError(f"nobody builds index '{tables.database}.{tables.index}' right now.")
+    execute(
+        connection,
+        f"UPDATE {tables.sql('claim', held.token)} SET rows_per_second = %s, connections = %s",
+        (limits.rows_per_second, limits.connections),
+    )
+    return held
 
 
 def sweep(connection: Connection, tables: IndexTables, keep: str) -> list[str]:
@@ -206,17 +235,20 @@ def lost(tables: IndexTables) -> ClaimLostError:
 
 
 class _Pulse:
-    """Gives signs of life over a connection of its own, opened again when it breaks."""
+    """Gives signs of life over a connection of its own, opened again when it breaks, and looks for new limits."""
 
     def __init__(self, connect: Connect, tables: IndexTables, token: str) -> None:
         self._connect, self._tables, self._token = connect, tables, token
         self._connection: Connection | None = None
+        self.watch: Watch | None = None
 
     def beat(self) -> bool:
         """Write the time; whether the claim is still there."""
+        claim = self._tables.sql("claim", self._token)
         try:
-            self._connection = self._connection or prepare(self._connect())
-            execute(self._connection, f"UPDATE {self._tables.sql('claim', self._token)} SET alive_at = NOW(6)")
+            connection = self._connection = self._connection or prepare(self._connect())
+            execute(connection, f"UPDATE {claim} SET alive_at = NOW(6)")
+            self._look(connection)
         except MySQLdb.Error as error:
             self.close()
             if code_of(error) == NO_SUCH_TABLE:
@@ -224,6 +256,13 @@ class _Pulse:
                 return False
             raise
         return True
+
+    def _look(self, connection: Connection) -> None:
+        if self.watch is None:
+            return
+        rows = query(connection, f"SELECT rows_per_second, connections FROM {self._tables.sql('claim', self._token)}")
+        for rate, connections in rows:
+            self.watch.set(Limits(int(rate), int(connections)), working(connection, self._tables.mark) if rate else 1)
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -233,20 +272,22 @@ class _Pulse:
 
 
 @contextmanager
-def keeping(connect: Connect, tables: IndexTables, token: str) -> Iterator[Keeper]:
+def keeping(connect: Connect, tables: IndexTables, token: str) -> Iterator[Watch]:
     """
-    Keep a claim alive from a thread while a task works.
+    Keep a claim alive from a thread while a task works, and heed its limits.
 
     :param connect: opens a connection to the czar's server.
     :param tables: the index.
     :param token: the claim.
-    :yields: what tells whether the claim is lost.
+    :yields: what tells whether the claim is lost, and how fast to work.
     :raises ClaimLostError: it is lost already.
     """
     pulse = _Pulse(connect, tables, token)
     try:
-        with Keeper(pulse.beat, lambda: lost(tables), every=BEAT_SECONDS) as keeper:
-            yield keeper
+        keeper = Keeper(pulse.beat, lambda: lost(tables), every=BEAT_SECONDS)
+        pulse.watch = Watch(keeper)
+        with keeper:
+            yield pulse.watch
     finally:
         pulse.close()
 
@@ -256,6 +297,7 @@ def _definition(tables: IndexTables, token: str) -> str:
     return (
         f"CREATE TABLE {tables.sql('claim', token)} (deployment {text}, dag_id {text}, run_id {text}, host {text}, "
         "folder TEXT CHARACTER SET utf8mb4 NOT NULL, adopt_from TEXT CHARACTER SET utf8mb4 NOT NULL, "
+        "rows_per_second BIGINT NOT NULL, connections INT NOT NULL, "
         "claimed_at DATETIME(6) NOT NULL, alive_at DATETIME(6) NOT NULL) "
         "ENGINE=InnoDB COMMENT='claim of airflow-reindex on a director index'"
     )

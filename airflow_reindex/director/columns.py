@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from operator import add
 from typing import Any
 
@@ -43,6 +43,7 @@ class IntegerType:
     high: int
 
     @classmethod
+    @cache
     def parse(cls, text: str, column: str) -> IntegerType:
         """
         Read a type as Qserv's schema tables and MySQL's information_schema write it.

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import MySQLdb
 import numpy as np
-from MySQLdb.constants import FIELD_TYPE
+from MySQLdb.constants import CR, FIELD_TYPE
 from MySQLdb.cursors import SSCursor
 
 from airflow_reindex.core.failures import DataError, ReindexError, TransientError, detail
 from airflow_reindex.core.identifiers import quote
 from airflow_reindex.core.progress import Progress
 from airflow_reindex.core.report import Failure
-from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.columns import Checksum, IntegerType, Rows
 from airflow_reindex.director.plan import Plan, PlannedChunk
-from airflow_reindex.director.runs import Manifest, StagedChunk, StagedFile, new_name, write_file
+from airflow_reindex.director.run_buffer import RunBuffer
+from airflow_reindex.director.runs import Manifest, StagedChunk
 from airflow_reindex.director.sql import Connect, Connection, describe, is_transient, prepare
+from airflow_reindex.director.throttle import Pace, Watch
+from airflow_reindex.director.wire import SurpriseError, Wire, usable
 
 log = logging.getLogger(__name__)
 
@@ -49,117 +52,35 @@ class Outcome:
     transient: bool = False
 
 
-def layout(plan: Plan) -> str:
+@dataclass
+class Source:
     """
-    What the rows of a run look like; only runs of one layout can be merged.
+    A worker that is being read.
 
-    :param plan: the plan.
-    :returns: a text to compare.
-    """
-    request = plan.request
-    return "|".join(
-        [request.database, request.director_table, plan.key_column, plan.key.dtype.name, plan.sub_chunk.dtype.name]
-    )
-
-
-class RunBuffer:
-    """
-    Collects rows of whole chunks and writes them as sorted runs; memory is bounded by ``capacity``.
-
-    A chunk larger than that is written in parts, which count only when its last row was read.
-
-    :param folder: the run's folder.
-    :param plan: the plan.
-    :param group: the mapped task's number.
-    :param capacity: rows to hold, at least the fetch size.
+    :param connection: to its server.
+    :param wire: reads from the connection's socket; ``None`` where that is not possible.
     """
 
-    def __init__(self, folder: Folder, plan: Plan, group: int, capacity: int) -> None:
-        self._folder, self._plan, self._group = folder, plan, group
-        size = max(capacity, FETCH_ROWS)
-        # Untouched pages cost nothing, so a small task stays small.
-        self._rows = Rows(
-            np.empty(size, plan.key.dtype), np.empty(size, np.int32), np.empty(size, plan.sub_chunk.dtype)
-        )
-        self._used = self._start = 0
-        self._done: list[StagedChunk] = []
-        self._parts: list[StagedFile] = []
-        self.written = 0
+    connection: Connection
+    wire: Wire | None = None
 
-    def add(self, rows: Rows) -> None:
+    @classmethod
+    def open(cls, connection: Connection, *, fast: bool = True) -> Source:
         """
-        Take some rows of the current chunk.
+        Begin to read from a server.
 
-        :param rows: at most :data:`FETCH_ROWS`.
+        :param connection: a fresh connection.
+        :param fast: whether to read from the socket, where possible.
+        :returns: the source.
         """
-        if self._used + len(rows) > len(self._rows):
-            self._make_room(len(rows))
-        where = slice(self._used, self._used + len(rows))
-        self._rows.key[where], self._rows.chunk[where], self._rows.sub_chunk[where] = (
-            rows.key,
-            rows.chunk,
-            rows.sub_chunk,
-        )
-        self._used += len(rows)
+        prepare(connection)
+        return cls(connection, Wire(connection) if fast and usable(connection) else None)
 
-    def end_chunk(self, chunk: StagedChunk) -> None:
-        """
-        The current chunk is complete.
-
-        :param chunk: what to record of it.
-        """
-        if self._parts:
-            self._spill()
-            self._commit(self._parts, [chunk])
-            self._parts = []
-        else:
-            self._done.append(chunk)
-        self._start = self._used
-
-    def drop_chunk(self) -> None:
-        """Forget what was read of the current chunk: it failed."""
-        for part in self._parts:
-            self._folder.remove(part.name)
-        self._parts = []
-        self._used = self._start
-
-    def flush(self) -> None:
-        """Write the complete chunks that are still in memory."""
-        if self._done:
-            files = [self._write(slice(0, self._start))] if self._start else []
-            self._commit(files, self._done)
-            self._done = []
-        left = slice(self._start, self._used)
-        kept = self._rows.take(left)
-        for target, source in (
-            (self._rows.key, kept.key),
-            (self._rows.chunk, kept.chunk),
-            (self._rows.sub_chunk, kept.sub_chunk),
-        ):
-            # The pieces may overlap: copy first.
-            target[: len(kept)] = source.copy()
-        self._start, self._used = 0, len(kept)
-
-    def _make_room(self, wanted: int) -> None:
-        if self._start:
-            self.flush()
-        if self._used + wanted > len(self._rows):
-            self._spill()
-
-    def _spill(self) -> None:
-        if self._used > self._start:
-            self._parts.append(self._write(slice(self._start, self._used)))
-        self._used = self._start
-
-    def _write(self, where: slice) -> StagedFile:
-        file = write_file(self._folder, f"{new_name(self._group)}.parquet", self._rows.take(where))
-        self.written += file.bytes
-        return file
-
-    def _commit(self, files: Sequence[StagedFile], chunks: Sequence[StagedChunk]) -> None:
-        name = f"{new_name(self._group)}.json"
-        manifest = Manifest(name, self._plan.token, self._group, layout(self._plan), tuple(chunks), tuple(files))
-        self._folder.write_json(name, manifest.as_dict())
+    def close(self) -> None:
+        """Hang up."""
+        if self.wire is not None:
+            self.wire.close()
+        self.connection.close()
 
 
 class Extractor:
@@ -169,14 +90,21 @@ class Extractor:
     :param plan: the plan.
     :param connects: how to connect to each worker.
     :param buffer: takes the rows.
-    :param check: called often; raises when the work must stop (the claim was lost).
+    :param watch: the claim and the limits to heed.
+    :param admit: called with a worker's name before it is connected to; waits until there is a connection to spare.
     """
 
     def __init__(
-        self, plan: Plan, connects: Mapping[str, Connect], buffer: RunBuffer, check: Callable[[], None]
+        self,
+        plan: Plan,
+        connects: Mapping[str, Connect],
+        buffer: RunBuffer,
+        watch: Watch,
+        admit: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._plan, self._connects, self._buffer, self._check = plan, connects, buffer, check
-        self._open: dict[str, Connection] = {}
+        self._plan, self._connects, self._buffer = plan, connects, buffer
+        self._watch, self._pace, self._admit = watch, Pace(watch), admit
+        self._open: dict[str, Source] = {}
         self._down: dict[str, str] = {}
         self.outcome = Outcome()
 
@@ -186,7 +114,8 @@ class Extractor:
 
         :param chunks: the chunks that are not staged yet.
         :returns: what became of them.
-        :raises ClaimLostError: as ``check`` does.
+        :raises ClaimLostError: another run has taken over.
+        :raises SpaceError: the staging folder's disk is too small.
         """
         progress = Progress(log.info, f"extract {len(chunks)} chunks", sum(c.rows for c in chunks))
         try:
@@ -194,8 +123,8 @@ class Extractor:
                 self._one(chunk, progress, f"chunk {number} of {len(chunks)}")
             self._buffer.flush()
         finally:
-            for connection in self._open.values():
-                connection.close()
+            for source in self._open.values():
+                source.close()
         self.outcome.bytes = self._buffer.written
         staged = f"{self.outcome.chunks} chunks staged"
         bad = len({f.chunk for f in self.outcome.failures})
@@ -225,22 +154,41 @@ class Extractor:
         self.outcome.transient |= transient
 
     def _read(self, chunk: PlannedChunk, worker: str, progress: Progress, note: str) -> int:
-        connection = self._connection(worker)
-        total = Checksum()
+        source = self._source(worker)
         try:
-            for rows in stream(connection, self._plan, chunk.chunk):
-                self._check()
-                self._buffer.add(rows)
-                total += Checksum.of(rows)
-                progress.add(len(rows), note)
-        except MySQLdb.Error as error:
-            if is_transient(error):
-                self._open.pop(worker).close()
-            raise
+            total = self._stream(source, chunk, progress, note)
+        except SurpriseError:
+            # The driver reads it as well, and says what is wrong with it.
+            self._buffer.drop_chunk()
+            self._hang_up(worker)
+            total = self._stream(self._source(worker, fast=False), chunk, progress, note)
+            self._hang_up(worker)
         self._buffer.end_chunk(StagedChunk(chunk.chunk, worker, chunk.fingerprints.get(worker, ""), total))
         return total.rows
 
-    def _connection(self, worker: str) -> Connection:
+    def _stream(self, source: Source, chunk: PlannedChunk, progress: Progress, note: str) -> Checksum:
+        total, whole = Checksum(), False
+        try:
+            for rows in stream(source, self._plan, chunk.chunk):
+                self._watch.check()
+                self._buffer.add(rows)
+                total += Checksum.of(rows)
+                progress.add(len(rows), note)
+                self._pace.add(len(rows))
+            whole = True
+        finally:
+            if not whole and (source.wire is not None or is_transient(sys.exception() or OSError())):
+                # What is left of the answer would be taken for the next one's.
+                self._open = {name: other for name, other in self._open.items() if other is not source}
+                source.close()
+        return total
+
+    def _hang_up(self, worker: str) -> None:
+        source = self._open.pop(worker, None)
+        if source is not None:
+            source.close()
+
+    def _source(self, worker: str, *, fast: bool = True) -> Source:
         if worker in self._down:
             raise TransientError(self._down[worker])
         if worker not in self._open:
@@ -249,8 +197,9 @@ class Extractor:
                 raise DataError(
                     f"no MySQL connection for worker '{worker}': add it to 'workers' in the qserv connection's extra"
                 )
+            self._admit(worker)
             try:
-                self._open[worker] = prepare(connect())
+                self._open[worker] = Source.open(connect(), fast=fast)
             except MySQLdb.Error as error:
                 # Asked once a task: each further chunk would wait for the same time-out.
                 self._down[worker] = f"Failed to connect to the worker service: {describe(error)}"
@@ -258,25 +207,46 @@ class Extractor:
         return self._open[worker]
 
 
-def stream(connection: Connection, plan: Plan, chunk: int) -> Any:
+def stream(source: Source, plan: Plan, chunk: int) -> Iterator[Rows]:
     """
     Stream the keys and sub-chunks of one chunk table. Its chunk number comes from the table's name.
 
-    :param connection: the worker.
+    :param source: the worker.
     :param plan: names the table and its columns.
     :param chunk: the chunk's number.
-    :yields: :class:`Rows` of at most :data:`FETCH_ROWS`.
+    :returns: rows, some at a time.
     :raises DataError: a key or sub-chunk is NULL or does not fit into the index's column.
+    :raises SurpriseError: the same, where the rows come from the socket: the connection must be closed.
     """
     request = plan.request
     table = quote(request.database, f"{request.director_table}_{chunk}")
-    columns = f"{quote(plan.key_column)}, {quote('subChunkId')}"
+    statement = f"SELECT {quote(plan.key_column)}, {quote('subChunkId')} FROM {table}"
+    if source.wire is not None:
+        # Nobody formats this one: a doubled percent sign of a quoted name is one.
+        return _from_wire(source.wire, statement.replace("%%", "%"), plan, chunk)
+    return _from_driver(source.connection, statement, plan, chunk)
+
+
+def _from_wire(wire: Wire, statement: str, plan: Plan, chunk: int) -> Iterator[Rows]:
+    key, sub_chunk = plan.key, plan.sub_chunk
+    try:
+        for keys, subs in wire.stream(statement):
+            if not (_within(keys, key) and _within(subs, sub_chunk)):
+                raise SurpriseError
+            chunks = np.full(len(keys), chunk, np.int32)
+            yield Rows(keys.astype(key.dtype, copy=False), chunks, subs.astype(sub_chunk.dtype, copy=False))
+    except OSError as error:
+        raise MySQLdb.OperationalError(CR.SERVER_LOST, f"Lost connection to server during query ({error})") from error
+
+
+def _from_driver(connection: Connection, statement: str, plan: Plan, chunk: int) -> Iterator[Rows]:
     cursor = connection.cursor(SSCursor)
     try:
-        cursor.execute(f"SELECT {columns} FROM {table}", ())
+        cursor.execute(statement, ())
         for name, kind, *_ in cursor.description:
             if kind not in INTEGER_FIELDS:
-                raise DataError(f"column '{name}' of table '{request.director_table}_{chunk}' is not an integer column")
+                table = f"{plan.request.director_table}_{chunk}"
+                raise DataError(f"column '{name}' of table '{table}' is not an integer column")
         while batch := cursor.fetchmany(FETCH_ROWS):
             yield as_rows(batch, chunk, plan.key_column, plan.key, plan.sub_chunk)
     finally:
@@ -348,12 +318,13 @@ def missing_chunks(group: Sequence[PlannedChunk], staged: Sequence[Manifest]) ->
     return [chunk for chunk in group if chunk.chunk not in there]
 
 
-def unaccounted(plan: Plan, staged: Sequence[Manifest]) -> list[int]:
+def unaccounted(groups: Iterable[Sequence[PlannedChunk]], staged: Sequence[Manifest]) -> list[int]:
     """
     The chunks of a plan that no manifest holds.
 
-    :param plan: the plan.
+    :param groups: the plan's groups.
     :param staged: the manifests that count.
     :returns: chunk numbers, ascending.
     """
-    return sorted(chunk.chunk for group in plan.groups for chunk in missing_chunks(group, staged))
+    there = {chunk.chunk for manifest in staged for chunk in manifest.chunks}
+    return sorted(chunk.chunk for group in groups for chunk in group if chunk.chunk not in there)

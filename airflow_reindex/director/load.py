@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from types import TracebackType
 
 import MySQLdb
-import pyarrow as pa
-from pyarrow import csv
 
-from airflow_reindex.core.failures import DataError, RequestError, TransientError
-from airflow_reindex.core.identifiers import quote
+from airflow_reindex.core.failures import DataError
 from airflow_reindex.core.progress import Progress
-from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.claim import fence, lost
 from airflow_reindex.director.columns import Checksum, Rows
-from airflow_reindex.director.merge import Duplicates, merged
+from airflow_reindex.director.duplicates import Duplicates
+from airflow_reindex.director.inbox import Inbox, explain_load_error, load_file, write_text
+from airflow_reindex.director.merge import Merger
 from airflow_reindex.director.plan import Plan
+from airflow_reindex.director.room import ServerRoom
 from airflow_reindex.director.split import KeyRange
 from airflow_reindex.director.sql import (
     DUPLICATE_KEY,
@@ -30,76 +28,14 @@ from airflow_reindex.director.sql import (
     TABLE_EXISTS,
     Connection,
     code_of,
-    describe,
     execute,
     query,
     transaction,
 )
 from airflow_reindex.director.tables import IndexTables
+from airflow_reindex.director.throttle import LOOK_SECONDS, Desk, Pace, Watch
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Inbox:
-    """
-    How files reach the czar's server.
-
-    :param local: whether the client sends them (``LOAD DATA LOCAL INFILE``); else the server reads them by itself.
-    :param folder: where tasks write them; ``None``: a temporary folder of the task's machine (``local`` only).
-    :param server_folder: the same folder as the server sees it.
-    """
-
-    local: bool
-    folder: str | None = None
-    server_folder: str | None = None
-
-    @contextmanager
-    def file(self, name: str) -> Iterator[Path]:
-        """
-        A place for one file, which is gone when the block ends.
-
-        :param name: the file's name; made by this package.
-        :yields: the path at which to write it.
-        """
-        if self.local or self.folder is None:
-            with tempfile.TemporaryDirectory(prefix="airflow-reindex-") as folder:
-                yield Path(folder) / name
-            return
-        path = Path(self.folder) / name
-        try:
-            yield path
-        except FileNotFoundError as error:
-            raise TransientError(
-                f"the file {path} was removed while this task worked with it: another run has taken over the index, or "
-                "somebody tidied up. A retry tells which."
-            ) from error
-        finally:
-            path.unlink(missing_ok=True)
-
-    def sweep(self, mark: str, keep: str = "") -> None:
-        """
-        Remove the files that killed tasks left in the shared folder.
-
-        :param mark: how the names of the files go on after ``reindex-``: the index's mark, and the token of one build.
-        :param keep: a token whose files stay.
-        """
-        if self.local or self.folder is None:
-            return
-        for path in Path(self.folder).glob(f"reindex-{mark}-*.tsv"):
-            if not keep or keep not in path.name:
-                # Another run may sweep at the same time, or the file be another account's.
-                with suppress(OSError):
-                    path.unlink()
-
-    def seen_by_server(self, path: Path) -> str:
-        """
-        The path to put into the statement.
-
-        :param path: where the task wrote the file.
-        :returns: the client's path for ``local``, else the server's.
-        """
-        return str(path) if self.local else str(Path(self.server_folder or self.folder or "") / path.name)
 
 
 @dataclass
@@ -169,6 +105,27 @@ def markers(connection: Connection, tables: IndexTables, token: str, build: str)
     return {(int(number), int(piece)): Checksum(*map(int, sums)) for number, piece, *sums in rows}
 
 
+class _DuplicatesError(Exception):
+    """Duplicate keys were found after the first rows of a slice were loaded: roll it back."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """
+    Rows of a slice, ready to be loaded.
+
+    :param slice: the slice's number.
+    :param path: the file; ``None`` when there is nothing to load.
+    :param checksum: of the rows.
+    :param last: whether the slice ends with them.
+    """
+
+    slice: int
+    path: Path | None
+    checksum: Checksum
+    last: bool
+
+
 class RangeLoader:
     """
     Loads one key range.
@@ -178,7 +135,8 @@ class RangeLoader:
     :param tables: the index.
     :param build: the split's build.
     :param inbox: how files reach the server.
-    :param check: called before each slice; raises when the work must stop.
+    :param watch: the claim and the limits to heed.
+    :param data_dir: as for :class:`ServerRoom`.
     """
 
     def __init__(
@@ -188,159 +146,194 @@ class RangeLoader:
         tables: IndexTables,
         build: str,
         inbox: Inbox,
-        check: Callable[[], None],
+        watch: Watch,
+        data_dir: str | None = None,
     ) -> None:
         self._connection, self._plan, self._tables, self._build = connection, plan, tables, build
-        self._inbox, self._check = inbox, check
+        self._inbox, self._watch, self._pace = inbox, watch, Pace(watch)
+        self._room = ServerRoom(connection, data_dir)
+        self._desk = Desk(connection, tables.mark)
         self._duplicates = Duplicates()
+        self._done: Mapping[tuple[int, int], Checksum] = {}
 
-    def run(self, folder: Folder, files: Sequence[str], key_range: KeyRange) -> Loaded:
+    def run(self, merger: Merger, key_range: KeyRange) -> Loaded:
         """
-        Merge the range's rows and load what is not loaded yet. The next slice is merged while the server loads one.
+        Load what is not loaded yet of a range. A thread merges and writes the next slice while the server loads one.
 
         After the first duplicate key of a unique index nothing more is loaded, but the rest is still looked through,
         so that all duplicates are known at once.
 
-        :param folder: the run's folder.
-        :param files: the sorted files.
+        :param merger: gives the range's rows.
         :param key_range: the range.
         :returns: what was done.
         :raises ClaimLostError: another run has taken over.
         :raises DataError: the server would have changed or skipped rows.
+        :raises SpaceError: there is no room for the next file.
         """
-        done = markers(self._connection, self._tables, self._plan.token, self._build)
-        result = Loaded()
+        self._done = markers(self._connection, self._tables, self._plan.token, self._build)
+        result, slices = Loaded(), len(key_range.bounds) - 1
         progress = Progress(log.info, f"load {key_range.label}", key_range.rows)
-        slices = merged(folder, files, key_range)
-        with ThreadPoolExecutor(1, thread_name_prefix="reindex-merge") as ahead:
-            coming = ahead.submit(next, slices)
-            for number in range(len(key_range.slices())):
-                rows = coming.result()
-                if number + 1 < len(key_range.slices()):
-                    coming = ahead.submit(next, slices)
-                self._check()
-                if rows is None:
-                    continue
-                if self._plan.unique:
-                    self._duplicates.look(rows)
+        with self._inbox.place() as folder, Ahead(self._texts(folder, merger, key_range)) as texts:
+            for text in texts:
+                loaded, rows = self._slice(key_range.number, _of_slice(text, texts))
                 if not self._duplicates:
-                    result.rows += len(rows)
-                    result.new_rows += self._slice(key_range.number, number, rows, done)
-                progress.add(len(rows), f"slice {number + 1} of {len(key_range.slices())}")
+                    result.rows += rows
+                    result.new_rows += loaded
+                progress.add(rows, f"slice {text.slice + 1} of {slices}")
         result.duplicates = self._duplicates.messages()
         progress.finish("duplicate keys found: nothing more was loaded" if result.duplicates else "")
         return result
 
-    def _slice(self, key_range: int, number: int, rows: Rows, done: dict[tuple[int, int], Checksum]) -> int:
-        checksum = Checksum.of(rows)
-        known = done.get((key_range, number))
-        if known is not None:
-            if known != checksum:
+    def _texts(self, folder: Path, merger: Merger, key_range: KeyRange) -> Iterator[Text]:
+        """Runs in a thread of its own, one text ahead."""
+        stem = f"reindex-{self._tables.mark}-{self._plan.token}-{self._build}-{key_range.number}"
+        number = 0
+        for piece in merger.pieces(key_range):
+            if self._plan.unique:
+                self._duplicates.look(piece.rows)
+            idle = self._duplicates or (key_range.number, piece.slice) in self._done
+            size = 0 if idle else self._watch.block_rows
+            for rows, ends in _blocks(piece.rows, size):
+                path = None if idle else folder / f"{stem}-{number}.tsv"
+                if path is not None:
+                    self._inbox.ensure_room(len(rows))
+                    write_text(rows, path)
+                number += 1
+                yield Text(piece.slice, path, Checksum.of(rows), last=piece.last and ends)
+
+    def _slice(self, key_range: int, texts: Iterator[Text]) -> tuple[int, int]:
+        """Load a slice; how many rows were loaded now, and how many it has."""
+        while not self._desk.take(self._watch.limits.connections):
+            self._watch.wait(LOOK_SECONDS)
+        self._watch.check()
+        first = next(texts)
+        known = self._done.get((key_range, first.slice))
+        everything = chain([first], texts)
+        if known is not None or first.path is None:
+            total = _total(everything)
+            if known is not None and known != total:
                 raise DataError(
-                    f"slice {number} of range {key_range} was loaded with {known.rows} rows, but the staged runs now "
-                    f"give {len(rows)}: the staging folder was changed. Clear this run from its task 'plan' on."
+                    f"slice {first.slice} of range {key_range} was loaded with {known.rows} rows, but the staged runs "
+                    f"now give {total.rows}: the staging folder was changed. Clear this run from its task 'plan' on."
                 )
-            return 0
-        with self._inbox.file(
-            f"reindex-{self._tables.mark}-{self._plan.token}-{self._build}-{key_range}-{number}.tsv"
-        ) as path:
-            write_text(rows, path)
-            try:
-                self._load(path, key_range, number, checksum)
-            except MySQLdb.Error as error:
-                if code_of(error) == NO_SUCH_TABLE:
-                    raise lost(self._tables) from error
-                if code_of(error) == DUPLICATE_KEY and self._other_was_faster(key_range, number, checksum):
-                    return 0
-                explained = explain_load_error(error, local=self._inbox.local)
-                if explained is None:
-                    raise
-                raise explained from error
-        return len(rows)
+            return 0, total.rows
+        self._room.ensure(first.checksum.rows)
+        try:
+            total = self._load(key_range, first.slice, everything)
+        except _DuplicatesError:
+            return 0, _total(everything).rows
+        except MySQLdb.Error as error:
+            if code_of(error) == NO_SUCH_TABLE:
+                raise lost(self._tables) from error
+            if code_of(error) == DUPLICATE_KEY and (total := first.checksum + _total(texts)) == self._now_known(
+                key_range, first.slice
+            ):
+                # The same task was delivered twice, and the other one has loaded the slice.
+                return 0, total.rows
+            explained = explain_load_error(error, local=self._inbox.local)
+            if explained is None:
+                raise
+            raise explained from error
+        return total.rows, total.rows
 
-    def _other_was_faster(self, key_range: int, number: int, checksum: Checksum) -> bool:
-        """Whether the same task was delivered twice, and the other one has loaded the slice."""
+    def _now_known(self, key_range: int, number: int) -> Checksum | None:
         done = markers(self._connection, self._tables, self._plan.token, self._build)
-        return done.get((key_range, number)) == checksum
+        return done.get((key_range, number))
 
-    def _load(self, path: Path, key_range: int, number: int, checksum: Checksum) -> None:
+    def _load(self, key_range: int, number: int, texts: Iterator[Text]) -> Checksum:
         shadow = self._tables.sql("shadow", self._plan.token, self._build)
+        slices = self._tables.sql("slices", self._plan.token, self._build)
+        total = Checksum()
         with transaction(self._connection):
             fence(self._connection, self._tables, self._plan.token)
+            # First of all: a second delivery of this task waits here.
             execute(
                 self._connection,
-                f"INSERT INTO {self._tables.sql('slices', self._plan.token, self._build)} VALUES "
-                "(%s, %s, %s, %s, %s, NOW(6))",
-                (key_range, number, checksum.rows, checksum.keys, checksum.mix),
+                f"INSERT INTO {slices} VALUES (%s, %s, 0, 0, 0, NOW(6))",
+                (key_range, number),
             )
-            affected = load_file(self._connection, self._inbox, path, shadow, self._plan.key_column)
-            if affected != checksum.rows:
-                raise DataError(
-                    f"the server took {affected} of {checksum.rows} rows of slice {number} of range {key_range}; "
-                    "the slice was rolled back"
-                )
+            for text in texts:
+                if text.path is None:
+                    raise _DuplicatesError
+                affected = load_file(self._connection, self._inbox, text.path, shadow, self._plan.key_column)
+                _unlink(text)
+                if affected != text.checksum.rows:
+                    raise DataError(
+                        f"the server took {affected} of {text.checksum.rows} rows of slice {number} of range "
+                        f"{key_range}; the slice was rolled back"
+                    )
+                total += text.checksum
+                self._pace.add(affected)
+            execute(
+                self._connection,
+                f"UPDATE {slices} SET `rows` = %s, `keys` = %s, mix = %s, loaded_at = NOW(6) "
+                "WHERE `range` = %s AND slice = %s",
+                (total.rows, total.keys, total.mix, key_range, number),
+            )
+        return total
 
 
-def write_text(rows: Rows, path: Path) -> None:
+class Ahead:
     """
-    Write rows as the tab-separated text that LOAD DATA reads.
+    Computes the next item in a thread while the last one is used. A context manager: at its end nothing is left.
 
-    :param rows: the rows.
-    :param path: the file; readable by all, as the server runs under another account.
+    :param texts: the items; closed at the end.
     """
-    table = pa.table({"key": rows.key, "chunk": rows.chunk, "sub_chunk": rows.sub_chunk})
-    csv.write_csv(table, path, csv.WriteOptions(include_header=False, delimiter="\t", batch_size=65_536))
-    os.chmod(path, 0o644)  # noqa: PTH101
+
+    def __init__(self, texts: Iterator[Text]) -> None:
+        self._texts = texts
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reindex-merge")
+        self._coming: Future[Text | None] | None = None
+
+    def __enter__(self) -> Ahead:
+        self._coming = self._thread.submit(next, self._texts, None)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown()
+        coming = self._coming
+        if coming is not None and not coming.cancelled() and not coming.exception() and (text := coming.result()):
+            _unlink(text)
+
+    def __iter__(self) -> Iterator[Text]:
+        return self
+
+    def __next__(self) -> Text:
+        if self._coming is None:
+            raise StopIteration
+        text = self._coming.result()
+        self._coming = None if text is None else self._thread.submit(next, self._texts, None)
+        if text is None:
+            raise StopIteration
+        return text
 
 
-def load_file(connection: Connection, inbox: Inbox, path: Path, table: str, key: str) -> int:
-    """
-    Load one complete file.
-
-    :param connection: to the czar's server.
-    :param inbox: how the file reaches it.
-    :param path: the file, as the task sees it.
-    :param table: the table, quoted.
-    :param key: the key column.
-    :returns: the server's count of rows.
-    :raises DataError: the server gave a warning; with LOCAL that is how it reports skipped and changed rows.
-    """
-    local = "LOCAL " if inbox.local else ""
-    return execute(
-        connection,
-        f"LOAD DATA {local}INFILE %s INTO TABLE {table} CHARACTER SET latin1 FIELDS TERMINATED BY '\\t' "
-        f"ESCAPED BY '\\\\' LINES TERMINATED BY '\\n' ({quote(key)}, `chunkId`, `subChunkId`)",
-        (inbox.seen_by_server(path),),
-    )
+def _of_slice(first: Text, rest: Iterator[Text]) -> Iterator[Text]:
+    text = first
+    yield text
+    while not text.last:
+        text = next(rest)
+        yield text
 
 
-def explain_load_error(error: MySQLdb.Error, *, local: bool) -> RequestError | None:
-    """
-    Say which setting of the server forbids the load, and what to use instead.
+def _blocks(rows: Rows, size: int) -> Iterator[tuple[Rows, bool]]:
+    """Rows in blocks of a size, 0 for one block, each with whether it is the last one."""
+    step = size or len(rows)
+    for start in range(0, len(rows), step):
+        yield rows.take(slice(start, start + step)), start + step >= len(rows)
 
-    :param error: the server's error.
-    :param local: whether LOAD DATA LOCAL was used.
-    :returns: the error to raise for a matter of settings, else ``None``.
-    """
-    code, text = code_of(error), describe(error)
-    if local and code in (1148, 3948, 4166, 2068):
-        return RequestError(
-            f"LOAD DATA LOCAL INFILE is switched off: set local_infile=1 on the czar's server, or use local=0 ({text})"
-        )
-    if not local and code == 1045:
-        return RequestError(
-            f"the account lacks the FILE privilege that LOAD DATA INFILE needs: GRANT FILE ON *.*, or use "
-            f"local=1 ({text})"
-        )
-    if not local and code == 1290:
-        return RequestError(
-            "the server's secure_file_priv does not allow 'server_staging_dir' of the qserv connection: set one to the "
-            f"other, or use local=1 ({text})"
-        )
-    if not local and code in (2, 13, 29):
-        return RequestError(
-            "the MySQL server cannot read the file: 'staging_dir' (as tasks see it) and 'server_staging_dir' (as the "
-            f"server sees it) of the qserv connection must be one folder, readable by the server; or "
-            f"use local=1 ({text})"
-        )
-    return None
+
+def _total(texts: Iterator[Text]) -> Checksum:
+    """The checksum of texts that are not loaded."""
+    total = Checksum()
+    for text in texts:
+        _unlink(text)
+        total += text.checksum
+    return total
+
+
+def _unlink(text: Text) -> None:
+    if text.path is not None:
+        text.path.unlink(missing_ok=True)

@@ -1,160 +1,162 @@
-"""All runs' rows of a key range in key order, slice by slice, and the keys that occur twice."""
+"""All runs' rows of a key range in key order, in slices; memory is bounded by a setting, whatever the keys are."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.columns import Rows
-from airflow_reindex.director.runs import read_groups
-from airflow_reindex.director.split import KeyRange
+from airflow_reindex.director.runs import position, read_part
+from airflow_reindex.director.split import SLICE_ROWS, KeyRange, Source
 
-#: How many keys an error quotes of each pair of chunks.
-QUOTED_KEYS = 5
-#: How many of the chunks that share keys with it a chunk's message names.
-QUOTED_CHUNKS = 10
+#: Memory that a row of a window takes: the row, its place in the sorted order, its key once more.
+BYTES_PER_ROW = 20 + 8 + 8
+#: How full a window is meant to be: its size comes from samples.
+FILL = 0.75
 
 
-class RunCursor:
+@dataclass(frozen=True)
+class Piece:
     """
-    Walks through one sorted file; each row group is read once.
+    Rows of a slice in key order.
+
+    :param slice: the slice's number in its range.
+    :param rows: the rows, at least one.
+    :param last: whether the slice ends with them; only a slice that is larger than memory has several pieces.
+    """
+
+    slice: int
+    rows: Rows
+    last: bool
+
+
+@dataclass
+class _Window:
+    """
+    Rows of a key window, in memory.
+
+    :param columns: room for them.
+    :param used: how many there are.
+    """
+
+    columns: Rows | None = None
+    used: int = 0
+
+    def add(self, rows: Rows, capacity: int) -> bool:
+        """Take rows, or as many as fit; says whether all did."""
+        if self.columns is None:
+            size = max(1, capacity)
+            self.columns = Rows(
+                np.empty(size, rows.key.dtype), np.empty(size, np.int32), np.empty(size, rows.sub_chunk.dtype)
+            )
+        taken = rows.take(slice(0, len(self.columns) - self.used))
+        where = slice(self.used, self.used + len(taken))
+        self.columns.key[where], self.columns.chunk[where] = taken.key, taken.chunk
+        self.columns.sub_chunk[where] = taken.sub_chunk
+        self.used += len(taken)
+        return len(taken) == len(rows)
+
+    @property
+    def rows(self) -> Rows | None:
+        return self.columns.take(slice(0, self.used)) if self.columns is not None and self.used else None
+
+
+class Merger:
+    """
+    Merges the runs' rows of key ranges.
+
+    Rows are gathered for a window of the key space and sorted there: a row group is decoded once a window, and nothing
+    of a run stays in memory between windows. A window that turns out too large is halved; one key alone that has more
+    rows than fit comes in pieces, file by file.
 
     :param folder: the run's folder.
-    :param name: the file's name.
-    :param low: the first key wanted; ``None`` for all.
+    :param source: the runs' files.
+    :param capacity: rows to hold in memory.
     """
 
-    def __init__(self, folder: Folder, name: str, low: int | None) -> None:
-        self._folder, self._name, self._low = folder, name, low
-        with folder.open(name) as stream:
-            self._metadata = pq.ParquetFile(stream).metadata
-        stats = [self._metadata.row_group(i).column(0).statistics for i in range(self._metadata.num_row_groups)]
-        self._first = [stat.min for stat in stats]
-        self._last = [stat.max for stat in stats]
-        self._next = next((i for i, last in enumerate(self._last) if low is None or last >= low), len(stats))
-        self._held: Rows | None = None
+    def __init__(self, folder: Folder, source: Source, capacity: int) -> None:
+        self._folder, self._source, self._capacity = folder, source, max(1, capacity)
+        self._room = _Window()
 
-    def take(self, high: int | None) -> Rows | None:
+    def pieces(self, key_range: KeyRange) -> Iterator[Piece]:
         """
-        The next rows, up to a key.
+        The rows of a range.
 
-        :param high: the first key that is not wanted; ``None`` for all that is left.
-        :returns: the rows in key order; ``None`` when there are none.
+        :param key_range: the range.
+        :yields: in key order; nothing for slices without rows.
         """
-        stop = self._next
-        while stop < len(self._first) and (high is None or self._first[stop] < high):
-            stop += 1
-        if stop > self._next:
-            read = read_groups(self._folder, self._name, self._metadata, range(self._next, stop))
-            if self._low is not None:
-                # Only the first group of a range can have keys below it.
-                read, self._low = read.take(slice(_position(read.key, self._low), None)), None
-            self._held = read if self._held is None else concatenate([self._held, read])
-            self._next = stop
-        if self._held is None:
-            return None
-        cut = len(self._held) if high is None else _position(self._held.key, high)
-        taken, left = self._held.take(slice(0, cut)), self._held.take(slice(cut, None))
-        # A copy lets go of the row groups that are done with.
-        self._held = Rows(left.key.copy(), left.chunk.copy(), left.sub_chunk.copy()) if len(left) else None
-        return taken if len(taken) else None
+        bounds = key_range.bounds
+        slices = len(bounds) - 1
+        a_window = max(1, int(FILL * self._capacity * slices / max(1, key_range.rows)))
+        for first in range(0, slices, a_window):
+            last = min(first + a_window, slices)
+            yield from self._window(bounds, first, last)
 
+    def _window(self, bounds: Sequence[int | None], first: int, last: int) -> Iterator[Piece]:
+        """Slices ``first`` to ``last``, the latter excluded, at once, or, when they are too many rows, by halves."""
+        rows, fits = self._gather(bounds[first], bounds[last])
+        if not fits and last - first > 1:
+            middle = (first + last) // 2
+            yield from self._window(bounds, first, middle)
+            yield from self._window(bounds, middle, last)
+        elif not fits:
+            yield from _ended(Piece(first, piece, last=False) for piece in self._large(bounds[first], bounds[last]))
+        elif rows is not None:
+            order = np.argsort(rows.key)
+            ordered = rows.key[order]
+            start = 0
+            for number in range(first, last):
+                high = bounds[number + 1]
+                stop = len(order) if number + 1 == last or high is None else position(ordered, high)
+                if stop > start:
+                    yield Piece(number, rows.take(order[start:stop]), last=True)
+                start = stop
 
-def merged(folder: Folder, files: Sequence[str], key_range: KeyRange) -> Iterator[Rows | None]:
-    """
-    Merge the files' rows of a key range.
-
-    Memory holds one slice, and of each file at most the row groups that reach over its end.
-
-    :param folder: the run's folder.
-    :param files: the sorted files.
-    :param key_range: the range.
-    :yields: the rows of each slice in key order; ``None`` for a slice without rows.
-    """
-    cursors = [RunCursor(folder, name, key_range.bounds[0]) for name in files]
-    for _, high in key_range.slices():
-        pieces = [piece for cursor in cursors if (piece := cursor.take(high)) is not None]
-        yield concatenate(pieces).sorted() if pieces else None
-
-
-def concatenate(pieces: Sequence[Rows]) -> Rows:
-    """
-    Join rows.
-
-    :param pieces: at least one.
-    :returns: all rows, in the order given.
-    """
-    if len(pieces) == 1:
-        return pieces[0]
-    return Rows(
-        np.concatenate([piece.key for piece in pieces]),
-        np.concatenate([piece.chunk for piece in pieces]),
-        np.concatenate([piece.sub_chunk for piece in pieces]),
-    )
-
-
-class Duplicates:
-    """Keys that occur more than once, by the pair of chunks that they occur in."""
-
-    def __init__(self) -> None:
-        self._pairs: dict[tuple[int, int], list[int]] = {}
-        self._counts: dict[tuple[int, int], int] = defaultdict(int)
-
-    def __bool__(self) -> bool:
-        return bool(self._pairs)
-
-    def look(self, rows: Rows) -> None:
-        """
-        Look through a slice. Equal keys are always in one slice.
-
-        :param rows: its rows in key order.
-        """
-        at = np.flatnonzero(rows.key[1:] == rows.key[:-1])
-        if not len(at):
+    def _large(self, low: int | None, high: int | None) -> Iterator[Rows]:
+        """The rows of a key window that are more than fit into memory, in key order."""
+        rows, fits = self._gather(low, high)
+        if rows is None:
             return
-        ends = np.sort(np.stack([rows.chunk[at], rows.chunk[at + 1]], axis=1), axis=1)
-        # A key in three rows of a chunk is one key: equal neighbours of a pair count once.
-        order = np.lexsort((rows.key[at], ends[:, 1], ends[:, 0]))
-        at, ends = at[order], ends[order]
-        new = np.ones(len(at), bool)
-        new[1:] = (rows.key[at][1:] != rows.key[at][:-1]) | (ends[1:] != ends[:-1]).any(axis=1)
-        at, ends = at[new], ends[new]
-        pairs, first, counts = np.unique(ends, axis=0, return_inverse=True, return_counts=True)
-        for number, (pair, count) in enumerate(zip(pairs.tolist(), counts.tolist(), strict=True)):
-            keys = rows.key[at[np.flatnonzero(first.ravel() == number)[:QUOTED_KEYS]]]
-            self._note((pair[0], pair[1]), count, keys.tolist())
+        if fits:
+            order = np.argsort(rows.key)
+            for start in range(0, len(order), SLICE_ROWS):
+                yield rows.take(order[start : start + SLICE_ROWS])
+            return
+        # The half of what was gathered before memory was full: any key would do that leaves less on either side.
+        cut = int(np.partition(rows.key, len(rows) // 2)[len(rows) // 2])
+        single = int(rows.key.min()) == int(rows.key.max())
+        if cut != low:
+            yield from self._large(low, cut)
+        if single or cut == low:
+            # Nobody knows how many rows this key has; they need no order.
+            yield from self._read(cut, cut + 1)
+            cut += 1
+        if high is None or cut < high:
+            yield from self._large(cut, high)
 
-    def _note(self, pair: tuple[int, int], count: int, keys: Sequence[int]) -> None:
-        self._counts[pair] += count
-        sample = self._pairs.setdefault(pair, [])
-        sample += keys[: QUOTED_KEYS - len(sample)]
+    def _gather(self, low: int | None, high: int | None) -> tuple[Rows | None, bool]:
+        """The rows of a key window in no order, or as many of them as fit, and whether they do."""
+        self._room.used = 0
+        fits = all(self._room.add(rows, self._capacity) for rows in self._read(low, high))
+        return self._room.rows, fits
 
-    def messages(self) -> dict[int, str]:
-        """
-        What to say of each chunk involved.
-
-        :returns: by chunk: how many keys it shares, with a sample of them and the other chunks.
-        """
-        lines: dict[int, list[str]] = defaultdict(list)
-        for (one, other), sample in sorted(self._pairs.items()):
-            text = f"{self._counts[one, other]} duplicate key(s), such as {', '.join(map(str, sample))}"
-            lines[one].append(f"{text}: twice within the chunk" if one == other else f"{text}: also in chunk {other}")
-            if one != other:
-                lines[other].append(f"{text}: also in chunk {one}")
-        return {chunk: _join(texts) for chunk, texts in lines.items()}
-
-
-def _join(texts: Sequence[str]) -> str:
-    more = len(texts) - QUOTED_CHUNKS
-    return "; ".join(texts[:QUOTED_CHUNKS]) + (f"; and with {more} more chunks" if more > 0 else "")
+    def _read(self, low: int | None, high: int | None) -> Iterator[Rows]:
+        for name, dropped in self._source.between(low, high):
+            for rows in read_part(self._folder, name, low, high):
+                kept = rows.take(~np.isin(rows.chunk, dropped)) if len(dropped) else rows
+                if len(kept):
+                    yield kept
 
 
-def _position(keys: npt.NDArray[Any], key: int) -> int:
-    # The bound's type must be the column's own: comparing int64 with uint64 goes through float64 and loses keys.
-    return int(np.searchsorted(keys, keys.dtype.type(key)))
+def _ended(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """The same pieces, of which the last one says so."""
+    held: Piece | None = None
+    for piece in pieces:
+        if held is not None:
+            yield held
+        held = piece
+    if held is not None:
+        yield Piece(held.slice, held.rows, last=True)

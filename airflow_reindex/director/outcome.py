@@ -10,8 +10,10 @@ from airflow_reindex.core.records import PLAN, REPORT, TaskRecord, drop_staged, 
 from airflow_reindex.core.report import QUOTED_FAILURES, Failure, Report, Status, error_map
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.tasks import States, count_states, first_error, lost, phases, plan_holds, unplanned
+from airflow_reindex.director.adoption import keep_runs
 from airflow_reindex.director.extract import unaccounted
 from airflow_reindex.director.plan import Plan
+from airflow_reindex.director.records import read_groups
 from airflow_reindex.director.runs import accounted, manifests
 
 KIND = "build_director_index"
@@ -92,26 +94,39 @@ def make_report(
     return report, failures
 
 
-def write_report(folder: Folder, report: Mapping[str, Any], failures: Sequence[Failure]) -> None:
+def write_report(
+    folder: Folder, report: Mapping[str, Any], failures: Sequence[Failure], kept: Folder | None = None
+) -> None:
     """
-    Write the report, and drop the staged rows of a build that is done.
+    Write the report, and drop or keep the staged rows of a build that is done.
 
     :param folder: the run's folder.
     :param report: the report as a dict.
     :param failures: all failures; their complete map lies beside the report when it only quotes them.
+    :param kept: where to keep the staged rows for the index's next build; ``None`` to drop them.
     """
+    plan = folder.read_json(PLAN) if kept is not None else None
     if len(failures) > QUOTED_FAILURES:
         folder.write_json(ERRORS, error_map(failures))
     else:
         folder.remove(ERRORS)
     folder.write_json(REPORT, report)
     if report["status"] == Status.DONE:
+        staged = []
+        if plan is not None:
+            own = Plan.from_dict(plan)
+            staged = accounted(manifests(folder), own.token, own.adopted)
+        # The plan first: from now on the report alone is the account of this run.
+        folder.remove(PLAN)
+        if kept is not None and staged:
+            keep_runs(folder, staged, kept)
         drop_staged(folder)
 
 
 def _failures(folder: Folder, plan: Plan, records: Sequence[TaskRecord], states: Mapping[str, States]) -> list[Failure]:
     """Each chunk that is not in the index, with what its tasks said of it, or that they said nothing."""
-    missing = set(unaccounted(plan, accounted(manifests(folder), plan.token, plan.adopted)))
+    staged = accounted(manifests(folder), plan.token, plan.adopted)
+    missing = set(unaccounted(read_groups(folder, plan), staged))
     result = [
         failure
         for record in records
@@ -119,7 +134,7 @@ def _failures(folder: Folder, plan: Plan, records: Sequence[TaskRecord], states:
         if record.task == "load" or failure.chunk in missing
     ]
     told = {failure.chunk for failure in result}
-    for number, group in enumerate(plan.groups):
+    for number, group in enumerate(read_groups(folder, plan) if missing - told else ()):
         for chunk in group:
             if chunk.chunk in missing - told:
                 record = next((r for r in records if (r.task, r.index) == ("extract", number)), None)

@@ -12,9 +12,9 @@ from airflow_reindex.director.columns import IntegerType
 from airflow_reindex.director.request import BuildRequest
 
 #: What reading a chunk table costs besides its rows (a round trip, opening the file), in rows.
-CHUNK_OVERHEAD_ROWS = 2_000
+CHUNK_OVERHEAD_ROWS = 1_000
 #: Tasks a worker gets at least, to keep a few Airflow workers busy, as long as each has this much to read.
-LEAST_GROUPS_PER_WORKER, LEAST_GROUP_ROWS = 4, 50_000
+LEAST_GROUPS_PER_WORKER, LEAST_GROUP_ROWS = 4, 100_000
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,10 @@ class Plan:
     :param key_type: its SQL type as the catalog writes it, without nullability.
     :param sub_chunk_type: the sub-chunk column's type, with nullability.
     :param unique: whether the key is unique.
-    :param groups: the chunks of each mapped extract task.
-    :param adopted: manifests of earlier runs whose chunks need not be read again.
+    :param groups: the chunks of each mapped extract task; they lie in a file of their own, as they are many.
+    :param planned_chunks: how many chunks the groups have.
+    :param group_rows: rows in a row group of a staged file.
+    :param adopted: manifests of earlier runs whose chunks need not be read again, each with those that have changed.
     :param adopted_chunks: how many chunks they hold.
     :param unchecked: what the catalog could not check.
     :param started_at: when the run was planned, UTC.
@@ -63,7 +65,9 @@ class Plan:
     sub_chunk_type: str
     unique: bool
     groups: tuple[tuple[PlannedChunk, ...], ...]
-    adopted: tuple[str, ...]
+    planned_chunks: int
+    group_rows: int
+    adopted: Mapping[str, tuple[int, ...]]
     adopted_chunks: int
     unchecked: tuple[str, ...]
     started_at: str
@@ -81,20 +85,15 @@ class Plan:
     @property
     def chunks(self) -> int:
         """How many chunks the index covers, those of adopted manifests included."""
-        return sum(map(len, self.groups)) + self.adopted_chunks
+        return self.planned_chunks + self.adopted_chunks
 
     def as_dict(self) -> dict[str, Any]:
         """
-        The plan as JSON can hold it.
+        The plan as JSON can hold it, without its groups.
 
         :returns: a dict of plain types.
         """
-        chunk = [[[c.chunk, c.workers, c.rows, c.fingerprints] for c in group] for group in self.groups]
-        return {
-            **{k: v for k, v in vars(self).items() if k != "groups"},
-            "request": asdict(self.request),
-            "groups": chunk,
-        }
+        return {**{k: v for k, v in vars(self).items() if k != "groups"}, "request": asdict(self.request)}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Plan:
@@ -102,18 +101,14 @@ class Plan:
         Read a plan back.
 
         :param value: what :meth:`as_dict` gave.
-        :returns: the plan.
+        :returns: the plan, without its groups.
         """
-        groups = tuple(
-            tuple(PlannedChunk(c, tuple(workers), rows, marks) for c, workers, rows, marks in group)
-            for group in value["groups"]
-        )
         return cls(
             **{
                 **value,
                 "request": BuildRequest(**value["request"]),
-                "groups": groups,
-                "adopted": tuple(value["adopted"]),
+                "groups": (),
+                "adopted": {name: tuple(dropped) for name, dropped in value["adopted"].items()},
                 "unchecked": tuple(value["unchecked"]),
             }
         )
@@ -178,6 +173,39 @@ def make_groups(
     ]
     longest = max(map(len, queues), default=0)
     return tuple(queue[i] for i in range(longest) for queue in queues if i < len(queue))
+
+
+def group_as_list(group: Sequence[PlannedChunk]) -> list[Any]:
+    """
+    A group as JSON can hold it.
+
+    :param group: its chunks.
+    :returns: a list of plain types.
+    """
+    return [[c.chunk, c.workers, c.rows, c.fingerprints] for c in group]
+
+
+def group_from_list(value: Iterable[Any]) -> tuple[PlannedChunk, ...]:
+    """
+    Read a group back.
+
+    :param value: what :func:`group_as_list` gave.
+    :returns: its chunks.
+    """
+    return tuple(PlannedChunk(chunk, tuple(workers), rows, marks) for chunk, workers, rows, marks in value)
+
+
+def row_group_rows(rows: int, run_rows: int, window_rows: int) -> int:
+    """
+    How many rows a row group of a staged file should have: about what a load task wants of a run at a time.
+
+    :param rows: rows of the index.
+    :param run_rows: rows of a run at most.
+    :param window_rows: rows that a load task merges at a time.
+    :returns: a power of two from 2,048 (less makes the files' footers large) to 32,768.
+    """
+    wanted = run_rows * window_rows // max(1, rows)
+    return min(32_768, max(2_048, 1 << max(0, wanted.bit_length() - 1)))
 
 
 def group_label(group: Sequence[PlannedChunk]) -> str:

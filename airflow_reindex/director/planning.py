@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import MySQLdb
 
 from airflow_reindex.core.claims import Contender, Owner
-from airflow_reindex.core.failures import ConflictError, TransientError
-from airflow_reindex.core.records import PLAN, REPORT, TASKS, drop_staged, is_run_folder, now
+from airflow_reindex.core.failures import ConflictError, RequestError, SpaceError, TransientError
+from airflow_reindex.core.memory import rows_that_fit
+from airflow_reindex.core.records import REPORT, TASKS, drop_staged, is_run_folder, now
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import catalog, checks, claim
+from airflow_reindex.director import catalog, checks, claim, merge, run_buffer
+from airflow_reindex.director.adoption import adopt
 from airflow_reindex.director.catalog import DirectorTable, Inventory
-from airflow_reindex.director.extract import layout
-from airflow_reindex.director.plan import Plan, PlannedChunk, assign, make_groups
+from airflow_reindex.director.plan import Plan, assign, make_groups, row_group_rows
 from airflow_reindex.director.publish import exists_message, table_exists
-from airflow_reindex.director.records import SPLIT
+from airflow_reindex.director.records import FILES, SPLIT, write_plan
 from airflow_reindex.director.request import BuildRequest
-from airflow_reindex.director.runs import RUNS, Manifest, manifests
+from airflow_reindex.director.room import INDEX_BYTES, ServerRoom
+from airflow_reindex.director.runs import RUNS, Manifest
 from airflow_reindex.director.servers import Servers
-from airflow_reindex.director.sql import Connection, describe, session
+from airflow_reindex.director.sql import Connect, Connection, describe, session
 from airflow_reindex.director.tables import IndexTables, ensure_work_database
 
 log = logging.getLogger(__name__)
+
+#: Workers that are asked for their tables at the same time.
+PLAN_THREADS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +44,9 @@ class RunContext:
         ``None`` when there is no such run.
     :param claim_timeout: after how many silent seconds an owner counts as dead.
     :param rows_per_task: how many rows a mapped extract task should read.
+    :param memory: bytes that a task may take.
     :param open_folder: opens a staging folder by its URL.
+    :param kept: where the runs of an index's last build are kept; ``None`` where they are not.
     """
 
     owner: Owner
@@ -46,7 +54,9 @@ class RunContext:
     state_of: Callable[[str, str], str | None]
     claim_timeout: float
     rows_per_task: int
+    memory: int
     open_folder: Callable[[str], Folder]
+    kept: Folder | None = None
 
     def contender(self, request: BuildRequest) -> Contender:
         """
@@ -87,18 +97,34 @@ def make_plan(
         plan = _plan(servers, request, run, table, inventories, token="")
         rows = sum(chunk.rows for group in plan.groups for chunk in group)
         figures = checks.estimate(rows, len(plan.groups), folder)
+        figures["czar_bytes_free"] = _czar_room(czar, servers, rows)
         log.info(
             "%s chunks with about %s rows in %s groups; the index will take about %s MB, the build %s",
             plan.chunks,
             f"{rows:,}",
             len(plan.groups),
-            round(rows * checks.INDEX_BYTES / 1e6),
+            round(rows * INDEX_BYTES / 1e6),
             figures["time"],
         )
         if request.dry_run:
             return plan, figures
         plan = _claim(czar, servers, plan, table, inventories, folder, run)
     return plan, figures
+
+
+def _czar_room(czar: Connection, servers: Servers, rows: int) -> int | None:
+    room = ServerRoom(czar, servers.data_dir)
+    free = room.free()
+    if free is None:
+        log.info(
+            "nobody can tell how much room the czar's disk has: set 'data_dir' of the qserv connection, or install the "
+            "server's plugin DISKS"
+        )
+    try:
+        room.ensure(rows)
+    except SpaceError as error:
+        raise RequestError(f"the index would not fit: {error}") from error
+    return free
 
 
 def _describe(czar: Connection, servers: Servers, request: BuildRequest) -> tuple[Inventory, DirectorTable]:
@@ -118,15 +144,11 @@ def _inventories(
     servers: Servers, request: BuildRequest, *, scan: bool = False
 ) -> tuple[dict[str, dict[int, catalog.TableInfo]], dict[str, str]]:
     result: dict[str, dict[int, catalog.TableInfo]] = {}
-    columns: dict[str, str] = {}
-    for worker, connect in servers.workers.items():
+    with ThreadPoolExecutor(PLAN_THREADS, thread_name_prefix="reindex-plan") as pool:
+        answers = {worker: pool.submit(_inventory, connect, request) for worker, connect in servers.workers.items()}
+    for worker, answer in answers.items():
         try:
-            with session(connect) as connection:
-                result[worker] = catalog.inventory(connection, request)
-                if scan and not columns and result[worker]:
-                    # The dummy chunk's table may be made by hand: any other one tells more.
-                    name = f"{request.director_table}_{min(result[worker])}"
-                    columns = catalog.chunk_columns(connection, request.database, name)
+            result[worker] = answer.result()
         except MySQLdb.Error as error:
             if scan:
                 raise TransientError(
@@ -136,7 +158,22 @@ def _inventories(
             log.warning(
                 "worker %s does not answer, its chunks are read elsewhere where possible: %s", worker, describe(error)
             )
-    return result, columns
+    return result, _columns(servers, request, result) if scan else {}
+
+
+def _inventory(connect: Connect, request: BuildRequest) -> dict[int, catalog.TableInfo]:
+    with session(connect) as connection:
+        return catalog.inventory(connection, request)
+
+
+def _columns(servers: Servers, request: BuildRequest, inventories: Inventory) -> dict[str, str]:
+    worker = next((worker for worker, tables in inventories.items() if tables), None)
+    if worker is None:
+        return {}
+    with session(servers.workers[worker]) as connection:
+        # The dummy chunk's table may be made by hand: any other one tells more.
+        name = f"{request.director_table}_{min(inventories[worker])}"
+        return catalog.chunk_columns(connection, request.database, name)
 
 
 def _plan(
@@ -150,6 +187,8 @@ def _plan(
 ) -> Plan:
     there = {chunk.chunk for manifest in adopted for chunk in manifest.chunks}
     left = {chunk: workers for chunk, workers in table.placement.items() if chunk not in there}
+    groups = make_groups(assign(left, inventories, servers.workers), run.rows_per_task)
+    rows = sum(chunk.rows for group in groups for chunk in group) + sum(manifest.rows for manifest in adopted)
     nullable = " NULL" if table.sub_chunk_type.nullable else " NOT NULL"
     return Plan(
         token=token,
@@ -160,8 +199,14 @@ def _plan(
         key_type=table.key_type.sql,
         sub_chunk_type=table.sub_chunk_type.sql + nullable,
         unique=table.unique,
-        groups=make_groups(assign(left, inventories, servers.workers), run.rows_per_task),
-        adopted=tuple(manifest.name for manifest in adopted),
+        groups=groups,
+        planned_chunks=len(left),
+        group_rows=row_group_rows(
+            rows,
+            rows_that_fit(run.memory, run_buffer.BYTES_PER_ROW),
+            rows_that_fit(run.memory, merge.BYTES_PER_ROW),
+        ),
+        adopted={manifest.name: manifest.dropped for manifest in adopted},
         adopted_chunks=len(there),
         unchecked=table.unchecked,
         started_at=now(),
@@ -195,7 +240,9 @@ def _claim(
 ) -> Plan:
     request, tables = draft.request, servers.tables(draft.request)
     ensure_work_database(czar, tables.work)
-    token, former = claim.acquire(czar, tables, run.owner, lambda held: _conflict(held, tables, request, run))
+    token, former = claim.acquire(
+        czar, tables, run.owner, lambda held: _conflict(held, tables, request, run), request.limits
+    )
     if former:
         log.info("took over the claim of %s", former.owner or former.token)
     servers.inbox(request).sweep(tables.mark, keep=token)
@@ -206,49 +253,16 @@ def _claim(
     if former and former.owner:
         urls = {former.owner.folder, former.adopt_from} - {"", folder.url}
         sources += [source for url in sorted(urls) if is_run_folder(source := run.open_folder(url))]
-    adopted = _adopt(folder, sources, draft)
+    adopted = adopt(folder, [*sources, *([run.kept] if run.kept else [])], draft)
     plan = _plan(servers, request, run, table, inventories, token, adopted)
-    for name in (SPLIT, REPORT):
+    for name in (SPLIT, FILES, REPORT, *(n for n in folder.names() if n.startswith("groups-"))):
         folder.remove(name)
     for name in folder.names(TASKS):
         if not name.startswith("plan-"):
             folder.remove(f"{TASKS}/{name}")
-    folder.write_json(PLAN, plan.as_dict())
+    write_plan(folder, plan)
     for source in sources[1:]:
         drop_staged(source)
+    if run.kept:
+        run.kept.remove(RUNS)
     return plan
-
-
-def _adopt(folder: Folder, sources: list[Folder], draft: Plan) -> tuple[Manifest, ...]:
-    """Keep the staged runs whose chunks are as they were, also those of a run that was taken over; drop the rest."""
-    planned = {chunk.chunk: chunk for group in draft.groups for chunk in group}
-    adopted: list[Manifest] = []
-    seen: set[int] = set()
-    for source in sources:
-        there = {f"{RUNS}/{name}" for name in source.names(RUNS)}
-        for manifest in list(manifests(source)):
-            chunks, files = {chunk.chunk for chunk in manifest.chunks}, {file.name for file in manifest.files}
-            # A plan that died in mid-adoption has moved files whose manifest it had not moved yet.
-            if manifest.layout != layout(draft) or chunks & seen or not files <= there or not _fits(manifest, planned):
-                continue
-            if source is not folder:
-                for name in (*sorted(files), manifest.name):
-                    folder.move_from(source, name)
-            seen |= chunks
-            adopted.append(manifest)
-    keep = {name for m in adopted for name in (m.name, *(file.name for file in m.files))}
-    for name in folder.names(RUNS):
-        if f"{RUNS}/{name}" not in keep:
-            folder.remove(f"{RUNS}/{name}")
-    if adopted:
-        log.info("adopted %s staged runs with %s chunks", len(adopted), len(seen))
-    return tuple(adopted)
-
-
-def _fits(manifest: Manifest, planned: Mapping[int, PlannedChunk]) -> bool:
-    return all(
-        staged.fingerprint
-        and staged.chunk in planned
-        and planned[staged.chunk].fingerprints.get(staged.worker) == staged.fingerprint
-        for staged in manifest.chunks
-    )

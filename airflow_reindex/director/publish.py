@@ -33,11 +33,14 @@ from airflow_reindex.director.sql import (
     table_names,
 )
 from airflow_reindex.director.tables import IndexTables
+from airflow_reindex.director.throttle import Pace, Watch
 
 log = logging.getLogger(__name__)
 
 #: Connections that verify at the same time.
-VERIFY_CONNECTIONS = 2
+VERIFY_CONNECTIONS = 4
+#: Slices that one statement verifies: a slow statement could not be throttled.
+VERIFY_SLICES = 4
 #: A swap that waits for readers blocks new ones, so it waits briefly and tries again after a pause.
 SWAP_WAIT_SECONDS, SWAP_TRIES, SWAP_PAUSE_SECONDS = 3, 40, 2.0
 
@@ -94,7 +97,7 @@ def verify(
     split: Split,
     staged: Sequence[Manifest],
     loaded: Mapping[tuple[int, int], Checksum],
-    check: Callable[[], None],
+    watch: Watch,
 ) -> int:
     """
     Prove that the shadow table holds what left the workers: extracted = loaded, and loaded = found, by key range.
@@ -105,7 +108,7 @@ def verify(
     :param split: its key ranges.
     :param staged: the manifests, with the checksums of the chunks as they were read.
     :param loaded: the checksums of the slices as they were loaded.
-    :param check: called before each range; raises when the work must stop.
+    :param watch: the claim and the limits to heed.
     :returns: how many rows the table has.
     :raises DataError: something differs, with the range in which it does.
     """
@@ -120,37 +123,45 @@ def verify(
     progress = Progress(log.info, "verify", total.rows)
 
     def one(key_range: KeyRange) -> None:
-        check()
-        expected = reduce(add, (loaded.get((key_range.number, i), Checksum()) for i in range(len(key_range.slices()))))
         with session(connect) as connection:
-            found = checksum(connection, plan, tables, split.build, key_range)
-        if found != expected:
-            raise DataError(
-                f"{key_range.label}: {expected.rows} rows were loaded, but {found.rows} are in the shadow table (or "
-                "their contents differ). Clear this run from its task 'plan' on."
-            )
-        progress.add(found.rows)
+            pace = Pace(watch)
+            for first in range(0, len(key_range.bounds) - 1, VERIFY_SLICES):
+                watch.check()
+                bounds = key_range.bounds[first : first + VERIFY_SLICES + 1]
+                slices = range(first, first + len(bounds) - 1)
+                expected = reduce(add, (loaded.get((key_range.number, i), Checksum()) for i in slices))
+                found = checksum(connection, plan, tables, split.build, bounds[0], bounds[-1])
+                if found != expected:
+                    raise DataError(
+                        f"{key_range.label}: {expected.rows} rows were loaded, but {found.rows} are in the shadow "
+                        "table (or their contents differ). Clear this run from its task 'plan' on."
+                    )
+                progress.add(found.rows)
+                pace.add(found.rows)
 
-    with ThreadPoolExecutor(VERIFY_CONNECTIONS, thread_name_prefix="reindex-verify") as pool:
+    connections = min(VERIFY_CONNECTIONS, watch.limits.connections or VERIFY_CONNECTIONS)
+    with ThreadPoolExecutor(connections, thread_name_prefix="reindex-verify") as pool:
         for _ in pool.map(one, split.ranges):
             pass
     progress.finish("counts and checksums agree")
     return total.rows
 
 
-def checksum(connection: Connection, plan: Plan, tables: IndexTables, build: str, key_range: KeyRange) -> Checksum:
+def checksum(
+    connection: Connection, plan: Plan, tables: IndexTables, build: str, low: int | None, high: int | None
+) -> Checksum:
     """
-    Let the server compute the checksum of a key range of the shadow table.
+    Let the server compute the checksum of a part of the shadow table.
 
     :param connection: the czar's server.
     :param plan: names the key.
     :param tables: the index.
     :param build: the split's build.
-    :param key_range: the range.
+    :param low: the first key; ``None`` for all.
+    :param high: the first key that is not wanted; ``None`` for all.
     :returns: the checksum.
     """
     key = quote(plan.key_column)
-    low, high = key_range.bounds[0], key_range.bounds[-1]
     conditions = [(f"{key} >= %s", low), (f"{key} < %s", high)]
     wanted = [(text, bound) for text, bound in conditions if bound is not None]
     where = f" WHERE {' AND '.join(text for text, _ in wanted)}" if wanted else ""

@@ -8,7 +8,8 @@ from typing import Any
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.identifiers import MAX_IDENTIFIER, check_identifier
-from airflow_reindex.core.params import flag
+from airflow_reindex.core.params import flag, whole_number
+from airflow_reindex.director.throttle import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class BuildRequest:
     :param keep_previous: whether the replaced index is kept for a roll-back.
     :param force_takeover: whether to take the claim from a run that seems to be alive.
     :param dry_run: whether to stop after the checks.
+    :param max_rows_per_second: rows that all tasks together read or load in a second; 0: as many as they can.
+    :param max_connections: connections that load or verify at a time; 0: as many as tasks.
     """
 
     database: str
@@ -36,6 +39,13 @@ class BuildRequest:
     keep_previous: bool = False
     force_takeover: bool = False
     dry_run: bool = False
+    max_rows_per_second: int = 0
+    max_connections: int = 0
+
+    @property
+    def limits(self) -> Limits:
+        """How fast the build may go at first."""
+        return Limits(self.max_rows_per_second, self.max_connections)
 
     @classmethod
     def parse(cls, params: Mapping[str, Any]) -> BuildRequest:
@@ -60,6 +70,8 @@ class BuildRequest:
                 name: flag(params.get(name, 0), name)
                 for name in ("rebuild", "local", "keep_previous", "force_takeover", "dry_run")
             },
+            max_rows_per_second=whole_number(params.get("max_rows_per_second"), "max_rows_per_second"),
+            max_connections=whole_number(params.get("max_connections"), "max_connections"),
         )
         if len(request.index_table) > MAX_IDENTIFIER:
             raise RequestError(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,10 +20,14 @@ from airflow_reindex.director.columns import Checksum, Rows
 
 #: Where a run's folder keeps them.
 RUNS = "runs"
-#: Rows in a Parquet row group: what a merge holds in memory of each run.
-ROW_GROUP_ROWS = 32_768
-#: How many keys of each file go into its sample.
+#: Row groups in a file: a reader of few rows reads a short footer, and the files do not get too many.
+GROUPS_IN_FILE = 128
+#: Row groups that are decoded at a time.
+READ_GROUPS = 16
+#: How many keys of each run go into its sample.
 SAMPLES = 256
+#: What a staged row takes at most: random keys in small runs.
+STAGED_BYTES = 12
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,12 @@ class StagedChunk:
 @dataclass(frozen=True)
 class StagedFile:
     """
-    One sorted file.
+    One sorted file, the whole of a run or a part of it.
 
     :param name: its name in the run's folder.
     :param rows: rows in it.
+    :param low: its first key.
+    :param high: its last key.
     :param step: rows that each key of the sample stands for.
     :param sample: evenly spaced keys, ascending.
     :param bytes: its size.
@@ -56,6 +63,8 @@ class StagedFile:
 
     name: str
     rows: int
+    low: int
+    high: int
     step: int
     sample: tuple[int, ...]
     bytes: int
@@ -72,6 +81,7 @@ class Manifest:
     :param layout: what the rows look like; runs of another layout cannot be merged with these.
     :param chunks: the chunks.
     :param files: the files.
+    :param dropped: chunks in the files whose rows no longer count: their tables have changed since.
     """
 
     name: str
@@ -80,6 +90,23 @@ class Manifest:
     layout: str
     chunks: tuple[StagedChunk, ...]
     files: tuple[StagedFile, ...]
+    dropped: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Rows of the chunks that count."""
+        return sum(chunk.checksum.rows for chunk in self.chunks)
+
+    def without(self, dropped: Iterable[int]) -> Manifest:
+        """
+        The manifest after some of its chunks have changed.
+
+        :param dropped: their numbers.
+        :returns: a manifest of the others.
+        """
+        gone = frozenset(dropped)
+        kept = tuple(chunk for chunk in self.chunks if chunk.chunk not in gone)
+        return replace(self, chunks=kept, dropped=tuple(sorted(gone)))
 
     def as_dict(self) -> dict[str, Any]:
         """
@@ -95,7 +122,7 @@ class Manifest:
                 [c.chunk, c.worker, c.fingerprint, c.checksum.rows, c.checksum.keys, c.checksum.mix]
                 for c in self.chunks
             ],
-            "files": [[f.name, f.rows, f.step, f.sample, f.bytes] for f in self.files],
+            "files": [[f.name, f.rows, f.low, f.high, f.step, f.sample, f.bytes] for f in self.files],
         }
 
     @classmethod
@@ -113,7 +140,10 @@ class Manifest:
             value["group"],
             value["layout"],
             tuple(StagedChunk(c, w, mark, Checksum(*sums)) for c, w, mark, *sums in value["chunks"]),
-            tuple(StagedFile(n, rows, step, tuple(sample), size) for n, rows, step, sample, size in value["files"]),
+            tuple(
+                StagedFile(name_, rows, low, high, step, tuple(sample), size)
+                for name_, rows, low, high, step, sample, size in value["files"]
+            ),
         )
 
 
@@ -127,51 +157,93 @@ def new_name(group: int) -> str:
     return f"{RUNS}/g{group:04d}-{time.time_ns():016x}-{uuid4().hex[:8]}"
 
 
-def write_file(folder: Folder, name: str, rows: Rows) -> StagedFile:
+def write_run(folder: Folder, stem: str, rows: Rows, group_rows: int) -> tuple[StagedFile, ...]:
     """
-    Sort rows by key and write them as Parquet.
-
-    The keys are delta-encoded: sorted random keys lie close together, so that most of their bits need not be stored.
+    Sort rows by key and write them as one run: Parquet files that follow one another in the key space.
 
     :param folder: the run's folder.
-    :param name: the file's name.
-    :param rows: the rows, in any order, at least one.
-    :returns: what to put into the manifest.
+    :param stem: what the files' names begin with.
+    :param rows: the rows, in any order.
+    :param group_rows: rows in a row group.
+    :returns: what to put into the manifest; empty for no rows.
+    :raises SpaceError: the folder's disk is too small.
     """
-    ordered = rows.sorted()
-    columns = {"key": ordered.key, "chunk": ordered.chunk, "sub_chunk": ordered.sub_chunk}
+    if not len(rows):
+        return ()
+    folder.ensure_room(len(rows) * STAGED_BYTES)
+    order = np.argsort(rows.key)
+    step = max(1, len(rows) // SAMPLES)
+    # Runs of like size would all be sampled at the same quantiles, which clumps the cuts: shift each by its name.
+    first = int.from_bytes(hashlib.sha256(stem.encode()).digest()[:4]) % step
+    size, files = GROUPS_IN_FILE * group_rows, []
+    for number, start in enumerate(range(0, len(rows), size)):
+        part = rows.take(order[start : start + size])
+        name = f"{stem}-{number:02d}.parquet"
+        sample = tuple(int(key) for key in part.key[(first - start) % step :: step])
+        low, high = int(part.key[0]), int(part.key[-1])
+        files.append(StagedFile(name, len(part), low, high, step, sample, _write(folder, name, part, group_rows)))
+    return tuple(files)
+
+
+def _write(folder: Folder, name: str, rows: Rows, group_rows: int) -> int:
+    """
+    Write sorted rows; returns the file's size in bytes.
+
+    The encodings alone compress: sorted random keys lie close together, so that most bits of their differences need not
+    be stored; chunks and sub-chunks are packed numbers of a dictionary's entries. A codec on top makes it 1 % smaller.
+    """
+    columns = {"key": rows.key, "chunk": rows.chunk, "sub_chunk": rows.sub_chunk}
     with folder.create(name) as stream:
         pq.write_table(
             pa.table({label: pa.array(column) for label, column in columns.items()}),
             stream,
-            row_group_size=ROW_GROUP_ROWS,
-            compression="zstd",
-            compression_level=1,
+            row_group_size=group_rows,
+            compression="none",
             use_dictionary=["chunk", "sub_chunk"],
             column_encoding={"key": "DELTA_BINARY_PACKED"},
             write_statistics=["key"],
         )
-        size = stream.tell()
-    step = max(1, len(ordered) // SAMPLES)
-    # Runs of like size would all be sampled at the same quantiles, which clumps the cuts: shift each by its name.
-    first = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) % step
-    sample = tuple(int(key) for key in ordered.key[first::step])
-    return StagedFile(name, len(ordered), step, sample, size)
+        return int(stream.tell())
 
 
-def read_groups(folder: Folder, name: str, metadata: pq.FileMetaData, groups: Sequence[int]) -> Rows:
+def read_part(folder: Folder, name: str, low: int | None, high: int | None) -> Iterator[Rows]:
     """
-    Read some row groups of a file.
+    Read the rows of a key range from a file, some row groups at a time.
 
     :param folder: the run's folder.
     :param name: the file's name.
-    :param metadata: its footer, read before.
-    :param groups: the row groups' numbers, ascending.
-    :returns: their rows, in key order.
+    :param low: the first key wanted; ``None`` for all.
+    :param high: the first key that is not wanted; ``None`` for all.
+    :yields: rows in key order, at least one.
     """
     with folder.open(name) as stream:
-        table = pq.ParquetFile(stream, metadata=metadata).read_row_groups(groups, use_threads=False)
-    return Rows(*(np.asarray(table.column(label)) for label in ("key", "chunk", "sub_chunk")))
+        source = pq.ParquetFile(stream)
+        stats = [source.metadata.row_group(i).column(0).statistics for i in range(source.metadata.num_row_groups)]
+        wanted = [
+            i for i, stat in enumerate(stats) if (low is None or stat.max >= low) and (high is None or stat.min < high)
+        ]
+        for start in range(0, len(wanted), READ_GROUPS):
+            table = source.read_row_groups(wanted[start : start + READ_GROUPS], use_threads=False)
+            rows = Rows(*(np.asarray(table.column(label)) for label in ("key", "chunk", "sub_chunk")))
+            first = 0 if low is None else position(rows.key, low)
+            last = len(rows) if high is None else position(rows.key, high)
+            if first < last:
+                yield rows.take(slice(first, last))
+
+
+def position(keys: npt.NDArray[Any], key: int) -> int:
+    """
+    Where a key would stand in a sorted column.
+
+    :param keys: the column.
+    :param key: the key.
+    :returns: how many keys lie below it.
+    """
+    limits = np.iinfo(keys.dtype)
+    if not limits.min <= key <= limits.max:
+        return 0 if key < limits.min else len(keys)
+    # The bound's type must be the column's own: comparing int64 with uint64 goes through float64 and loses keys.
+    return int(np.searchsorted(keys, keys.dtype.type(key)))
 
 
 def manifests(folder: Folder, group: int | None = None) -> Iterator[Manifest]:
@@ -190,25 +262,28 @@ def manifests(folder: Folder, group: int | None = None) -> Iterator[Manifest]:
                 yield Manifest.from_dict(f"{RUNS}/{name}", value)
 
 
-def named(folder: Folder, names: Iterable[str]) -> list[Manifest]:
+def named(folder: Folder, names: Mapping[str, Iterable[int]]) -> list[Manifest]:
     """
     Read certain manifests.
 
     :param folder: the run's folder.
-    :param names: their names.
+    :param names: their names, each with its chunks that do not count.
     :returns: the manifests, in the order of the names.
     :raises ReindexError: one is gone.
     """
     result = []
-    for name in names:
+    for name, dropped in names.items():
         value = folder.read_json(name)
         if value is None:
             raise ReindexError(f"{name} is gone from {folder.url}: clear this run from its task 'plan' on.")
-        result.append(Manifest.from_dict(name, value))
+        manifest = Manifest.from_dict(name, value)
+        result.append(manifest.without(dropped) if dropped else manifest)
     return result
 
 
-def accounted(candidates: Iterable[Manifest], token: str, adopted: Iterable[str]) -> list[Manifest]:
+def accounted(
+    candidates: Iterable[Manifest], token: str, adopted: Mapping[str, Iterable[int]] | None = None
+) -> list[Manifest]:
     """
     The manifests that count for a plan: each chunk is in exactly one of them.
 
@@ -216,12 +291,13 @@ def accounted(candidates: Iterable[Manifest], token: str, adopted: Iterable[str]
 
     :param candidates: the manifests found.
     :param token: the plan's token.
-    :param adopted: names of earlier runs' manifests that the plan adopted.
+    :param adopted: names of earlier runs' manifests that the plan adopted, with their chunks that do not count.
     :returns: the manifests to use, in the order of their names.
     """
-    names, seen, result = set(adopted), set[int](), []
+    names, seen, result = adopted or {}, set[int](), []
     # The adopted ones first: the plan counts on them.
-    for manifest in sorted(candidates, key=lambda m: (m.name not in names, m.name)):
+    for found in sorted(candidates, key=lambda m: (m.name not in names, m.name)):
+        manifest = found.without(names[found.name]) if names.get(found.name) else found
         chunks = {c.chunk for c in manifest.chunks}
         if (manifest.token == token or manifest.name in names) and not chunks & seen:
             seen |= chunks

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from airflow_reindex.core.failures import RequestError
-from airflow_reindex.director.load import Inbox
+from airflow_reindex.director.inbox import Inbox
 from airflow_reindex.director.request import BuildRequest
 from airflow_reindex.director.sql import Connect
 from airflow_reindex.director.tables import WORK_DATABASE, IndexTables
@@ -24,8 +24,10 @@ class Servers:
     :param work_database: where builds keep their tables.
     :param catalog: where the placement of chunks is read from.
     :param replication_schema: the replication system's database.
+    :param worker_connections: connections that extract tasks may open to one worker at a time.
     :param staging_dir: for ``local=0``: the folder that tasks and server share, as tasks see it.
     :param server_staging_dir: the same folder as the server sees it.
+    :param data_dir: the folder of the czar's data as tasks see it, where they do; only its room is looked at.
     """
 
     czar: Connect
@@ -34,8 +36,10 @@ class Servers:
     work_database: str = WORK_DATABASE
     catalog: Literal["replication", "scan"] = "replication"
     replication_schema: str = "qservReplica"
+    worker_connections: int = 4
     staging_dir: str | None = None
     server_staging_dir: str | None = None
+    data_dir: str | None = None
 
     def tables(self, request: BuildRequest) -> IndexTables:
         """

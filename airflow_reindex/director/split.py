@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from airflow_reindex.core.windows import MAX_MAPPED_TASKS, contiguous_groups, task_count
 from airflow_reindex.director.runs import Manifest
@@ -48,21 +50,73 @@ class KeyRange:
         return list(zip(self.bounds[:-1], self.bounds[1:], strict=True))
 
 
+class Source:
+    """
+    The sorted files that a split covers; lies in the run's folder as ``files.parquet``.
+
+    :param table: columns ``name``, ``rows``, ``low`` and ``high`` (first and last key), ``dropped`` (chunks whose rows
+        in the file do not count).
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+        self._low, self._high = (np.asarray(table.column(name)) for name in ("low", "high"))
+
+    @classmethod
+    def of(cls, staged: Iterable[Manifest]) -> Source:
+        """
+        The files of some manifests.
+
+        :param staged: the manifests that count.
+        :returns: their files.
+        """
+        files = [(file, manifest.dropped) for manifest in staged for file in manifest.files]
+        kind = key_type(max((file.high for file, _ in files), default=0))
+        return cls(
+            pa.table(
+                {
+                    "name": pa.array([file.name for file, _ in files], pa.string()),
+                    "rows": pa.array([file.rows for file, _ in files], pa.int64()),
+                    "low": pa.array(np.array([file.low for file, _ in files], kind)),
+                    "high": pa.array(np.array([file.high for file, _ in files], kind)),
+                    "dropped": pa.array([dropped for _, dropped in files], pa.list_(pa.int32())),
+                }
+            )
+        )
+
+    def between(self, low: int | None, high: int | None) -> Iterator[tuple[str, npt.NDArray[np.int32]]]:
+        """
+        The files that have keys in a range.
+
+        :param low: the first key wanted; ``None`` for all.
+        :param high: the first key that is not wanted; ``None`` for all.
+        :yields: a file's name, and the chunks whose rows in it do not count.
+        """
+        kind = self._low.dtype.type
+        wanted = np.ones(len(self._low), bool)
+        if low is not None:
+            # The key after the largest one of the type is beyond all files.
+            wanted &= (self._high >= kind(low)) if low <= np.iinfo(kind).max else False
+        if high is not None:
+            # The last key of a type has no successor in it.
+            wanted &= (self._low <= kind(high - 1)) if high > np.iinfo(kind).min else False
+        for row in np.flatnonzero(wanted).tolist():
+            yield self.table["name"][row].as_py(), np.asarray(self.table["dropped"][row].values, np.int32)
+
+
 @dataclass(frozen=True)
 class Split:
     """
     How the rows of a plan are loaded; lies in the run's folder as ``split.json``.
 
     :param build: distinguishes the shadow table of this split from those of earlier ones of the same plan.
-    :param manifests: the manifests whose rows it covers.
-    :param files: their sorted files.
+    :param manifests: the manifests whose rows it covers, each with its chunks that do not count.
     :param rows: how many rows they hold.
     :param ranges: the key ranges, ascending, without gaps.
     """
 
     build: str
-    manifests: tuple[str, ...]
-    files: tuple[str, ...]
+    manifests: dict[str, tuple[int, ...]]
     rows: int
     ranges: tuple[KeyRange, ...]
 
@@ -84,7 +138,8 @@ class Split:
         :returns: the split.
         """
         ranges = tuple(KeyRange(number, tuple(bounds), rows) for number, bounds, rows in value["ranges"])
-        return cls(value["build"], tuple(value["manifests"]), tuple(value["files"]), value["rows"], ranges)
+        names = {name: tuple(dropped) for name, dropped in value["manifests"].items()}
+        return cls(value["build"], names, value["rows"], ranges)
 
 
 def make_split(token: str, staged: Sequence[Manifest], rows_per_task: int, slice_rows: int = SLICE_ROWS) -> Split:
@@ -100,13 +155,12 @@ def make_split(token: str, staged: Sequence[Manifest], rows_per_task: int, slice
     :param slice_rows: about how many rows one transaction should hold.
     :returns: the split; without rows it has no ranges.
     """
-    names = tuple(sorted(manifest.name for manifest in staged))
+    names = {manifest.name: manifest.dropped for manifest in sorted(staged, key=lambda m: m.name)}
     build = hashlib.sha256("\n".join((token, *names)).encode()).hexdigest()[:8]
-    files = [file for manifest in sorted(staged, key=lambda m: m.name) for file in manifest.files]
-    file_names, rows = tuple(file.name for file in files), sum(file.rows for file in files)
+    rows = sum(manifest.rows for manifest in staged)
     if not rows:
-        return Split(build, names, file_names, 0, ())
-    cuts = quantiles(staged, rows, -(-rows // slice_rows))
+        return Split(build, names, 0, ())
+    cuts = quantiles(staged, -(-rows // slice_rows))
     bounds: list[int | None] = [None, *cuts, None]
     slices = len(bounds) - 1
     tasks = task_count(rows, rows_per_task, least=min(LEAST_RANGES, slices), most=MAX_MAPPED_TASKS)
@@ -114,27 +168,36 @@ def make_split(token: str, staged: Sequence[Manifest], rows_per_task: int, slice
         KeyRange(number, tuple(bounds[group.start : group.stop + 1]), rows * len(group) // slices)
         for number, group in enumerate(contiguous_groups([1] * slices, tasks))
     )
-    return Split(build, names, file_names, rows, ranges)
+    return Split(build, names, rows, ranges)
 
 
-def quantiles(staged: Sequence[Manifest], rows: int, parts: int) -> list[int]:
+def quantiles(staged: Sequence[Manifest], parts: int) -> list[int]:
     """
     Keys that cut the rows into parts of about equal size.
 
     :param staged: the manifests, with their files' samples.
-    :param rows: how many rows they hold.
     :param parts: how many parts are wanted.
     :returns: fewer than ``parts`` keys, ascending, each once; a key that is very frequent makes fewer, larger parts.
     """
     files = [file for manifest in staged for file in manifest.files if file.sample]
-    # Unsigned 64-bit keys do not fit int64, so the type follows the values.
-    top = max((file.sample[-1] for file in files), default=0)
-    dtype = np.uint64 if top > np.iinfo(np.int64).max else np.int64
-    keys = np.concatenate([np.array(file.sample, dtype) for file in files])
+    if not files:
+        return []
+    kind = key_type(max((file.sample[-1] for file in files), default=0))
+    keys = np.concatenate([np.array(file.sample, kind) for file in files])
     weights = np.concatenate([np.full(len(file.sample), file.step, np.int64) for file in files])
     order = np.argsort(keys, kind="stable")
     reached = np.cumsum(weights[order])
-    targets = np.arange(1, parts) * (rows / parts)
+    targets = np.arange(1, parts) * (reached[-1] / parts)
     # The first key of all is no cut: nothing lies below it.
     cuts = np.unique(keys[order][np.minimum(np.searchsorted(reached, targets), len(order) - 1)])
     return [int(cut) for cut in cuts if cut > keys[order[0]]]
+
+
+def key_type(highest: int) -> type[np.integer[Any]]:
+    """
+    A type for keys: unsigned 64-bit keys do not fit int64.
+
+    :param highest: the largest key.
+    :returns: int64 where it fits.
+    """
+    return np.uint64 if highest > np.iinfo(np.int64).max else np.int64

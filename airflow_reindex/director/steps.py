@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
 import MySQLdb
 
 from airflow_reindex.core.failures import ClaimLostError, DataError, RequestError, TransientError
+from airflow_reindex.core.memory import rows_that_fit
 from airflow_reindex.core.records import recorded
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import claim
-from airflow_reindex.director.extract import Extractor, Outcome, RunBuffer, missing_chunks, unaccounted
+from airflow_reindex.director import claim, merge, run_buffer
+from airflow_reindex.director.extract import Extractor, Outcome, missing_chunks, unaccounted
 from airflow_reindex.director.load import Loaded, RangeLoader, create_tables, markers
-from airflow_reindex.director.plan import Plan
+from airflow_reindex.director.merge import Merger
+from airflow_reindex.director.plan import Plan, PlannedChunk
 from airflow_reindex.director.publish import (
     Published,
     finish_table,
@@ -25,42 +28,42 @@ from airflow_reindex.director.publish import (
     tidy,
     verify,
 )
-from airflow_reindex.director.records import SPLIT, read_plan, read_split
+from airflow_reindex.director.records import read_group, read_groups, read_plan, read_source, read_split, write_split
+from airflow_reindex.director.run_buffer import RunBuffer
 from airflow_reindex.director.runs import Manifest, accounted, manifests, named
 from airflow_reindex.director.servers import Servers
-from airflow_reindex.director.split import Split, make_split
+from airflow_reindex.director.split import Source, Split, make_split
 from airflow_reindex.director.sql import NO_SUCH_TABLE, Connection, code_of, prepare, session, transaction
 from airflow_reindex.director.tables import IndexTables, index_definition
+from airflow_reindex.director.throttle import LOOK_SECONDS, Desk, Watch
+from airflow_reindex.director.turns import Turns, next_group
 
 log = logging.getLogger(__name__)
 
+#: How often an extract task that has nothing to do looks for work.
+WAIT_SECONDS = 1.0
 
-def extract_group(servers: Servers, folder: Folder, token: str, group: int, rows_in_memory: int) -> Outcome:
+
+def extract_group(servers: Servers, folder: Folder, token: str, group: int, memory: int) -> Outcome:
     """
-    Stage the chunks of one group that are not staged yet.
+    Stage the chunks of one group that are not staged yet; while its worker has no connection to spare, other groups'.
 
     :param servers: the Qserv installation.
     :param folder: the run's folder.
     :param token: the plan that the group belongs to.
     :param group: its number.
-    :param rows_in_memory: rows to hold before a run is written; about 50 bytes each.
+    :param memory: bytes that the task may take.
     :returns: what was done.
     :raises TransientError: chunks failed, and trying again may help.
     :raises DataError: chunks failed for good.
     """
     with recorded(folder, "extract", group, token) as record:
         plan = read_plan(folder, token)
-        chunks = plan.groups[group]
-        todo = missing_chunks(chunks, accounted(manifests(folder, group), token, ()))
+        chunks = read_group(folder, plan, group)
+        todo = missing_chunks(chunks, accounted(manifests(folder, group), token))
         if len(todo) < len(chunks):
             log.info("%s of %s chunks are staged already", len(chunks) - len(todo), len(chunks))
-        with claim.keeping(servers.czar, servers.tables(plan.request), token) as keeper:
-            buffer = RunBuffer(folder, plan, group, rows_in_memory)
-            outcome = Extractor(plan, servers.workers, buffer, keeper.check).run(todo)
-            left = missing_chunks(todo, accounted(manifests(folder, group), token, ()))
-            if left and not outcome.failures:
-                # The same task was delivered twice, and the two deliveries cut their runs differently.
-                outcome = Extractor(plan, servers.workers, buffer, keeper.check).run(left)
+        outcome = _Extraction(servers, folder, plan, memory).run(group, todo)
         record.rows, record.failures = outcome.rows, outcome.failures
         record.result = {"chunks": outcome.chunks, "bytes": outcome.bytes}
         if outcome.failures:
@@ -72,6 +75,64 @@ def extract_group(servers: Servers, folder: Folder, token: str, group: int, rows
             )
             raise TransientError(text) if outcome.transient else DataError(text)
     return outcome
+
+
+class _Extraction:
+    """An extract task at work."""
+
+    def __init__(self, servers: Servers, folder: Folder, plan: Plan, memory: int) -> None:
+        self._servers, self._folder, self._plan = servers, folder, plan
+        self._tables = servers.tables(plan.request)
+        self._capacity = rows_that_fit(memory, run_buffer.BYTES_PER_ROW)
+
+    def run(self, own: int, todo: Sequence[PlannedChunk]) -> Outcome:
+        """Read the task's own group, and others as long as it has to wait."""
+        with (
+            claim.keeping(self._servers.czar, self._tables, self._plan.token) as watch,
+            session(self._servers.czar) as czar,
+        ):
+            desk, turns = Desk(czar, self._tables.mark), Turns(czar, self._plan.token, self._servers.worker_connections)
+            desk.take(0)
+            while todo:
+                found = next_group(own, self._groups, self._untouched, turns, todo)
+                if found is None:
+                    watch.wait(WAIT_SECONDS)
+                elif found[0] != own:
+                    log.info("the worker of this group is busy: reading group %s meanwhile", found[0])
+                    self._read(found[0], found[1], turns, watch)
+                else:
+                    # Another task may have read it meanwhile.
+                    return self._read(own, self._missing(own, todo), turns, watch)
+        return Outcome()
+
+    def _read(self, group: int, chunks: Sequence[PlannedChunk], turns: Turns, watch: Watch) -> Outcome:
+        def admit(worker: str) -> None:
+            while not turns.admit(worker):
+                watch.wait(LOOK_SECONDS)
+
+        try:
+            outcome = self._once(group, chunks, watch, admit)
+            left = self._missing(group, chunks)
+            if left and not outcome.failures:
+                # The same task was delivered twice, and the two deliveries cut their runs differently.
+                outcome = self._once(group, left, watch, admit)
+        finally:
+            turns.end(group)
+        return outcome
+
+    def _once(self, group: int, chunks: Sequence[PlannedChunk], watch: Watch, admit: Callable[[str], None]) -> Outcome:
+        with RunBuffer(self._folder, self._plan, group, self._capacity) as buffer:
+            return Extractor(self._plan, self._servers.workers, buffer, watch, admit).run(chunks)
+
+    def _groups(self) -> Iterator[Sequence[PlannedChunk]]:
+        return read_groups(self._folder, self._plan)
+
+    def _missing(self, group: int, chunks: Sequence[PlannedChunk]) -> list[PlannedChunk]:
+        return missing_chunks(chunks, accounted(manifests(self._folder, group), self._plan.token))
+
+    def _untouched(self) -> set[int]:
+        begun = {m.group for m in manifests(self._folder) if m.token == self._plan.token}
+        return {number for number, _ in enumerate(self._groups())} - begun
 
 
 def staged_runs(folder: Folder, plan: Plan) -> list[Manifest]:
@@ -100,7 +161,7 @@ def split_build(servers: Servers, folder: Folder, rows_per_task: int) -> Split:
         record.token = plan.token
         tables = servers.tables(plan.request)
         staged = staged_runs(folder, plan)
-        missing = unaccounted(plan, staged)
+        missing = unaccounted(read_groups(folder, plan), staged)
         if missing:
             raise DataError(
                 f"{len(missing)} chunks are not staged, such as {', '.join(map(str, missing[:5]))}: clear the failed "
@@ -111,7 +172,7 @@ def split_build(servers: Servers, folder: Folder, rows_per_task: int) -> Split:
         split = make_split(plan.token, staged, rows_per_task)
         with claim.keeping(servers.czar, tables, plan.token), session(servers.czar) as czar:
             _create_tables(czar, tables, plan, split.build)
-        folder.write_json(SPLIT, split.as_dict())
+        write_split(folder, split, Source.of(staged))
         record.rows = split.rows
         record.result = {"ranges": len(split.ranges), "bytes": sum(f.bytes for m in staged for f in m.files)}
         log.info("%s rows in %s runs, %s key ranges", f"{split.rows:,}", len(staged), len(split.ranges))
@@ -130,7 +191,7 @@ def _create_tables(czar: Connection, tables: IndexTables, plan: Plan, build: str
         raise
 
 
-def load_range(servers: Servers, folder: Folder, token: str, build: str, number: int) -> Loaded:
+def load_range(servers: Servers, folder: Folder, token: str, build: str, number: int, memory: int) -> Loaded:
     """
     Load one key range into the shadow table.
 
@@ -139,6 +200,7 @@ def load_range(servers: Servers, folder: Folder, token: str, build: str, number:
     :param token: the plan that the range belongs to.
     :param build: the split that it belongs to.
     :param number: its number.
+    :param memory: bytes that the task may take.
     :returns: what was done.
     :raises DataError: keys of a unique index occur twice.
     """
@@ -147,9 +209,11 @@ def load_range(servers: Servers, folder: Folder, token: str, build: str, number:
         if split.build != build:
             raise RequestError("the split is not the one this task was made for: clear this run from 'split' on.")
         tables, inbox = servers.tables(plan.request), servers.inbox(plan.request)
-        with claim.keeping(servers.czar, tables, token) as keeper, session(servers.czar) as czar:
-            loader = RangeLoader(czar, plan, tables, build, inbox, keeper.check)
-            loaded = loader.run(folder, split.files, split.ranges[number])
+        merger = Merger(folder, read_source(folder), rows_that_fit(memory, merge.BYTES_PER_ROW))
+        with claim.keeping(servers.czar, tables, token) as watch, session(servers.czar) as czar:
+            loaded = RangeLoader(czar, plan, tables, build, inbox, watch, servers.data_dir).run(
+                merger, split.ranges[number]
+            )
         record.rows = loaded.rows
         if loaded.duplicates:
             staged = named(folder, split.manifests)
@@ -202,11 +266,11 @@ def publish_build(servers: Servers, folder: Folder) -> Published:
 def _prove_and_swap(servers: Servers, czar: Connection, folder: Folder, plan: Plan, split: Split) -> None:
     tables = servers.tables(plan.request)
     try:
-        with claim.keeping(servers.czar, tables, plan.token) as keeper:
+        with claim.keeping(servers.czar, tables, plan.token) as watch:
             loaded = markers(czar, tables, plan.token, split.build)
-            verify(servers.czar, plan, tables, split, named(folder, split.manifests), loaded, keeper.check)
+            verify(servers.czar, plan, tables, split, named(folder, split.manifests), loaded, watch)
             finish_table(czar, tables, plan.token, split.build)
-            swap(czar, plan, tables, split.build, keeper.check)
+            swap(czar, plan, tables, split.build, watch.check)
     except MySQLdb.Error as error:
         if code_of(error) == NO_SUCH_TABLE and not swap_possible(czar, tables, plan.token, split.build):
             raise claim.lost(tables) from error

@@ -12,6 +12,7 @@ from airflow.sdk import BaseHook, Connection
 
 from airflow_reindex.config import check_allowed
 from airflow_reindex.core.failures import RequestError
+from airflow_reindex.core.params import whole_number
 from airflow_reindex.director.servers import Servers
 from airflow_reindex.director.sql import Connect, describe, query, session
 from airflow_reindex.director.tables import WORK_DATABASE
@@ -19,6 +20,8 @@ from airflow_reindex.hooks.connections import find_connection, json_object
 
 #: Seconds until a server that does not answer counts as away.
 CONNECT_TIMEOUT = 10
+#: How many connections one worker is asked for.
+DEFAULT_WORKER_CONNECTIONS, MOST_WORKER_CONNECTIONS = 4, 64
 _TLS_FILES = ("ca", "capath", "cert", "key", "cipher")
 
 
@@ -103,9 +106,20 @@ class QservHook(BaseHook):
             work_database=extra.get("work_database") or WORK_DATABASE,
             catalog="scan" if catalog == "scan" else "replication",
             replication_schema=extra.get("replication_schema") or "qservReplica",
+            worker_connections=self._worker_connections(extra),
             staging_dir=extra.get("staging_dir") or None,
             server_staging_dir=extra.get("server_staging_dir") or None,
+            data_dir=extra.get("data_dir") or None,
         )
+
+    def _worker_connections(self, extra: dict[str, Any]) -> int:
+        value = whole_number(extra.get("worker_connections") or DEFAULT_WORKER_CONNECTIONS, "worker_connections")
+        if not 1 <= value <= MOST_WORKER_CONNECTIONS:
+            raise RequestError(
+                f"'worker_connections' in the extra of '{self.qserv_conn_id}' must be from 1 to "
+                f"{MOST_WORKER_CONNECTIONS}, not {value}."
+            )
+        return value
 
     def test_connection(self) -> tuple[bool, str]:
         """

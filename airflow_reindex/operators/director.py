@@ -111,7 +111,7 @@ class PlanOperator(DirectorIndexOperator):
             request = BuildRequest.parse(params)
             conn_id = self.qserv_conn_id or params.get("qserv_conn_id") or QservHook.default_conn_name
             hook = QservHook(conn_id)
-            plan, figures = make_plan(hook.servers, request, folder, self._run(context, conn_id))
+            plan, figures = make_plan(hook.servers, request, folder, self._run(context, conn_id, request))
             record.token = plan.token
             record.rows = int(str(figures["rows"]))
             record.result = {"dry_run": request.dry_run, "chunks": plan.chunks, **figures}
@@ -124,14 +124,16 @@ class PlanOperator(DirectorIndexOperator):
             for number, group in enumerate(plan.groups)
         ]
 
-    def _run(self, context: Context, conn_id: str) -> RunContext:
+    def _run(self, context: Context, conn_id: str, request: BuildRequest) -> RunContext:
         return RunContext(
             owner=self.claimant(context),
             conn_id=conn_id,
             state_of=self.state_of(context),
             claim_timeout=config.integer("claim_timeout"),
             rows_per_task=config.integer("rows_per_task"),
+            memory=config.task_memory(),
             open_folder=Folder.at,
+            kept=config.kept_runs(conn_id, request.index_table),
         )
 
 
@@ -153,7 +155,7 @@ class ExtractOperator(DirectorIndexOperator):
         :param context: the task's context.
         :returns: the group's number, chunks and rows.
         """
-        folder, memory = self.folder(context), config.integer("rows_in_memory")
+        folder, memory = self.folder(context), config.task_memory()
         with airflow_errors():
             servers = self.servers(folder)
             done = steps.extract_group(servers, folder, self.group["token"], self.group["group"], memory)
@@ -202,7 +204,8 @@ class LoadOperator(DirectorIndexOperator):
         folder, given = self.folder(context), self.key_range
         with airflow_errors():
             servers = self.servers(folder)
-            done = steps.load_range(servers, folder, given["token"], given["build"], given["range"])
+            memory = config.task_memory()
+            done = steps.load_range(servers, folder, given["token"], given["build"], given["range"], memory)
         return {"range": given["range"], "rows": done.rows, "new_rows": done.new_rows}
 
 
@@ -250,7 +253,8 @@ class AggregateOperator(DirectorIndexOperator):
         report, failures = self._account(context, folder)
         value = report.as_dict()
         plan = records.read_plan(folder) if report.status is Status.DONE else None
-        outcome.write_report(folder, value, failures)
+        kept = config.kept_runs(plan.conn_id, plan.request.index_table) if plan is not None else None
+        outcome.write_report(folder, value, failures, kept)
         self.log.info(
             "status %s: %s of %s chunks, %s rows%s",
             report.status,

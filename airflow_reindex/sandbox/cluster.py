@@ -172,6 +172,7 @@ class Sandbox:
             "catalog": catalog,
             "staging_dir": str(self.czar.infile_dir),
             "server_staging_dir": str(self.czar.infile_dir),
+            "data_dir": str(self.czar.data_dir),
         }
         czar = {"conn_type": "qserv", **self._login(self.czar), "schema": INDEX_DATABASE, "extra": extra}
         found = {"AIRFLOW_CONN_QSERV_DEFAULT": json.dumps(czar)}

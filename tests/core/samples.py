@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ from hypothesis import HealthCheck, settings
 
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.columns import Checksum, Rows
-from airflow_reindex.director.extract import layout
 from airflow_reindex.director.plan import Plan, PlannedChunk
 from airflow_reindex.director.request import BuildRequest
-from airflow_reindex.director.runs import RUNS, Manifest, StagedChunk, StagedFile, write_file
+from airflow_reindex.director.run_buffer import layout
+from airflow_reindex.director.runs import RUNS, Manifest, StagedChunk, StagedFile, write_run
 
 #: Set it to 10 or 100 for a longer search, which then takes other examples each time.
 FACTOR = int(os.environ.get("REINDEX_TEST_EXAMPLES", "1"))
@@ -46,7 +47,9 @@ def make_plan(groups: Sequence[Sequence[PlannedChunk]] = (), **changes: Any) -> 
         "sub_chunk_type": "INT NOT NULL",
         "unique": True,
         "groups": tuple(tuple(group) for group in groups),
-        "adopted": (),
+        "planned_chunks": sum(map(len, groups)),
+        "group_rows": 32_768,
+        "adopted": {},
         "adopted_chunks": 0,
         "unchecked": (),
         "started_at": "2026-01-01T00:00:00Z",
@@ -90,9 +93,11 @@ def tuples(rows: Rows) -> list[Row]:
     return list(zip(rows.key.tolist(), rows.chunk.tolist(), rows.sub_chunk.tolist(), strict=True))
 
 
-def stage(folder: Folder, name: str, pieces: Sequence[Rows]) -> Manifest:
-    """Write a manifest of one chunk a piece and one file a piece."""
-    files = [write_file(folder, f"{RUNS}/{name}{i}.parquet", piece) for i, piece in enumerate(pieces) if len(piece)]
-    made = manifest(name, sorted({int(chunk) for piece in pieces for chunk in piece.chunk}), files=files)
+def stage(folder: Folder, name: str, pieces: Sequence[Rows], group_rows: int = 32_768) -> Manifest:
+    """Write a manifest of one chunk a piece and one run a piece."""
+    files = [f for i, piece in enumerate(pieces) for f in write_run(folder, f"{RUNS}/{name}{i}", piece, group_rows)]
+    sums = {int(piece.chunk[0]): Checksum.of(piece) for piece in pieces if len(piece)}
+    chunks = tuple(staged(chunk, checksum=sums[chunk]) for chunk in sorted(sums))
+    made = replace(manifest(name, (), files=files), chunks=chunks)
     folder.write_json(made.name, made.as_dict())
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,12 +14,13 @@ import pytest
 
 from airflow_reindex.core.failures import RequestError, TransientError
 from airflow_reindex.director import steps
-from airflow_reindex.director.load import Inbox
+from airflow_reindex.director.inbox import write_text
 from airflow_reindex.director.publish import verify
 from airflow_reindex.sandbox import grants
 from airflow_reindex.sandbox.catalog import truth
 from airflow_reindex.sandbox.cluster import Sandbox
 from airflow_reindex.sandbox.fixtures import CatalogFactory
+from tests.core.samples import rows_of
 from tests.director.failing import SPEC, assert_old_index, make_old_index
 from tests.harness import Factory, assert_same, run_sql
 
@@ -114,7 +116,13 @@ def set_global(sandbox: Sandbox, name: str, value: str, back: str) -> Iterator[N
         run_sql(sandbox.czar, f"SET GLOBAL {name} = {back}")
 
 
-def test_file_that_another_run_has_swept(tmp_path: Path) -> None:
-    inbox = Inbox(local=False, folder=str(tmp_path), server_folder=str(tmp_path))
-    with pytest.raises(TransientError, match="another run has taken over"), inbox.file("swept.tsv") as path:
-        path.read_bytes()
+def test_file_that_another_run_has_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = tmp_path / "swept.tsv", os.chmod
+
+    def chmod(*args: Any) -> None:
+        path.unlink()
+        real(*args)
+
+    monkeypatch.setattr(os, "chmod", chmod)
+    with pytest.raises(TransientError, match="another run has taken over"):
+        write_text(rows_of([1], [1], [1]), path)

@@ -10,6 +10,8 @@ from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director import checks
 from airflow_reindex.director.checks import granted
+from airflow_reindex.director.room import INDEX_BYTES
+from airflow_reindex.director.runs import STAGED_BYTES
 
 USAGE = "GRANT USAGE ON *.* TO `reindex`@`%` IDENTIFIED BY PASSWORD '*6BB4837EB74329105EE4568DDA7DC67ED2CA2AD9'"
 TO = " TO `reindex`@`%`"
@@ -74,8 +76,8 @@ def test_estimate(tmp_path: Path) -> None:
     figures = checks.estimate(1_000_000, 7, Folder.at(str(tmp_path)))
     assert figures["rows"] == 1_000_000
     assert figures["extract_tasks"] == 7
-    assert figures["staging_bytes"] == 1_000_000 * checks.STAGED_BYTES
-    assert figures["index_bytes"] == 1_000_000 * checks.INDEX_BYTES
+    assert figures["staging_bytes"] == 1_000_000 * STAGED_BYTES
+    assert figures["index_bytes"] == 1_000_000 * INDEX_BYTES
     assert str(figures["time"]).startswith("about 4.8 s")
 
 

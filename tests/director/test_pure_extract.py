@@ -10,27 +10,27 @@ from typing import Any
 from uuid import uuid4
 
 import MySQLdb
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from MySQLdb.constants import FIELD_TYPE
 
-from airflow_reindex.core.failures import ClaimLostError, DataError, TransientError
+from airflow_reindex.core.failures import ClaimLostError, DataError, SpaceError, TransientError
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import extract
+from airflow_reindex.director import extract, run_buffer
 from airflow_reindex.director.columns import Checksum, IntegerType, Rows
 from airflow_reindex.director.extract import (
     Extractor,
-    RunBuffer,
+    Source,
     as_rows,
-    layout,
     missing_chunks,
     stream,
     unaccounted,
 )
-from airflow_reindex.director.runs import RUNS, StagedChunk, accounted, manifests, read_groups
+from airflow_reindex.director.run_buffer import RunBuffer, layout
+from airflow_reindex.director.runs import RUNS, StagedChunk, accounted, manifests, read_part
 from airflow_reindex.director.sql import is_transient
+from airflow_reindex.director.throttle import Watch
 from tests.core.samples import TOKEN, Row, examples, make_plan, manifest, planned, rows_of, tuples
 
 BIGINT = IntegerType.parse("BIGINT", "k")
@@ -111,9 +111,7 @@ CHUNK = st.tuples(
 
 def content(folder: Folder, name: str) -> list[Row]:
     """The rows of a file."""
-    with folder.open(name) as opened:
-        metadata = pq.ParquetFile(opened).metadata
-    return tuples(read_groups(folder, name, metadata, range(metadata.num_row_groups)))
+    return [row for piece in read_part(folder, name, None, None) for row in tuples(piece)]
 
 
 @given(chunks=st.lists(CHUNK, max_size=10), capacity=st.sampled_from([1, 10, 13, 25, 1000]))
@@ -123,10 +121,7 @@ def test_manifests_hold_exactly_the_chunks_that_ended(
 ) -> None:
     folder, plan = Folder.at(str(tmp_path / uuid4().hex)), make_plan()
     expected: dict[int, list[Row]] = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extract, "FETCH_ROWS", 10)
-        buffer = RunBuffer(folder, plan, 3, capacity)
-        assert len(buffer._rows) == max(capacity, 10)
+    with RunBuffer(folder, plan, 3, capacity) as buffer:
         key = 1_000_000
         for number, (batches, fails) in enumerate(chunks):
             rows: list[Row] = []
@@ -135,7 +130,7 @@ def test_manifests_hold_exactly_the_chunks_that_ended(
                 key -= 1
                 rows += batch
                 buffer.add(rows_of([r[0] for r in batch], [number] * size, [r[2] for r in batch]))
-                assert buffer._used <= len(buffer._rows)
+                assert buffer._used <= len(buffer._rows) == capacity
             if fails:
                 buffer.drop_chunk()
                 continue
@@ -145,7 +140,7 @@ def test_manifests_hold_exactly_the_chunks_that_ended(
         buffer.flush()
     found = list(manifests(folder))
     assert Counter(c.chunk for m in found for c in m.chunks) == Counter(list(expected))
-    assert accounted(found, TOKEN, ()) == found
+    assert accounted(found, TOKEN) == found
     for m in found:
         there = [row for file in m.files for row in content(folder, file.name)]
         assert Counter(there) == Counter(row for c in m.chunks for row in expected[c.chunk])
@@ -153,36 +148,50 @@ def test_manifests_hold_exactly_the_chunks_that_ended(
         assert whole == sum((c.checksum for c in m.chunks), Checksum())
         assert (m.token, m.group, m.layout) == (TOKEN, 3, layout(plan))
     files = [file for m in found for file in m.files]
-    assert all(0 < file.rows <= max(capacity, 10) for file in files), "a run is no larger than the memory"
+    assert all(0 < file.rows <= capacity for file in files), "a run is no larger than the memory"
     left = {f"{RUNS}/{name}" for name in folder.names(RUNS)}
     assert left == {m.name for m in found} | {file.name for file in files}, "files that no manifest names"
     assert buffer.written >= sum(file.bytes for file in files)
 
 
-def test_a_dropped_part_of_a_large_chunk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract, "FETCH_ROWS", 10)
+def test_a_dropped_part_of_a_large_chunk_leaves_no_file(tmp_path: Path) -> None:
     folder = Folder.at(str(tmp_path))
-    buffer = RunBuffer(folder, make_plan(), 0, 10)
-    for _ in range(5):
-        buffer.add(rows_of(range(10), [1] * 10, [0] * 10))
-    assert len(folder.names(RUNS)) == 4
-    buffer.drop_chunk()
-    buffer.flush()
+    with RunBuffer(folder, make_plan(), 0, 10) as buffer:
+        for _ in range(5):
+            buffer.add(rows_of(range(10), [1] * 10, [0] * 10))
+        assert len(folder.names(RUNS)) >= 3
+        buffer.drop_chunk()
+        buffer.flush()
     assert folder.names(RUNS) == []
+
+
+def test_an_error_of_the_writing_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise SpaceError("no room")
+
+    monkeypatch.setattr(run_buffer, "write_run", full)
+    folder = Folder.at(str(tmp_path))
+    with RunBuffer(folder, make_plan(), 0, 10) as buffer:
+        buffer.add(rows_of(range(10), [1] * 10, [0] * 10))
+        buffer.end_chunk(StagedChunk(1, "w1", "", Checksum()))
+        with pytest.raises(SpaceError):
+            buffer.flush()
+    assert list(manifests(folder)) == []
 
 
 def test_chunks_without_rows_count_too(tmp_path: Path) -> None:
     folder = Folder.at(str(tmp_path))
-    buffer = RunBuffer(folder, make_plan(), 0, 10)
-    buffer.end_chunk(StagedChunk(5, "w1", "", Checksum()))
-    buffer.flush()
+    with RunBuffer(folder, make_plan(), 0, 10) as buffer:
+        buffer.end_chunk(StagedChunk(5, "w1", "", Checksum()))
+        buffer.flush()
     (made,) = manifests(folder)
     assert [c.chunk for c in made.chunks] == [5]
     assert made.files == ()
 
 
 def test_nothing_read_nothing_written(tmp_path: Path) -> None:
-    RunBuffer(Folder.at(str(tmp_path)), make_plan(), 0, 10).flush()
+    with RunBuffer(Folder.at(str(tmp_path)), make_plan(), 0, 10) as buffer:
+        buffer.flush()
     assert Folder.at(str(tmp_path)).names() == []
 
 
@@ -262,11 +271,11 @@ def run(tables: Tables, folder: Folder, capacity: int = 20, **changes: Any) -> t
     """Extract all chunks; the outcome, and all rows that the manifests hold."""
     chunks = [planned(chunk, "w1", "w2") for chunk in range(1, 5)]
     connects = {worker: (lambda name=worker: tables.connect(name)) for worker in tables.tables}
-    buffer = RunBuffer(folder, make_plan([chunks]), 0, capacity)
-    outcome = Extractor(make_plan([chunks], **changes), connects, buffer, lambda: None).run(chunks)
+    with RunBuffer(folder, make_plan([chunks]), 0, capacity) as buffer:
+        outcome = Extractor(make_plan([chunks], **changes), connects, buffer, Watch()).run(chunks)
     assert all(connection.closed for connection in tables.opened)
     assert all(connection.cursors == 0 for connection in tables.opened)
-    rows = [row for m in accounted(manifests(folder), TOKEN, ()) for f in m.files for row in content(folder, f.name)]
+    rows = [row for m in accounted(manifests(folder), TOKEN) for f in m.files for row in content(folder, f.name)]
     return outcome, sorted(rows)
 
 
@@ -312,16 +321,14 @@ def test_a_worker_that_is_down_is_asked_once(tables: Tables, tmp_path: Path) -> 
 
 
 def test_a_lost_claim_stops_the_work_and_closes_connections(tables: Tables, tmp_path: Path) -> None:
-    def gone() -> None:
-        raise ClaimLostError("another run took over")
+    class Gone(Watch):
+        def check(self) -> None:
+            raise ClaimLostError("another run took over")
 
     chunks = [planned(1, "w1")]
     folder = Folder.at(str(tmp_path))
-    extractor = Extractor(
-        make_plan([chunks]), {"w1": lambda: tables.connect("w1")}, RunBuffer(folder, make_plan([chunks]), 0, 20), gone
-    )
-    with pytest.raises(ClaimLostError):
-        extractor.run(chunks)
+    with RunBuffer(folder, make_plan([chunks]), 0, 20) as buffer, pytest.raises(ClaimLostError):
+        Extractor(make_plan([chunks]), {"w1": lambda: tables.connect("w1")}, buffer, Gone()).run(chunks)
     assert all(connection.closed for connection in tables.opened)
     assert list(manifests(folder)) == []
 
@@ -331,12 +338,12 @@ def test_columns_that_are_no_integers_are_refused(tables: Tables, types: tuple[i
     tables.types = types
     connection = tables.connect("w1")
     with pytest.raises(DataError, match=r"column '.*' of table 'Object_1' is not an integer column"):
-        list(stream(connection, make_plan(), 1))
+        list(stream(Source(connection), make_plan(), 1))
     assert connection.cursors == 0
 
 
 def test_a_stream_gives_batches(tables: Tables) -> None:
-    batches: list[Rows] = list(stream(tables.connect("w1"), make_plan(), 2))
+    batches: list[Rows] = list(stream(Source(tables.connect("w1")), make_plan(), 2))
     assert [len(batch) for batch in batches] == [10, 10, 10, 5]
     assert [row for batch in batches for row in tuples(batch)] == truth(2)
 
@@ -351,8 +358,8 @@ def test_missing_chunks_keep_their_order() -> None:
 
 def test_unaccounted_are_those_of_all_groups() -> None:
     plan = make_plan([[planned(9), planned(1)], [planned(4)], [planned(2)]])
-    assert unaccounted(plan, [manifest("a", [1, 2, 77])]) == [4, 9]
-    assert unaccounted(plan, [manifest("a", [1, 2]), manifest("b", [4, 9])]) == []
+    assert unaccounted(plan.groups, [manifest("a", [1, 2, 77])]) == [4, 9]
+    assert unaccounted(plan.groups, [manifest("a", [1, 2]), manifest("b", [4, 9])]) == []
 
 
 def test_runs_of_other_columns_have_another_layout() -> None:

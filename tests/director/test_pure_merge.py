@@ -10,23 +10,18 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import merge, runs
+from airflow_reindex.director import runs
 from airflow_reindex.director.columns import Checksum, Rows
-from airflow_reindex.director.merge import (
-    QUOTED_CHUNKS,
-    QUOTED_KEYS,
-    Duplicates,
-    RunCursor,
-    concatenate,
-    merged,
-)
-from airflow_reindex.director.runs import Manifest, write_file
-from airflow_reindex.director.split import KeyRange, make_split
+from airflow_reindex.director.duplicates import QUOTED_CHUNKS, QUOTED_KEYS, Duplicates
+from airflow_reindex.director.merge import Merger
+from airflow_reindex.director.runs import Manifest
+from airflow_reindex.director.split import KeyRange, Source, make_split
 from tests.core.samples import TOKEN, Row, examples, rows_of, stage, tuples
 
 LIMITS = {
@@ -64,23 +59,31 @@ def pieces_of_runs(draw: st.DrawFn) -> list[list[Rows]]:
     return result
 
 
-def merge_all(folder: Folder, staged: list[Manifest], ranges: tuple[KeyRange, ...]) -> list[Row]:
+def merge_all(
+    folder: Folder, staged: list[Manifest], ranges: tuple[KeyRange, ...], capacity: int = 10_000
+) -> list[Row]:
     """All slices of all ranges, with what must hold of each."""
-    files = [file.name for m in staged for file in m.files]
+    merger = Merger(folder, Source.of(staged), capacity)
     everything: list[Row] = []
     for key_range in ranges:
-        slices = list(merged(folder, files, key_range))
-        assert len(slices) == len(key_range.slices())
-        for rows, (low, high) in zip(slices, key_range.slices(), strict=True):
-            if rows is None:
-                continue
-            keys = rows.key.tolist()
-            assert keys, "a slice without rows is None"
+        pieces = list(merger.pieces(key_range))
+        assert [p.slice for p in pieces] == sorted(p.slice for p in pieces)
+        ends = [p.slice for p in pieces if p.last]
+        assert ends == sorted({p.slice for p in pieces}), "each slice ends once"
+        for piece in pieces:
+            low, high = key_range.slices()[piece.slice]
+            keys = piece.rows.key.tolist()
+            assert 0 < len(keys) <= max(capacity, merge_block(merger))
             assert keys == sorted(keys)
             assert low is None or low <= keys[0]
             assert high is None or keys[-1] < high
-            everything += tuples(rows)
+            everything += tuples(piece.rows)
     return everything
+
+
+def merge_block(merger: Merger) -> int:
+    """Rows that are decoded at a time: a single key's rows come as they are decoded."""
+    return runs.READ_GROUPS * 32_768
 
 
 @given(
@@ -88,49 +91,58 @@ def merge_all(folder: Folder, staged: list[Manifest], ranges: tuple[KeyRange, ..
     group_rows=st.sampled_from([1, 4, 32, 1000]),
     slice_rows=st.sampled_from([1, 5, 40, 1000]),
     per_task=st.sampled_from([1, 20, 1000]),
+    capacity=st.sampled_from([1, 2, 7, 50, 1000]),
 )
-@examples(60)
+@examples(150)
 def test_ranges_together_hold_each_row_once(
-    tmp_path: Path, pieces: list[list[Rows]], group_rows: int, slice_rows: int, per_task: int
+    tmp_path: Path, pieces: list[list[Rows]], group_rows: int, slice_rows: int, per_task: int, capacity: int
 ) -> None:
     folder = Folder.at(str(tmp_path / uuid4().hex))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "ROW_GROUP_ROWS", group_rows)
-        staged = [stage(folder, f"m{i}", files) for i, files in enumerate(pieces)]
+    staged = [stage(folder, f"m{i}", files, group_rows) for i, files in enumerate(pieces)]
     split = make_split(TOKEN, staged, per_task, slice_rows)
-    everything = merge_all(folder, staged, split.ranges)
+    everything = merge_all(folder, staged, split.ranges, capacity)
     expected = [row for files in pieces for rows in files for row in tuples(rows)]
     assert Counter(everything) == Counter(expected)
     assert [row[0] for row in everything] == sorted(row[0] for row in expected)
 
 
+@given(pieces=pieces_of_runs(), gone=st.sets(st.integers(0, 11)), capacity=st.sampled_from([3, 1000]))
+@examples(60)
+def test_rows_of_dropped_chunks_are_left_out(
+    tmp_path: Path, pieces: list[list[Rows]], gone: set[int], capacity: int
+) -> None:
+    folder = Folder.at(str(tmp_path / uuid4().hex))
+    staged = [stage(folder, f"m{i}", files, 4).without(gone) for i, files in enumerate(pieces)]
+    split = make_split(TOKEN, staged, 20, 5)
+    expected = [row for files in pieces for rows in files for row in tuples(rows) if row[1] not in gone]
+    assert split.rows == len(expected)
+    assert Counter(merge_all(folder, staged, split.ranges, capacity)) == Counter(expected)
+
+
 @pytest.mark.parametrize("group_rows", [3, 7, 100, 10_000])
 @pytest.mark.parametrize("slice_rows", [5, 64, 3_000])
-def test_row_groups_smaller_and_larger_than_slices(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group_rows: int, slice_rows: int
-) -> None:
-    monkeypatch.setattr(runs, "ROW_GROUP_ROWS", group_rows)
+def test_row_groups_smaller_and_larger_than_slices(tmp_path: Path, group_rows: int, slice_rows: int) -> None:
     folder, numbers = Folder.at(str(tmp_path)), np.random.default_rng(group_rows)
     pieces = [rows_of(numbers.integers(0, 400, 500).tolist(), [chunk] * 500, range(500)) for chunk in range(3)]
-    staged = [stage(folder, "m", pieces)]
+    staged = [stage(folder, "m", pieces, group_rows)]
     split = make_split(TOKEN, staged, 200, slice_rows)
     everything = merge_all(folder, staged, split.ranges)
     assert sorted(everything) == sorted(row for rows in pieces for row in tuples(rows))
 
 
-def test_a_range_reads_each_row_group_once_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "ROW_GROUP_ROWS", 10)
+def test_a_window_decodes_only_row_groups_that_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Folder.at(str(tmp_path))
-    file = write_file(folder, "runs/a.parquet", rows_of(range(100), [1] * 100, [1] * 100))
+    staged = [stage(folder, "m", [rows_of(range(100), [1] * 100, [1] * 100)], 10)]
     read: list[int] = []
+    real = pq.ParquetFile.read_row_groups
 
-    def noted(where: Folder, name: str, metadata: Any, groups: Sequence[int]) -> Rows:
+    def noted(self: Any, groups: Sequence[int], **options: Any) -> Any:
         read.extend(groups)
-        return runs.read_groups(where, name, metadata, groups)
+        return real(self, groups, **options)
 
-    monkeypatch.setattr(merge, "read_groups", noted)
-    slices = list(merged(folder, [file.name], KeyRange(0, (25, 31, 32, 33, 58, 60), 0)))
-    assert [rows.key.tolist() for rows in slices if rows] == [
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", noted)
+    pieces = list(Merger(folder, Source.of(staged), 1000).pieces(KeyRange(0, (25, 31, 32, 33, 58, 60), 35)))
+    assert [piece.rows.key.tolist() for piece in pieces] == [
         [25, 26, 27, 28, 29, 30],
         [31],
         [32],
@@ -140,26 +152,23 @@ def test_a_range_reads_each_row_group_once_and_no_others(tmp_path: Path, monkeyp
     assert read == [2, 3, 4, 5]
 
 
-def test_equal_keys_over_many_row_groups_come_in_one_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "ROW_GROUP_ROWS", 4)
+def test_a_file_outside_of_the_range_is_not_opened(tmp_path: Path) -> None:
     folder = Folder.at(str(tmp_path))
-    file = write_file(folder, "runs/a.parquet", rows_of([1] + [5] * 30 + [9], [1] * 32, range(32)))
-    cursor = RunCursor(folder, file.name, None)
-    taken = [cursor.take(high) for high in (5, 6, 9, None)]
-    assert [rows.key.tolist() if rows else None for rows in taken] == [[1], [5] * 30, None, [9]]
-    assert cursor.take(None) is None
+    staged = [stage(folder, "m", [rows_of(range(c * 10, c * 10 + 10), [c] * 10, range(10)) for c in range(3)])]
+    for file in (staged[0].files[0], staged[0].files[2]):
+        folder.remove(file.name)
+    (piece,) = Merger(folder, Source.of(staged), 1000).pieces(KeyRange(0, (10, 20), 10))
+    assert piece.rows.key.tolist() == list(range(10, 20))
 
 
-@pytest.mark.parametrize("low", [None, -5, 0, 1])
-def test_a_cursor_beyond_or_before_all_rows(tmp_path: Path, low: int | None) -> None:
+def test_one_key_with_more_rows_than_memory_comes_in_pieces(tmp_path: Path) -> None:
     folder = Folder.at(str(tmp_path))
-    file = write_file(folder, "runs/a.parquet", rows_of([3, 1, 2], [1] * 3, [1] * 3))
-    cursor = RunCursor(folder, file.name, low)
-    assert cursor.take(1) is None
-    rest = cursor.take(None)
-    assert rest is not None
-    assert rest.key.tolist() == [1, 2, 3]
-    assert RunCursor(folder, file.name, 4).take(None) is None
+    keys = [5] * 200 + [7] * 3 + [2] * 3
+    staged = [stage(folder, "m", [rows_of(keys, [c] * len(keys), range(len(keys))) for c in range(3)], 4)]
+    pieces = list(Merger(folder, Source.of(staged), 20).pieces(KeyRange(0, (None, None), 600)))
+    assert [piece.last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    found = [key for piece in pieces for key in piece.rows.key.tolist()]
+    assert found == [2] * 9 + [5] * 600 + [7] * 9
 
 
 @pytest.mark.parametrize("kind", ["int64", "uint64"])
@@ -168,24 +177,29 @@ def test_neighbouring_huge_keys_are_told_apart(tmp_path: Path, kind: str) -> Non
     top = int(np.iinfo(kind).max)
     keys = [top - 3, top - 2, top - 1, top]
     folder = Folder.at(str(tmp_path))
-    file = write_file(folder, "runs/a.parquet", rows_of(keys, [1] * 4, range(4), f"{kind} int32"))
-    slices = merged(folder, [file.name], KeyRange(0, (None, *keys[1:], None), 4))
-    assert [rows.key.tolist() for rows in slices if rows] == [[key] for key in keys]
+    staged = [stage(folder, "m", [rows_of(keys, [1] * 4, range(4), f"{kind} int32")])]
+    for capacity in (1, 100):
+        merger = Merger(folder, Source.of(staged), capacity)
+        pieces = merger.pieces(KeyRange(0, (None, *keys[1:], None), 4))
+        assert [piece.rows.key.tolist() for piece in pieces] == [[key] for key in keys]
+        assert [p.rows.key.tolist() for p in merger.pieces(KeyRange(0, (None, None), 4))] in (
+            [keys],
+            [[key] for key in keys],
+        )
 
 
-def test_no_files_give_empty_slices(tmp_path: Path) -> None:
-    assert list(merged(Folder.at(str(tmp_path)), [], KeyRange(0, (None, 5, None), 0))) == [None, None]
+def test_no_files_no_pieces(tmp_path: Path) -> None:
+    assert list(Merger(Folder.at(str(tmp_path)), Source.of([]), 10).pieces(KeyRange(0, (None, 5, None), 0))) == []
 
 
 def test_merging_keeps_the_checksum(tmp_path: Path) -> None:
     folder, numbers = Folder.at(str(tmp_path)), np.random.default_rng(5)
     pieces = [rows_of(numbers.integers(-(1 << 62), 1 << 62, 900).tolist(), [c] * 900, range(900)) for c in range(4)]
     staged = [stage(folder, "m", pieces)]
-    total = Checksum()
-    for key_range in make_split(TOKEN, staged, 500, 100).ranges:
-        for rows in merged(folder, [file.name for file in staged[0].files], key_range):
-            total += Checksum.of(rows) if rows else Checksum()
-    assert total == Checksum.of(concatenate(pieces))
+    merger = Merger(folder, Source.of(staged), 700)
+    ranges = make_split(TOKEN, staged, 500, 100).ranges
+    total = sum((Checksum.of(piece.rows) for r in ranges for piece in merger.pieces(r)), Checksum())
+    assert total == sum(map(Checksum.of, pieces), Checksum())
 
 
 def duplicates_of(slices: list[list[tuple[int, int]]]) -> Duplicates:

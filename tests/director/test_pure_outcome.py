@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reindex.core.failures import DETAIL_LIMIT
-from airflow_reindex.core.records import PLAN, REPORT, TASKS, TaskRecord
+from airflow_reindex.core.records import REPORT, TASKS, TaskRecord
 from airflow_reindex.core.report import QUOTED_FAILURES, Failure, Report, Status
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.tasks import task_states
 from airflow_reindex.director.outcome import ERRORS, STEPS, make_report, write_report
 from airflow_reindex.director.plan import Plan
+from airflow_reindex.director.records import groups_file, write_plan
 from tests.core.samples import TOKEN, examples, make_plan, manifest, planned
 
 BEGIN, END = "2026-01-01T00:00:00.000000Z", "2026-01-01T00:00:10.500000Z"
@@ -43,7 +44,7 @@ def record(folder: Folder, task: str, index: int = -1, **changes: Any) -> None:
 def plan_in(folder: Folder, **changes: Any) -> Plan:
     """Leave a plan and the record of its task."""
     plan = make_plan(GROUPS, **changes)
-    folder.write_json(PLAN, plan.as_dict())
+    write_plan(folder, plan)
     record(folder, "plan", token=plan.token, result={"dry_run": False, "chunks": plan.chunks})
     return plan
 
@@ -163,7 +164,7 @@ def test_no_publish_record_at_all(folder: Folder) -> None:
 
 
 def test_notes(folder: Folder) -> None:
-    plan_in(folder, unchecked=("that it is published",), adopted=("runs/g0000-old.json",), adopted_chunks=2)
+    plan_in(folder, unchecked=("that it is published",), adopted={"runs/g0000-old.json": ()}, adopted_chunks=2)
     stage_in(folder, 7, 8, name="old", token="earlier")
     stage_in(folder, 1, 2, 3)
     record(folder, "publish", result={"rows": 30, "previous": "lsst__Object__previous"})
@@ -309,7 +310,7 @@ def test_the_earliest_steps_error_explains(folder: Folder) -> None:
 @pytest.mark.parametrize(("count", "quoted"), [(QUOTED_FAILURES, False), (QUOTED_FAILURES + 1, True), (150, True)])
 def test_many_failures_are_quoted_and_written_beside(folder: Folder, count: int, quoted: bool) -> None:
     plan = make_plan([[planned(chunk) for chunk in range(count)]])
-    folder.write_json(PLAN, plan.as_dict())
+    write_plan(folder, plan)
     record(folder, "plan")
     report, failures = make_report(folder, "run", states_of(extract_0="failed"), "a", "b")
     assert (report.failed, report.count, report.total) == (count, 0, count)
@@ -337,7 +338,8 @@ def test_the_staged_rows_go_only_when_the_build_is_done(folder: Folder, status: 
     done(folder)
     report = report_on(folder).as_dict()
     write_report(folder, {**report, "status": status.value}, [])
-    assert folder.names() == sorted(["plan.json", "report.json", "runs", "tasks"] if stays else ["report.json"])
+    kept = [groups_file(TOKEN), "plan.json", "report.json", "runs", "tasks"]
+    assert folder.names() == (kept if stays else ["report.json"])
 
 
 TASK_STATES = st.sampled_from(["success", "failed", "upstream_failed", "skipped", "none", "removed"])
@@ -370,7 +372,7 @@ def test_each_chunk_is_either_counted_or_failed(
     for size in sizes:
         groups.append([planned(number + i) for i in range(size)])
         number += size
-    folder.write_json(PLAN, make_plan(groups).as_dict())
+    write_plan(folder, make_plan(groups))
     record(folder, "plan")
     for i, chunks in enumerate(staged):
         stage_in(folder, *(chunk for chunk in chunks if chunk < number), name=f"{i}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,8 @@ from airflow_reindex.director.plan import (
     Plan,
     PlannedChunk,
     assign,
+    group_as_list,
+    group_from_list,
     group_label,
     make_groups,
 )
@@ -157,7 +160,7 @@ def test_airflows_limit_holds_for_large_catalogs(workers: int, chunks: int) -> N
     assert sum(map(len, groups)) == workers * chunks
 
 
-@pytest.mark.parametrize(("rows", "groups"), [(10**5, LEAST_GROUPS_PER_WORKER), (1, 2)])
+@pytest.mark.parametrize(("rows", "groups"), [(10**5, LEAST_GROUPS_PER_WORKER), (1, 1)])
 def test_a_table_is_read_by_a_few_tasks_a_worker_when_it_is_worth_it(rows: int, groups: int) -> None:
     assigned = {w: [planned(i + 100 * n, w, rows=rows) for i in range(50)] for n, w in enumerate(("w1", "w2"))}
     assert len(make_groups(assigned, 10**9)) == 2 * groups
@@ -199,7 +202,9 @@ PLANS = st.builds(
     sub_chunk_type=st.sampled_from(["INT NOT NULL", "BIGINT NULL"]),
     unique=st.booleans(),
     groups=st.lists(st.lists(CHUNKS, min_size=1, max_size=3).map(tuple), max_size=3).map(tuple),
-    adopted=st.lists(NAMES, max_size=2).map(tuple),
+    planned_chunks=st.integers(0, 100),
+    group_rows=st.integers(1, 100),
+    adopted=st.dictionaries(NAMES, st.lists(st.integers(0, 99), max_size=2).map(tuple), max_size=2),
     adopted_chunks=st.integers(0, 100),
     unchecked=st.lists(NAMES, max_size=2).map(tuple),
     started_at=NAMES,
@@ -210,8 +215,9 @@ PLANS = st.builds(
 @examples(80)
 def test_a_plan_reads_back_from_json(plan: Plan) -> None:
     again = Plan.from_dict(json.loads(json.dumps(plan.as_dict())))
-    assert again == plan
-    assert again.chunks == sum(len(group) for group in plan.groups) + plan.adopted_chunks
+    assert again == replace(plan, groups=())
+    for group in plan.groups:
+        assert group_from_list(json.loads(json.dumps(group_as_list(group)))) == group
 
 
 def test_the_types_of_a_plan() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from airflow_reindex.core.failures import ClaimLostError, ConflictError, DataErr
 from airflow_reindex.core.records import PLAN, REPORT, TASKS, drop_staged, now, recorded, task_records
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director.records import SPLIT, read_plan, read_split
+from airflow_reindex.director.records import SPLIT, read_group, read_groups, read_plan, read_split, write_plan
 from airflow_reindex.director.split import make_split
 from tests.core.samples import TOKEN, make_plan, manifest, planned
 
@@ -73,8 +74,12 @@ def test_the_plan_must_be_the_tasks_own(folder: Folder) -> None:
     with pytest.raises(ReindexError, match="gone"):
         read_plan(folder)
     plan = make_plan([[planned(1)]])
-    folder.write_json(PLAN, plan.as_dict())
-    assert read_plan(folder) == read_plan(folder, TOKEN) == plan
+    write_plan(folder, plan)
+    assert read_plan(folder) == read_plan(folder, TOKEN) == replace(plan, groups=())
+    assert tuple(read_groups(folder, plan)) == plan.groups
+    assert read_group(folder, plan, 0) == plan.groups[0]
+    with pytest.raises(ReindexError, match="no group 1"):
+        read_group(folder, plan, 1)
     with pytest.raises(ReindexError, match="not the one this task was made for"):
         read_plan(folder, "other")
 

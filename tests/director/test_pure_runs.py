@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from uuid import uuid4
@@ -27,8 +28,8 @@ from airflow_reindex.director.runs import (
     manifests,
     named,
     new_name,
-    read_groups,
-    write_file,
+    read_part,
+    write_run,
 )
 from tests.core.samples import TOKEN, examples, manifest, rows_of, tuples
 
@@ -55,24 +56,43 @@ def some_rows(draw: st.DrawFn) -> Rows:
 def test_a_file_reads_back_sorted(tmp_path: Path, rows: Rows, group_rows: int) -> None:
     folder = Folder.at(str(tmp_path / uuid4().hex))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "ROW_GROUP_ROWS", group_rows)
-        file = write_file(folder, "runs/a.parquet", rows)
-    with folder.open(file.name) as stream:
-        metadata = pq.ParquetFile(stream).metadata
-    assert metadata.num_row_groups == -(-len(rows) // group_rows)
-    again = read_groups(folder, file.name, metadata, range(metadata.num_row_groups))
-    assert again.key.tolist() == sorted(rows.key.tolist())
-    assert sorted(tuples(again)) == sorted(tuples(rows))
-    assert (again.key.dtype, again.sub_chunk.dtype) == (rows.key.dtype, rows.sub_chunk.dtype)
-    assert again.chunk.dtype == np.int32
-    assert (file.rows, file.bytes) == (len(rows), Path(folder.path(file.name)).stat().st_size)
+        patch.setattr(runs, "GROUPS_IN_FILE", 3)
+        patch.setattr(runs, "READ_GROUPS", 2)
+        files = write_run(folder, "runs/a", rows, group_rows)
+        read = [(file, list(read_part(folder, file.name, None, None))) for file in files]
+    assert len(files) == -(-len(rows) // (3 * group_rows))
+    for file, pieces in read:
+        with folder.open(file.name) as stream:
+            assert pq.ParquetFile(stream).metadata.num_row_groups == -(-file.rows // group_rows) <= 3
+        keys = [key for piece in pieces for key in piece.key.tolist()]
+        assert (file.rows, file.low, file.high) == (len(keys), keys[0], keys[-1])
+        assert file.bytes == Path(folder.path(file.name)).stat().st_size
+    again = [piece for _, pieces in read for piece in pieces]
+    assert [key for piece in again for key in piece.key.tolist()] == sorted(rows.key.tolist())
+    assert sorted(row for piece in again for row in tuples(piece)) == sorted(tuples(rows))
+    for piece in again:
+        assert (piece.key.dtype, piece.sub_chunk.dtype) == (rows.key.dtype, rows.sub_chunk.dtype)
+        assert piece.chunk.dtype == np.int32
+
+
+@given(rows=some_rows(), bounds=st.tuples(st.integers(0, 39), st.integers(0, 39)))
+@examples(60)
+def test_a_part_of_a_file_is_what_lies_between_two_keys(tmp_path: Path, rows: Rows, bounds: tuple[int, int]) -> None:
+    folder = Folder.at(str(tmp_path / uuid4().hex))
+    (file,) = write_run(folder, "runs/a", rows, 4)
+    keys = sorted(rows.key.tolist())
+    low, high = keys[bounds[0] % len(keys)], keys[bounds[1] % len(keys)] + 1
+    found = [key for piece in read_part(folder, file.name, low, high) for key in piece.key.tolist()]
+    assert found == [key for key in keys if low <= key < high]
 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 511, 512, 5_000])
 def test_the_sample_is_evenly_spaced(tmp_path: Path, count: int) -> None:
     folder = Folder.at(str(tmp_path))
-    file = write_file(folder, "runs/a.parquet", rows_of(range(count - 1, -1, -1), [1] * count, [1] * count))
-    assert file.step == max(1, count // runs.SAMPLES)
+    files = write_run(folder, "runs/a", rows_of(range(count - 1, -1, -1), [1] * count, [1] * count), 5)
+    assert {file.step for file in files} == {max(1, count // runs.SAMPLES)}
+    assert all(file.low <= key <= file.high for file in files for key in file.sample)
+    file = replace(files[0], sample=tuple(key for f in files for key in f.sample))
     assert set(np.diff(file.sample)) <= {file.step}
     # The keys are the positions, so this says that the sample covers the file from its begin to its end.
     assert 0 <= file.sample[0] < file.step
@@ -84,7 +104,7 @@ def test_the_sample_is_evenly_spaced(tmp_path: Path, count: int) -> None:
 def test_samples_of_two_files_are_at_different_places(tmp_path: Path) -> None:
     folder = Folder.at(str(tmp_path))
     rows = rows_of(range(10_000), [1] * 10_000, [1] * 10_000)
-    firsts = {write_file(folder, f"runs/{name}.parquet", rows).sample[0] for name in "abcdefgh"}
+    firsts = {write_run(folder, f"runs/{name}", rows, 32_768)[0].sample[0] for name in "abcdefgh"}
     assert len(firsts) > 3
 
 
@@ -100,7 +120,7 @@ def test_a_manifest_reads_back_from_json(chunks: list[int], sample: list[int]) -
         1,
         "layout",
         tuple(StagedChunk(c, "w", "mark", Checksum(c, (1 << 64) - 1, c)) for c in chunks),
-        (StagedFile("runs/a.parquet", 5, 1, tuple(sample), 99),),
+        (StagedFile("runs/a.parquet", 5, -1, 1 << 63, 1, tuple(sample), 99),),
     )
     assert Manifest.from_dict(made.name, json.loads(json.dumps(made.as_dict()))) == made
 
@@ -138,7 +158,7 @@ CHUNK_SETS = st.lists(st.integers(0, 9), max_size=4, unique=True)
 @examples(150)
 def test_no_chunk_counts_twice(found: list[tuple[list[int], str]], adopted: set[int], shuffle: Random) -> None:
     made = [manifest(f"{i}", chunks, token=token) for i, (chunks, token) in enumerate(found)]
-    names = {m.name for i, m in enumerate(made) if i in adopted}
+    names: dict[str, tuple[int, ...]] = {m.name: () for i, m in enumerate(made) if i in adopted}
     chosen = accounted(made, TOKEN, names)
     counts = Counter(c.chunk for m in chosen for c in m.chunks)
     assert set(counts.values()) <= {1}
@@ -152,18 +172,25 @@ def test_no_chunk_counts_twice(found: list[tuple[list[int], str]], adopted: set[
 
 def test_foreign_manifests_do_not_count_unless_adopted() -> None:
     own, foreign = manifest("b", [1]), manifest("a", [2], token="other")
-    assert accounted([own, foreign], TOKEN, ()) == [own]
-    assert accounted([own, foreign], TOKEN, [foreign.name]) == [foreign, own]
+    assert accounted([own, foreign], TOKEN) == [own]
+    assert accounted([own, foreign], TOKEN, {foreign.name: ()}) == [foreign, own]
 
 
 def test_an_adopted_manifest_goes_before_the_plans_own() -> None:
     own, adopted = manifest("a", [1, 2]), manifest("z", [2, 3], token="other")
-    assert accounted([own, adopted], TOKEN, [adopted.name]) == [adopted]
+    assert accounted([own, adopted], TOKEN, {adopted.name: ()}) == [adopted]
+
+
+def test_of_an_adopted_manifest_changed_chunks_do_not_count() -> None:
+    own, adopted = manifest("a", [2]), manifest("z", [2, 3], token="other")
+    chosen = accounted([own, adopted], TOKEN, {adopted.name: (2,)})
+    assert [[chunk.chunk for chunk in m.chunks] for m in chosen] == [[3], [2]]
+    assert chosen[0].dropped == (2,)
 
 
 def test_of_a_double_delivery_one_half_counts() -> None:
     twice = [manifest(name, [1, 2, 3]) for name in ("a", "b")]
-    assert accounted(twice, TOKEN, ()) == twice[:1]
+    assert accounted(twice, TOKEN) == twice[:1]
 
 
 def test_later_runs_have_later_names() -> None:
@@ -176,7 +203,7 @@ def test_a_late_delivery_takes_nothing_away_from_an_earlier_one() -> None:
     # Two deliveries of one task; the second began when the first had staged chunks 1 and 2, and cut otherwise.
     first = [manifest("a", [1, 2]), manifest("b", [3, 4]), manifest("d", [5, 6])]
     second = [manifest("c", [3, 4, 5]), manifest("e", [6])]
-    used = [m.name for m in accounted([*second, *first], TOKEN, ())]
+    used = [m.name for m in accounted([*second, *first], TOKEN)]
     assert used == [m.name for m in first]
 
 
@@ -184,6 +211,9 @@ def test_manifests_of_a_split_are_read_by_name(tmp_path: Path) -> None:
     folder = Folder.at(str(tmp_path))
     staged = manifest("b", [1, 2])
     folder.write_json(staged.name, staged.as_dict())
-    assert named(folder, [staged.name]) == [staged]
+    assert named(folder, {staged.name: ()}) == [staged]
+    (one,) = named(folder, {staged.name: (2,)})
+    assert [chunk.chunk for chunk in one.chunks] == [1]
+    assert one.dropped == (2,)
     with pytest.raises(ReindexError, match="is gone"):
-        named(folder, [staged.name, "runs/other.json"])
+        named(folder, {staged.name: (), "runs/other.json": ()})

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import claim, extract, steps
+from airflow_reindex.director import claim, run_buffer, steps
 from airflow_reindex.director.runs import manifests
 from airflow_reindex.sandbox.catalog import CatalogSummary, truth
 from airflow_reindex.sandbox.cluster import Sandbox
@@ -50,14 +50,13 @@ class TestTakeover:
             f"INSERT INTO `{sky.spec.database}`.`Object_{chunk}` (ra, decl, objectId, flags, chunkId, subChunkId) "
             f"VALUES (1, 1, 4242, 0, {chunk}, 7)",
         )
-        manifest = next(m for m in manifests(first.folder) if chunk in {c.chunk for c in m.chunks})
-        again = {c.chunk for c in manifest.chunks}
         plan = second.plan()
-        assert plan.adopted_chunks == len(done - again)
+        assert plan.adopted_chunks == len(done) - 1
+        assert [dropped for dropped in plan.adopted.values() if dropped] == [(chunk,)]
         self.assert_swept(first)
         reads = count_reads(monkeypatch)
         finish(second)
-        assert sorted(reads) == sorted(self.all_chunks(sky) - (done - again))
+        assert sorted(reads) == sorted(self.all_chunks(sky) - (done - {chunk}))
         keys, chunks, subs = second.index()
         (at,) = np.flatnonzero(keys == 4242)
         assert (chunks[at], subs[at]) == (chunk, 7)
@@ -110,8 +109,8 @@ class TestTakeover:
         first = build(sky.spec.database, run_id="first")
         first.plan()
         # The plan is made again between a zombie's file, which it sweeps, and the manifest that names it.
-        before_first_call(monkeypatch, extract, "Manifest", first.plan)
-        steps.extract_group(first.servers, first.folder, first.plan_made.token, 0, 1000)
+        before_first_call(monkeypatch, run_buffer, "Manifest", first.plan)
+        steps.extract_group(first.servers, first.folder, first.plan_made.token, 0, first.memory)
         (orphan,) = manifests(first.folder)
         assert [file.name for file in orphan.files if file.name.split("/")[1] in first.folder.names("runs")] == []
         run = first if next_run == "first" else build(sky.spec.database, run_id="second", force_takeover=1)
@@ -123,7 +122,6 @@ class TestTakeover:
     def test_plan_that_dies_in_mid_adoption_can_be_made_again(
         self, sky: CatalogSummary, build: Factory, monkeypatch: pytest.MonkeyPatch, moves: int
     ) -> None:
-        monkeypatch.setattr(extract, "FETCH_ROWS", 300)
         first, second = self.after_a_failure(sky, build, rows_in_memory=300)
         done, left = set(first.staged_chunks()), moves
         at_once = max(len(manifest.chunks) for manifest in manifests(first.folder))

@@ -14,10 +14,13 @@ from airflow_reindex.core.failures import ClaimLostError, ReindexError
 from airflow_reindex.director import claim, extract, load, publish, split, sql, steps
 from airflow_reindex.director.records import read_split
 from airflow_reindex.director.runs import manifests
+from airflow_reindex.director.split import Source
 from airflow_reindex.sandbox.catalog import CatalogSummary
 from airflow_reindex.sandbox.cluster import Sandbox
 from tests.director.claims import assert_published, before_first_call, claim_row, claims, finish, finish_whole, wait_for
 from tests.harness import Build, Factory, run_sql, tables_of
+
+MEMORY = 512 << 20
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -43,9 +46,9 @@ class TestZombies:
         finish_whole(second)
         before = live_state(first)
         for step in (
-            lambda: steps.extract_group(first.servers, first.folder, plan.token, 0, 1000),
+            lambda: steps.extract_group(first.servers, first.folder, plan.token, 0, MEMORY),
             first.split,
-            lambda: steps.load_range(first.servers, first.folder, plan.token, ranges.build, 1),
+            lambda: steps.load_range(first.servers, first.folder, plan.token, ranges.build, 1, MEMORY),
             first.publish,
         ):
             with pytest.raises(ReindexError, match=r"the plan in .* is gone"):
@@ -64,12 +67,15 @@ class TestZombies:
         before = live_state(first)
         # As if they had read everything just before.
         monkeypatch.setattr(steps, "read_plan", lambda *_: plan)
+        monkeypatch.setattr(steps, "read_group", lambda *_: plan.groups[0])
+        monkeypatch.setattr(steps, "read_groups", lambda *_: plan.groups)
         monkeypatch.setattr(steps, "read_split", lambda _: ranges)
+        monkeypatch.setattr(steps, "read_source", lambda _: Source.of(staged))
         monkeypatch.setattr(steps, "manifests", lambda *_: staged)
         for step in (
-            lambda: steps.extract_group(first.servers, first.folder, plan.token, 0, 1000),
+            lambda: steps.extract_group(first.servers, first.folder, plan.token, 0, MEMORY),
             first.split,
-            lambda: steps.load_range(first.servers, first.folder, plan.token, ranges.build, 1),
+            lambda: steps.load_range(first.servers, first.folder, plan.token, ranges.build, 1, MEMORY),
             first.publish,
         ):
             with pytest.raises(ClaimLostError, match="another run took over"):
@@ -144,7 +150,7 @@ class TestZombies:
                 first.load(0)
             assert futures[0].result().token == second.plan_made.token
         with pytest.raises(ReindexError):
-            steps.load_range(first.servers, first.folder, plan.token, ranges.build, 1)
+            steps.load_range(first.servers, first.folder, plan.token, ranges.build, 1, MEMORY)
         finish(second)
         assert_published(second, sky)
 

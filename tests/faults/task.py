@@ -8,15 +8,16 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import extract, steps
+from airflow_reindex.director import steps, wire
 from airflow_reindex.director.records import read_plan, read_split
 from airflow_reindex.sandbox.cluster import Sandbox
 from tests.harness import Build, sandbox_servers
 
 #: Rows fetched at a time and rows in memory: small, so that a task takes long and writes many runs.
-FETCH_ROWS, ROWS_IN_MEMORY = 500, 1_000
+FETCH_ROWS, ROWS_IN_MEMORY, MEMORY = 500, 1_000, 512 << 20
 
 
 class TaskProcess:
@@ -78,14 +79,16 @@ def work(order: dict[str, Any]) -> None:
     folder, servers = Folder.at(order["folder"]), sandbox_servers(Sandbox.load(Path(order["root"])))
     token, number = read_plan(folder).token, order["number"]
     if order["step"] == "extract":
-        steps.extract_group(servers, folder, token, number, ROWS_IN_MEMORY)
+        steps.extract_group(servers, folder, token, number, MEMORY)
     else:
-        steps.load_range(servers, folder, token, read_split(folder).build, number)
+        steps.load_range(servers, folder, token, read_split(folder).build, number, MEMORY)
 
 
 def main() -> None:
     """Wait for the order, wait for the start, do it."""
-    extract.FETCH_ROWS = FETCH_ROWS
+    # Small batches and small runs: the task is killed in the midst of several.
+    wire._BUFFER_BYTES = 20 * FETCH_ROWS
+    mock.patch.object(steps, "rows_that_fit", return_value=ROWS_IN_MEMORY).start()
     order = json.loads(sys.stdin.readline())
     print("ready", flush=True)
     sys.stdin.readline()

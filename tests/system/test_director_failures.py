@@ -91,11 +91,11 @@ def test_task_that_dies_without_a_word(
     made = catalog(CatalogSpec(rows=2_000, chunks=10, seed=15))
     real = steps.extract_group
 
-    def die(servers: Servers, folder: Folder, token: str, group: int, rows_in_memory: int) -> Outcome:
+    def die(servers: Servers, folder: Folder, token: str, group: int, memory: int) -> Outcome:
         if group == 0:
             # Like a process that is killed: nothing is staged, and no record says why.
             raise MemoryError
-        return real(servers, folder, token, group, rows_in_memory)
+        return real(servers, folder, token, group, memory)
 
     monkeypatch.setattr(steps, "extract_group", die)
     run = trigger(database=made.spec.database, director_table="Object")

@@ -1,0 +1,98 @@
+"""Which group an extract task reads next: no worker gets too many connections, no task waits for a slow one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+
+from airflow_reindex.director.plan import PlannedChunk
+from airflow_reindex.director.sql import Connection
+from airflow_reindex.director.throttle import try_lock, unlock
+
+
+class Turns:
+    """
+    Named locks of the czar's server: one a group, and some a worker. They end with their connection.
+
+    :param connection: the czar's server, used by nobody else.
+    :param token: the plan.
+    :param most: connections that a worker may be asked for at a time, by all builds that use the same czar.
+    """
+
+    def __init__(self, connection: Connection, token: str, most: int) -> None:
+        self._connection, self._token, self._most = connection, token, most
+        self._held: dict[str, str] = {}
+
+    def admit(self, worker: str) -> bool:
+        """
+        Ask for a connection to a worker; one that is held is given again.
+
+        :param worker: the worker's name.
+        :returns: whether it may be made now.
+        """
+        if worker in self._held:
+            return True
+        mark = hashlib.sha256(worker.encode()).hexdigest()[:12]
+        for seat in range(self._most):
+            name = f"airflow_reindex.worker.{mark}.{seat}"
+            if try_lock(self._connection, name):
+                self._held[worker] = name
+                return True
+        return False
+
+    def begin(self, group: int, worker: str) -> bool:
+        """
+        Begin to read a group.
+
+        :param group: its number.
+        :param worker: the worker that serves it first.
+        :returns: false when another task reads it, or its worker has no connection to spare.
+        """
+        if not try_lock(self._connection, self._group(group)):
+            return False
+        if self.admit(worker):
+            return True
+        unlock(self._connection, self._group(group))
+        return False
+
+    def end(self, group: int) -> None:
+        """
+        The group was read, and no connection to a worker is open any more.
+
+        :param group: its number.
+        """
+        for name in self._held.values():
+            unlock(self._connection, name)
+        self._held = {}
+        unlock(self._connection, self._group(group))
+
+    def _group(self, group: int) -> str:
+        return f"airflow_reindex.{self._token}.group.{group}"
+
+
+def next_group(
+    own: int,
+    groups: Callable[[], Iterator[Sequence[PlannedChunk]]],
+    untouched: Callable[[], set[int]],
+    turns: Turns,
+    first: Sequence[PlannedChunk],
+) -> tuple[int, Sequence[PlannedChunk]] | None:
+    """
+    The group to read now: the task's own if possible, else another that nobody has begun.
+
+    A task that stood in line for a slow worker would keep its place in Airflow from the groups of all others.
+
+    :param own: the number of the task's own group.
+    :param groups: reads the groups of the plan.
+    :param untouched: finds the groups of which nothing is staged.
+    :param turns: begins a group.
+    :param first: the chunks of the own group.
+    :returns: a group that was begun; ``None`` when all have to wait.
+    """
+    if turns.begin(own, first[0].workers[0]):
+        return own, first
+    left = untouched() - {own}
+    for number, group in enumerate(groups()) if left else ():
+        if number in left and turns.begin(number, group[0].workers[0]):
+            return number, group
+    return None

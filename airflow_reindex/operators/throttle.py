@@ -1,0 +1,47 @@
+"""The task that changes how fast a running build may go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow_reindex.core.params import whole_number
+from airflow_reindex.director import claim
+from airflow_reindex.director.request import BuildRequest
+from airflow_reindex.director.sql import session
+from airflow_reindex.director.throttle import Limits
+from airflow_reindex.hooks.qserv import QservHook
+from airflow_reindex.operators.base import ReindexOperator
+from airflow_reindex.operators.director import airflow_errors
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class ThrottleOperator(ReindexOperator):
+    """Change the limits of the build of an index; its tasks, in whatever run, heed them within seconds."""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Throttle, or let go.
+
+        :param context: the task's context.
+        :returns: the run that builds the index, and its limits.
+        """
+        params = context["params"]
+        with airflow_errors():
+            limits = Limits(
+                whole_number(params.get("max_rows_per_second"), "max_rows_per_second"),
+                whole_number(params.get("max_connections"), "max_connections"),
+            )
+            request = BuildRequest.parse(params)
+            servers = QservHook(params.get("qserv_conn_id") or QservHook.default_conn_name).servers
+            with session(servers.czar) as czar:
+                held = claim.set_limits(czar, servers.tables(request), limits)
+        owner = held.owner
+        self.log.info(
+            "%s: at most %s rows a second, %s connections",
+            owner or "a run that is just starting",
+            limits.rows_per_second or "any number of",
+            limits.connections or "any number of",
+        )
+        return {**vars(limits), "dag_id": owner.dag_id if owner else "", "run_id": owner.run_id if owner else ""}
