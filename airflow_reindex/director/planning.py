@@ -88,13 +88,13 @@ def make_plan(
     """
     tables, inbox = servers.tables(request), servers.inbox(request)
     with session(servers.czar) as czar:
-        inventories, table = _describe(czar, servers, request)
+        inventories, table = describe_table(czar, servers, request)
         if not request.rebuild and table_exists(czar, tables.database, tables.index):
             raise ConflictError(exists_message(tables))
         _respect(czar, tables, request, run)
         checks.check_privileges(czar, tables)
         checks.probe_load(czar, tables, inbox, leave_nothing=request.dry_run)
-        plan = _plan(servers, request, run, table, inventories, token="")
+        plan = draft_plan(servers, request, run, table, inventories, token="")
         rows = sum(chunk.rows for group in plan.groups for chunk in group)
         figures = checks.estimate(rows, len(plan.groups), folder)
         figures["czar_bytes_free"] = _czar_room(czar, servers, rows)
@@ -127,7 +127,16 @@ def _czar_room(czar: Connection, servers: Servers, rows: int) -> int | None:
     return free
 
 
-def _describe(czar: Connection, servers: Servers, request: BuildRequest) -> tuple[Inventory, DirectorTable]:
+def describe_table(czar: Connection, servers: Servers, request: BuildRequest) -> tuple[Inventory, DirectorTable]:
+    """
+    Look what the catalog says of a director table, and what its workers have.
+
+    :param czar: the czar's server.
+    :param servers: the Qserv installation.
+    :param request: names the table.
+    :returns: the chunk tables of each worker that answers, and the director table.
+    :raises RequestError: the catalog forbids it.
+    """
     if servers.catalog == "replication":
         # The catalog's verdict first: it needs no worker.
         table = catalog.from_replication(czar, servers.replication_schema, request)
@@ -176,7 +185,7 @@ def _columns(servers: Servers, request: BuildRequest, inventories: Inventory) ->
         return catalog.chunk_columns(connection, request.database, name)
 
 
-def _plan(
+def draft_plan(
     servers: Servers,
     request: BuildRequest,
     run: RunContext,
@@ -185,6 +194,18 @@ def _plan(
     token: str,
     adopted: tuple[Manifest, ...] = (),
 ) -> Plan:
+    """
+    Fix which task reads which chunks.
+
+    :param servers: the Qserv installation.
+    :param request: what to read.
+    :param run: the run.
+    :param table: the director table.
+    :param inventories: the chunk tables of each worker that answers.
+    :param token: of the plan.
+    :param adopted: manifests whose chunks need not be read.
+    :returns: the plan; nothing is written.
+    """
     there = {chunk.chunk for manifest in adopted for chunk in manifest.chunks}
     left = {chunk: workers for chunk, workers in table.placement.items() if chunk not in there}
     groups = make_groups(assign(left, inventories, servers.workers), run.rows_per_task)
@@ -254,7 +275,7 @@ def _claim(
         urls = {former.owner.folder, former.adopt_from} - {"", folder.url}
         sources += [source for url in sorted(urls) if is_run_folder(source := run.open_folder(url))]
     adopted = adopt(folder, [*sources, *([run.kept] if run.kept else [])], draft)
-    plan = _plan(servers, request, run, table, inventories, token, adopted)
+    plan = draft_plan(servers, request, run, table, inventories, token, adopted)
     for name in (SPLIT, FILES, REPORT, *(n for n in folder.names() if n.startswith("groups-"))):
         folder.remove(name)
     for name in folder.names(TASKS):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
 import MySQLdb
@@ -14,10 +13,11 @@ from airflow_reindex.core.records import recorded
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director import claim, merge, run_buffer
-from airflow_reindex.director.extract import Extractor, Outcome, missing_chunks, unaccounted
+from airflow_reindex.director.extract import Outcome, missing_chunks, unaccounted
+from airflow_reindex.director.extraction import Extraction
 from airflow_reindex.director.load import Loaded, RangeLoader, create_tables, markers
 from airflow_reindex.director.merge import Merger
-from airflow_reindex.director.plan import Plan, PlannedChunk
+from airflow_reindex.director.plan import Plan
 from airflow_reindex.director.publish import (
     Published,
     finish_table,
@@ -29,19 +29,13 @@ from airflow_reindex.director.publish import (
     verify,
 )
 from airflow_reindex.director.records import read_group, read_groups, read_plan, read_source, read_split, write_split
-from airflow_reindex.director.run_buffer import RunBuffer
 from airflow_reindex.director.runs import Manifest, accounted, manifests, named
 from airflow_reindex.director.servers import Servers
 from airflow_reindex.director.split import Source, Split, make_split
 from airflow_reindex.director.sql import NO_SUCH_TABLE, Connection, code_of, prepare, session, transaction
 from airflow_reindex.director.tables import IndexTables, index_definition
-from airflow_reindex.director.throttle import LOOK_SECONDS, Desk, Watch
-from airflow_reindex.director.turns import Turns, next_group
 
 log = logging.getLogger(__name__)
-
-#: How often an extract task that has nothing to do looks for work.
-WAIT_SECONDS = 1.0
 
 
 def extract_group(servers: Servers, folder: Folder, token: str, group: int, memory: int) -> Outcome:
@@ -63,76 +57,32 @@ def extract_group(servers: Servers, folder: Folder, token: str, group: int, memo
         todo = missing_chunks(chunks, accounted(manifests(folder, group), token))
         if len(todo) < len(chunks):
             log.info("%s of %s chunks are staged already", len(chunks) - len(todo), len(chunks))
-        outcome = _Extraction(servers, folder, plan, memory).run(group, todo)
+        extraction = Extraction(servers, folder, plan, rows_that_fit(memory, run_buffer.BYTES_PER_ROW))
+        with claim.keeping(servers.czar, servers.tables(plan.request), token) as watch:
+            outcome = extraction.run(group, todo, watch)
         record.rows, record.failures = outcome.rows, outcome.failures
         record.result = {"chunks": outcome.chunks, "bytes": outcome.bytes}
-        if outcome.failures:
-            failed = len({failure.chunk for failure in outcome.failures})
-            first = outcome.failures[0]
-            text = (
-                f"{failed} of {len(todo)} chunks failed, the others are staged; first: chunk {first.chunk} of worker "
-                f"'{first.worker}': {first.message}"
-            )
-            raise TransientError(text) if outcome.transient else DataError(text)
+        raise_for_failures(outcome, len(todo))
     return outcome
 
 
-class _Extraction:
-    """An extract task at work."""
+def raise_for_failures(outcome: Outcome, chunks: int) -> None:
+    """
+    End an extract task whose chunks have not all been staged.
 
-    def __init__(self, servers: Servers, folder: Folder, plan: Plan, memory: int) -> None:
-        self._servers, self._folder, self._plan = servers, folder, plan
-        self._tables = servers.tables(plan.request)
-        self._capacity = rows_that_fit(memory, run_buffer.BYTES_PER_ROW)
-
-    def run(self, own: int, todo: Sequence[PlannedChunk]) -> Outcome:
-        """Read the task's own group, and others as long as it has to wait."""
-        with (
-            claim.keeping(self._servers.czar, self._tables, self._plan.token) as watch,
-            session(self._servers.czar) as czar,
-        ):
-            desk, turns = Desk(czar, self._tables.mark), Turns(czar, self._plan.token, self._servers.worker_connections)
-            desk.take(0)
-            while todo:
-                found = next_group(own, self._groups, self._untouched, turns, todo)
-                if found is None:
-                    watch.wait(WAIT_SECONDS)
-                elif found[0] != own:
-                    log.info("the worker of this group is busy: reading group %s meanwhile", found[0])
-                    self._read(found[0], found[1], turns, watch)
-                else:
-                    # Another task may have read it meanwhile.
-                    return self._read(own, self._missing(own, todo), turns, watch)
-        return Outcome()
-
-    def _read(self, group: int, chunks: Sequence[PlannedChunk], turns: Turns, watch: Watch) -> Outcome:
-        def admit(worker: str) -> None:
-            while not turns.admit(worker):
-                watch.wait(LOOK_SECONDS)
-
-        try:
-            outcome = self._once(group, chunks, watch, admit)
-            left = self._missing(group, chunks)
-            if left and not outcome.failures:
-                # The same task was delivered twice, and the two deliveries cut their runs differently.
-                outcome = self._once(group, left, watch, admit)
-        finally:
-            turns.end(group)
-        return outcome
-
-    def _once(self, group: int, chunks: Sequence[PlannedChunk], watch: Watch, admit: Callable[[str], None]) -> Outcome:
-        with RunBuffer(self._folder, self._plan, group, self._capacity) as buffer:
-            return Extractor(self._plan, self._servers.workers, buffer, watch, admit).run(chunks)
-
-    def _groups(self) -> Iterator[Sequence[PlannedChunk]]:
-        return read_groups(self._folder, self._plan)
-
-    def _missing(self, group: int, chunks: Sequence[PlannedChunk]) -> list[PlannedChunk]:
-        return missing_chunks(chunks, accounted(manifests(self._folder, group), self._plan.token))
-
-    def _untouched(self) -> set[int]:
-        begun = {m.group for m in manifests(self._folder) if m.token == self._plan.token}
-        return {number for number, _ in enumerate(self._groups())} - begun
+    :param outcome: what became of them.
+    :param chunks: how many it had to read.
+    :raises TransientError: chunks failed, and trying again may help.
+    :raises DataError: chunks failed for good.
+    """
+    if outcome.failures:
+        failed = len({failure.chunk for failure in outcome.failures})
+        first = outcome.failures[0]
+        text = (
+            f"{failed} of {chunks} chunks failed, the others are staged; first: chunk {first.chunk} of worker "
+            f"'{first.worker}': {first.message}"
+        )
+        raise TransientError(text) if outcome.transient else DataError(text)
 
 
 def staged_runs(folder: Folder, plan: Plan) -> list[Manifest]:

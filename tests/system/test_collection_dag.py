@@ -192,7 +192,13 @@ def test_lancedb(run_dag: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_dags_of_the_project(monkeypatch: pytest.MonkeyPatch, airflow: None) -> None:
     bag = DagBag("dags")
     assert bag.import_errors == {}
-    assert sorted(bag.dags) == ["build_director_index", "reindex_collection", "rollback_collection"]
+    assert sorted(bag.dags) == [
+        "audit_director_index",
+        "build_director_index",
+        "reindex_collection",
+        "rollback_collection",
+        "throttle_director_index",
+    ]
     dag = bag.dags["reindex_collection"]
     assert {"plan", "reindex", "verify", "switch", "aggregate"} == set(dag.task_ids)
     assert dag.task_dict["reindex"].max_active_tis_per_dagrun == 4

@@ -7,11 +7,19 @@ from datetime import timedelta
 import pendulum
 from airflow.sdk import DAG, Asset, task
 
-from airflow_reindex.dag_factory import director_index_dag
+from airflow_reindex.dag_factory import (
+    director_index_audit_dag,
+    director_index_dag,
+    director_index_throttle_dag,
+)
 
 QUICK = {"retries": 1, "retry_delay": timedelta(seconds=0.1), "retry_exponential_backoff": False}
 
 build = director_index_dag(default_args=QUICK)
+
+audit = director_index_audit_dag(default_args=QUICK)
+
+throttle = director_index_throttle_dag()
 
 nightly = director_index_dag(
     "nightly_sky",

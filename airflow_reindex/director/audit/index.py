@@ -1,0 +1,172 @@
+"""The live index, as readers see it: short selects by key, no transaction, nothing that a swap would wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from MySQLdb.cursors import SSCursor
+
+from airflow_reindex.core.failures import DataError, RequestError
+from airflow_reindex.core.identifiers import quote
+from airflow_reindex.director.columns import Rows
+from airflow_reindex.director.extract import Source
+from airflow_reindex.director.plan import Plan
+from airflow_reindex.director.sql import Connect, Connection, query
+from airflow_reindex.director.tables import IndexTables
+from airflow_reindex.director.wire import SurpriseError
+
+#: Keys of one look-up.
+LOOK_UP_KEYS = 1_000
+#: A NULL in the index is no chunk of any catalog.
+NO_CHUNK = -1
+
+
+@dataclass(frozen=True)
+class IndexState:
+    """
+    Which table the index is at a time.
+
+    :param created: when the table was made, as the server writes it.
+    :param rows: about how many rows it has.
+    """
+
+    created: str
+    rows: int
+
+
+def state_of(connection: Connection, tables: IndexTables) -> IndexState:
+    """
+    Look which table the index is.
+
+    :param connection: the czar's server.
+    :param tables: the index.
+    :returns: its state.
+    :raises RequestError: there is no such index.
+    """
+    found = query(
+        connection,
+        "SELECT CREATE_TIME, TABLE_ROWS FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
+        (tables.database, tables.index),
+    )
+    if not found:
+        raise RequestError(
+            f"there is no index '{tables.index}' in '{tables.database}': build it first (build_director_index)."
+        )
+    return IndexState(str(found[0][0]), int(found[0][1] or 0))
+
+
+class IndexReader:
+    """
+    Reads rows of the index; a context manager.
+
+    :param connect: connects to the czar's server.
+    :param plan: names the columns and their types.
+    :param tables: the index.
+    """
+
+    def __init__(self, connect: Connect, plan: Plan, tables: IndexTables) -> None:
+        self._connect, self._plan, self._tables = connect, plan, tables
+        self._source = Source.open(connect())
+
+    def __enter__(self) -> IndexReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._source.close()
+
+    def window(self, low: int | None, high: int | None) -> Rows:
+        """
+        The rows of a key window.
+
+        :param low: the first key; ``None`` for all.
+        :param high: the first key that is not wanted; ``None`` for all.
+        :returns: the rows, in no order.
+        """
+        key = quote(self._plan.key_column)
+        bounds = [(f"{key} >= {low}", low), (f"{key} < {high}", high)]
+        where = " AND ".join(text for text, bound in bounds if bound is not None) or "TRUE"
+        return self._read(where)
+
+    def keys(self, keys: Sequence[int]) -> Rows:
+        """
+        The rows of some keys.
+
+        :param keys: the keys.
+        :returns: the rows, in no order.
+        """
+        pieces = [
+            self._read(f"{quote(self._plan.key_column)} IN ({','.join(map(str, keys[i : i + LOOK_UP_KEYS]))})")
+            for i in range(0, len(keys), LOOK_UP_KEYS)
+        ]
+        return _joined(pieces, self._plan)
+
+    def block(self, after: int, rows: int) -> Rows:
+        """
+        Some rows that follow a key.
+
+        :param after: the key.
+        :param rows: how many at most.
+        :returns: the rows.
+        """
+        key = quote(self._plan.key_column)
+        return self._read(f"{key} >= {after} ORDER BY {key} LIMIT {rows}")
+
+    def _read(self, where: str) -> Rows:
+        columns = f"{quote(self._plan.key_column)}, `chunkId`, `subChunkId`"
+        # Numbers only are written into it; the names are quoted.
+        statement = f"SELECT {columns} FROM {self._tables.live} WHERE {where}"
+        if self._source.wire is not None:
+            try:
+                some = self._source.wire.stream(statement.replace("%%", "%"))
+                return _joined([self._typed(*columns) for columns in some], self._plan)
+            except SurpriseError:
+                # A NULL, or an error that the driver will name.
+                self._source.close()
+                self._source = Source.open(self._connect(), fast=False)
+        cursor = self._source.connection.cursor(SSCursor)
+        pieces = []
+        try:
+            cursor.execute(statement, ())
+            while batch := cursor.fetchmany(50_000):
+                pieces.append(self._as_rows(batch))
+        finally:
+            cursor.close()
+        return _joined(pieces, self._plan)
+
+    def _typed(self, key: npt.NDArray[Any], chunk: npt.NDArray[Any], sub_chunk: npt.NDArray[Any]) -> Rows:
+        kinds = (self._plan.key.dtype, np.dtype(np.int32), self._plan.sub_chunk.dtype)
+        columns = []
+        for values, kind in zip((key, chunk, sub_chunk), kinds, strict=True):
+            typed = values.astype(kind)
+            if not np.array_equal(typed, values):
+                raise SurpriseError
+            columns.append(typed)
+        return Rows(*columns)
+
+    def _as_rows(self, batch: Sequence[tuple[int, int | None, int | None]]) -> Rows:
+        key, sub_chunk = self._plan.key, self._plan.sub_chunk
+        try:
+            keys, chunks, subs = zip(*batch, strict=True)
+            return Rows(
+                np.array(keys, key.dtype),
+                np.array([NO_CHUNK if chunk is None else chunk for chunk in chunks], np.int32),
+                np.array([0 if sub is None else sub for sub in subs], sub_chunk.dtype),
+            )
+        except (OverflowError, TypeError, ValueError) as error:
+            raise DataError(
+                f"index '{self._tables.database}.{self._tables.index}' has values that do not fit the catalog's "
+                f"column types ({key.sql}, {sub_chunk.sql}): build it again."
+            ) from error
+
+
+def _joined(pieces: Sequence[Rows], plan: Plan) -> Rows:
+    if not pieces:
+        return Rows(np.empty(0, plan.key.dtype), np.empty(0, np.int32), np.empty(0, plan.sub_chunk.dtype))
+    return Rows(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("key", "chunk", "sub_chunk")))

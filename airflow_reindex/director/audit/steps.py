@@ -1,0 +1,261 @@
+"""The steps of an audit, one function a task; each can be done again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from uuid import uuid4
+
+import MySQLdb
+import numpy as np
+import numpy.typing as npt
+
+from airflow_reindex.core.identifiers import quote
+from airflow_reindex.core.memory import rows_that_fit
+from airflow_reindex.core.progress import Progress
+from airflow_reindex.core.records import TASKS, recorded
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director import merge, run_buffer
+from airflow_reindex.director.audit.differences import SURPLUS, Differences, compare
+from airflow_reindex.director.audit.index import IndexReader, state_of
+from airflow_reindex.director.audit.request import AuditRequest
+from airflow_reindex.director.catalog import DirectorTable, Inventory
+from airflow_reindex.director.columns import Rows
+from airflow_reindex.director.extract import Outcome, missing_chunks
+from airflow_reindex.director.extraction import Extraction
+from airflow_reindex.director.merge import Merger
+from airflow_reindex.director.plan import Plan
+from airflow_reindex.director.planning import RunContext, describe_table, draft_plan
+from airflow_reindex.director.records import (
+    read_group,
+    read_groups,
+    read_plan,
+    read_source,
+    read_split,
+    write_plan,
+    write_split,
+)
+from airflow_reindex.director.runs import RUNS, accounted, manifests
+from airflow_reindex.director.servers import Servers
+from airflow_reindex.director.split import KeyRange, Source, Split, key_type, make_split
+from airflow_reindex.director.sql import NO_SUCH_TABLE, code_of, query, session
+from airflow_reindex.director.steps import raise_for_failures, staged_runs
+from airflow_reindex.director.throttle import Watch
+
+log = logging.getLogger(__name__)
+
+AUDIT, DIFFERENCES = "audit.json", "differences"
+#: Memory that a row of a slice takes while it is compared: both sides, sorted together.
+COMPARE_BYTES = 160
+#: A sampled audit also looks whether some rows of the index are in their chunk tables: so many blocks of so many rows.
+BLOCKS, BLOCK_ROWS = 20, 100
+
+
+def plan_audit(servers: Servers, request: AuditRequest, folder: Folder, run: RunContext) -> Plan:
+    """
+    Plan an audit: which chunks, read where, against which table.
+
+    :param servers: the Qserv installation.
+    :param request: what to compare.
+    :param folder: the run's folder.
+    :param run: the run.
+    :returns: the plan.
+    :raises RequestError: the request is wrong, or there is no such index.
+    """
+    tables = servers.tables(request.index)
+    with recorded(folder, "plan") as record, session(servers.czar) as czar:
+        inventories, table = describe_table(czar, servers, request.index)
+        state = state_of(czar, tables)
+        chosen = _sampled(table, inventories, request)
+        plan = draft_plan(servers, request.index, run, chosen, inventories, token=uuid4().hex[:16])
+        for name in (AUDIT, DIFFERENCES, RUNS, *(n for n in folder.names() if n.startswith("groups-"))):
+            folder.remove(name)
+        for name in folder.names(TASKS):
+            if not name.startswith("plan-"):
+                folder.remove(f"{TASKS}/{name}")
+        write_plan(folder, plan)
+        sampled = len(chosen.placement) < len(table.placement)
+        folder.write_json(
+            AUDIT,
+            {
+                "index": asdict(state),
+                "sampled": sampled,
+                "seed": request.seed,
+                "chunks": len(chosen.placement),
+                "of_chunks": len(table.placement),
+            },
+        )
+        record.token, record.rows = plan.token, sum(c.rows for group in plan.groups for c in group)
+        log.info("%s of %s chunks to compare (seed %s)", len(chosen.placement), len(table.placement), request.seed)
+    return plan
+
+
+def _sampled(table: DirectorTable, inventories: Inventory, request: AuditRequest) -> DirectorTable:
+    """The table with the chunks to compare only; of a sample, chunks that are known to be empty are no part."""
+    wanted = request.chunks(len(table.placement))
+    if wanted == len(table.placement):
+        return table
+    known = {chunk for tables in inventories.values() for chunk, info in tables.items() if not info.rows}
+    candidates = sorted(set(table.placement) - known) or sorted(table.placement)
+    random = np.random.default_rng(request.seed)
+    chosen = random.choice(np.array(candidates), min(wanted, len(candidates)), replace=False).tolist()
+    return replace(table, placement={chunk: table.placement[chunk] for chunk in sorted(chosen)})
+
+
+def extract_group(servers: Servers, folder: Folder, token: str, group: int, memory: int) -> Outcome:
+    """
+    Stage the chunks of one group, as a build does, but without a claim.
+
+    :param servers: the Qserv installation.
+    :param folder: the run's folder.
+    :param token: the plan that the group belongs to.
+    :param group: its number.
+    :param memory: bytes that the task may take.
+    :returns: what was done.
+    :raises TransientError: chunks failed, and trying again may help.
+    :raises DataError: chunks failed for good.
+    """
+    with recorded(folder, "extract", group, token) as record:
+        plan = read_plan(folder, token)
+        todo = missing_chunks(read_group(folder, plan, group), accounted(manifests(folder, group), token))
+        watch = Watch()
+        watch.set(plan.request.limits, max(1, servers.worker_connections))
+        extraction = Extraction(servers, folder, plan, rows_that_fit(memory, run_buffer.BYTES_PER_ROW))
+        outcome = extraction.run(group, todo, watch)
+        record.rows, record.failures = outcome.rows, outcome.failures
+        record.result = {"chunks": outcome.chunks, "bytes": outcome.bytes}
+        raise_for_failures(outcome, len(todo))
+    return outcome
+
+
+def split_audit(servers: Servers, folder: Folder, rows_per_task: int) -> Split:
+    """
+    Cut the key space; of a sampled audit, also look whether some rows of the index are in their chunk tables.
+
+    :param servers: the Qserv installation.
+    :param folder: the run's folder.
+    :param rows_per_task: how many rows a mapped task should compare.
+    :returns: the split.
+    """
+    with recorded(folder, "split") as record:
+        plan = read_plan(folder)
+        record.token = plan.token
+        staged = staged_runs(folder, plan)
+        split = make_split(plan.token, staged, rows_per_task)
+        if not split.ranges:
+            # Nothing in the chunk tables: whatever the index has is too much.
+            split = replace(split, ranges=(KeyRange(0, (None, None), 0),))
+        write_split(folder, split, Source.of(staged))
+        if folder.read_json(AUDIT)["sampled"]:
+            found = probe(servers, plan, folder.read_json(AUDIT)["seed"])
+            folder.write_json(f"{DIFFERENCES}/probe.json", found.as_dict())
+        record.rows = split.rows
+    return split
+
+
+def compare_range(servers: Servers, folder: Folder, token: str, number: int, memory: int) -> Differences:
+    """
+    Compare one key range.
+
+    :param servers: the Qserv installation.
+    :param folder: the run's folder.
+    :param token: the plan that the range belongs to.
+    :param number: its number.
+    :param memory: bytes that the task may take.
+    :returns: the differences.
+    """
+    with recorded(folder, "compare", number, token) as record:
+        plan, key_range = read_plan(folder, token), read_split(folder).ranges[number]
+        sampled = folder.read_json(AUDIT)["sampled"]
+        judged = _judged(folder, plan, sampled=sampled)
+        merger = Merger(folder, read_source(folder), rows_that_fit(memory, merge.BYTES_PER_ROW + COMPARE_BYTES))
+        progress = Progress(log.info, f"compare {key_range.label}", key_range.rows)
+        result = Differences()
+        with IndexReader(servers.czar, plan, servers.tables(plan.request)) as reader:
+            for source, (low, high) in _slices(merger, key_range, plan):
+                index = reader.keys(np.unique(source.key).tolist()) if sampled else reader.window(low, high)
+                result.merge(compare(source, index, judged).as_dict())
+                record.rows += len(source)
+                progress.add(len(source))
+        progress.finish(", ".join(f"{count} {kind}" for kind, count in result.totals().items()))
+        folder.write_json(f"{DIFFERENCES}/{number:04d}.json", result.as_dict())
+        record.result = result.totals()
+    return result
+
+
+def _judged(folder: Folder, plan: Plan, *, sampled: bool) -> Callable[[npt.NDArray[np.int32]], npt.NDArray[np.bool_]]:
+    """Which chunks' rows of the index must be in the chunk tables: of a full audit all but those that failed."""
+    staged = {c.chunk for m in staged_runs(folder, plan) for c in m.chunks}
+    planned = {c.chunk for group in read_groups(folder, plan) for c in group}
+    chunks = np.array(sorted(staged if sampled else planned - staged), np.int32)
+    return lambda found: np.isin(found, chunks, invert=not sampled)
+
+
+def _slices(merger: Merger, key_range: KeyRange, plan: Plan) -> Iterator[tuple[Rows, tuple[int | None, int | None]]]:
+    """The rows of each slice, also of those that have none, with its bounds."""
+    empty = Rows(np.empty(0, plan.key.dtype), np.empty(0, np.int32), np.empty(0, plan.sub_chunk.dtype))
+    bounds = key_range.slices()
+    pieces: dict[int, list[Rows]] = {}
+    done = 0
+    for piece in merger.pieces(key_range):
+        pieces.setdefault(piece.slice, []).append(piece.rows)
+        if piece.last:
+            for number in range(done, piece.slice):
+                yield empty, bounds[number]
+            whole = pieces.pop(piece.slice)
+            yield _joined(whole), bounds[piece.slice]
+            done = piece.slice + 1
+    for number in range(done, len(bounds)):
+        yield empty, bounds[number]
+
+
+def _joined(pieces: list[Rows]) -> Rows:
+    if len(pieces) == 1:
+        return pieces[0]
+    return Rows(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("key", "chunk", "sub_chunk")))
+
+
+def probe(servers: Servers, plan: Plan, seed: int) -> Differences:
+    """
+    Look up some rows of the index in the chunk tables that they name.
+
+    :param servers: the Qserv installation.
+    :param plan: the plan.
+    :param seed: which rows.
+    :returns: those that are not there.
+    """
+    tables, random = servers.tables(plan.request), np.random.default_rng(seed)
+    result = Differences()
+    with IndexReader(servers.czar, plan, tables) as reader, session(servers.czar) as czar:
+        key = quote(plan.key_column)
+        low, high = query(czar, f"SELECT MIN({key}), MAX({key}) FROM {tables.live}")[0]
+        if low is None:
+            return result
+        kind = key_type(int(high))
+        for _ in range(BLOCKS):
+            rows = reader.block(int(random.integers(low, high, dtype=kind, endpoint=True)), BLOCK_ROWS)
+            for chunk in np.unique(rows.chunk).tolist():
+                some = rows.take(rows.chunk == chunk)
+                there = _keys_in_chunk(servers, plan, chunk, some.key.tolist())
+                if there is not None:
+                    gone = some.take(~np.isin(some.key, np.array(sorted(there), some.key.dtype)))
+                    if len(gone):
+                        result.note(SURPLUS, gone)
+    return result
+
+
+def _keys_in_chunk(servers: Servers, plan: Plan, chunk: int, keys: Sequence[int]) -> set[int] | None:
+    """Which keys a chunk table has; ``None`` when no worker can tell."""
+    table = quote(plan.request.database, f"{plan.request.director_table}_{chunk}")
+    key = quote(plan.key_column)
+    asked = 0
+    for connect in servers.workers.values():
+        try:
+            with session(connect) as connection:
+                sql = f"SELECT {key} FROM {table} WHERE {key} IN ({', '.join(['%s'] * len(keys))})"
+                return {int(found) for (found,) in query(connection, sql, keys)}
+        except MySQLdb.Error as error:
+            # On another worker, or nowhere.
+            asked += code_of(error) == NO_SUCH_TABLE
+    return set() if asked == len(servers.workers) else None

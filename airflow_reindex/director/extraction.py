@@ -1,0 +1,90 @@
+"""What an extract task does: its own group, or, while its worker is busy, another one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director.extract import Extractor, Outcome, missing_chunks
+from airflow_reindex.director.plan import Plan, PlannedChunk
+from airflow_reindex.director.records import read_groups
+from airflow_reindex.director.run_buffer import RunBuffer
+from airflow_reindex.director.runs import accounted, manifests
+from airflow_reindex.director.servers import Servers
+from airflow_reindex.director.sql import session
+from airflow_reindex.director.throttle import LOOK_SECONDS, Desk, Watch
+from airflow_reindex.director.turns import Turns, next_group
+
+log = logging.getLogger(__name__)
+
+#: How often an extract task that has nothing to do looks for work.
+WAIT_SECONDS = 1.0
+
+
+class Extraction:
+    """
+    An extract task at work.
+
+    :param servers: the Qserv installation.
+    :param folder: the run's folder.
+    :param plan: the plan.
+    :param capacity: rows to hold in each of two buffers.
+    """
+
+    def __init__(self, servers: Servers, folder: Folder, plan: Plan, capacity: int) -> None:
+        self._servers, self._folder, self._plan, self._capacity = servers, folder, plan, capacity
+
+    def run(self, own: int, todo: Sequence[PlannedChunk], watch: Watch) -> Outcome:
+        """
+        Read the task's own group, and others as long as it has to wait.
+
+        :param own: the number of its group.
+        :param todo: the group's chunks that are not staged.
+        :param watch: the claim and the limits to heed.
+        :returns: what became of its own group.
+        """
+        with session(self._servers.czar) as czar:
+            desk = Desk(czar, self._servers.tables(self._plan.request).mark)
+            turns = Turns(czar, self._plan.token, self._servers.worker_connections)
+            desk.take(0)
+            while todo:
+                found = next_group(own, self._groups, self._untouched, turns, todo)
+                if found is None:
+                    watch.wait(WAIT_SECONDS)
+                elif found[0] != own:
+                    log.info("the worker of this group is busy: reading group %s meanwhile", found[0])
+                    self._read(found[0], found[1], turns, watch)
+                else:
+                    # Another task may have read it meanwhile.
+                    return self._read(own, self._missing(own, todo), turns, watch)
+        return Outcome()
+
+    def _read(self, group: int, chunks: Sequence[PlannedChunk], turns: Turns, watch: Watch) -> Outcome:
+        def admit(worker: str) -> None:
+            while not turns.admit(worker):
+                watch.wait(LOOK_SECONDS)
+
+        try:
+            outcome = self._once(group, chunks, watch, admit)
+            left = self._missing(group, chunks)
+            if left and not outcome.failures:
+                # The same task was delivered twice, and the two deliveries cut their runs differently.
+                outcome = self._once(group, left, watch, admit)
+        finally:
+            turns.end(group)
+        return outcome
+
+    def _once(self, group: int, chunks: Sequence[PlannedChunk], watch: Watch, admit: Callable[[str], None]) -> Outcome:
+        with RunBuffer(self._folder, self._plan, group, self._capacity) as buffer:
+            return Extractor(self._plan, self._servers.workers, buffer, watch, admit).run(chunks)
+
+    def _groups(self) -> Iterator[Sequence[PlannedChunk]]:
+        return read_groups(self._folder, self._plan)
+
+    def _missing(self, group: int, chunks: Sequence[PlannedChunk]) -> list[PlannedChunk]:
+        return missing_chunks(chunks, accounted(manifests(self._folder, group), self._plan.token))
+
+    def _untouched(self) -> set[int]:
+        begun = {m.group for m in manifests(self._folder) if m.token == self._plan.token}
+        return {number for number, _ in enumerate(self._groups())} - begun

@@ -1,0 +1,180 @@
+"""The tasks of an audit of a director index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import MySQLdb
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_reindex import config
+from airflow_reindex.core.failures import ReindexError
+from airflow_reindex.core.records import PLAN
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.core.tasks import task_states
+from airflow_reindex.director import records
+from airflow_reindex.director.audit import outcome, steps
+from airflow_reindex.director.audit.index import IndexState, state_of
+from airflow_reindex.director.audit.request import AuditRequest
+from airflow_reindex.director.plan import group_label
+from airflow_reindex.director.planning import RunContext
+from airflow_reindex.director.sql import session
+from airflow_reindex.hooks.qserv import QservHook
+from airflow_reindex.links import IndexLink, ReportLink
+from airflow_reindex.operators.base import ReindexOperator
+from airflow_reindex.operators.director import airflow_errors
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_reindex.director.servers import Servers
+
+
+class AuditOperator(ReindexOperator):
+    """What the tasks of an audit have in common: the servers that its plan names."""
+
+    operator_extra_links = (ReportLink(), IndexLink())
+
+    def servers(self, folder: Folder) -> Servers:
+        """
+        The servers that the run's plan names.
+
+        :param folder: the run's folder.
+        :returns: the servers.
+        """
+        return QservHook(records.read_plan(folder).conn_id).servers
+
+
+class AuditPlanOperator(AuditOperator):
+    """Check the request, and fix which task reads which chunks; returns one small dict a group of chunks."""
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """
+        Plan the audit.
+
+        :param context: the task's context.
+        :returns: ``{"token", "group", "label"}`` of each group.
+        """
+        folder, params = self.folder(context), context["params"]
+        with airflow_errors():
+            request = AuditRequest.parse(params, context["dag_run"].run_id)
+            conn_id = params.get("qserv_conn_id") or QservHook.default_conn_name
+            run = RunContext(
+                owner=self.claimant(context),
+                conn_id=conn_id,
+                state_of=self.state_of(context),
+                claim_timeout=config.integer("claim_timeout"),
+                rows_per_task=config.integer("rows_per_task"),
+                memory=config.task_memory(),
+                open_folder=Folder.at,
+            )
+            plan = steps.plan_audit(QservHook(conn_id).servers, request, folder, run)
+        return [
+            {"token": plan.token, "group": number, "label": group_label(group)}
+            for number, group in enumerate(plan.groups)
+        ]
+
+
+class AuditExtractOperator(AuditOperator):
+    """
+    Stage the chunks of one group as sorted runs.
+
+    :param group: one item of what :class:`AuditPlanOperator` returned.
+    """
+
+    def __init__(self, *, group: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.group = group
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Extract.
+
+        :param context: the task's context.
+        :returns: the group's number, chunks and rows.
+        """
+        folder, given = self.folder(context), self.group
+        with airflow_errors():
+            servers, memory = self.servers(folder), config.task_memory()
+            done = steps.extract_group(servers, folder, given["token"], given["group"], memory)
+        return {"group": given["group"], "chunks": done.chunks, "rows": done.rows}
+
+
+class AuditSplitOperator(AuditOperator):
+    """Cut the key space into ranges of equal weight; returns one small dict a range."""
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """
+        Split.
+
+        :param context: the task's context.
+        :returns: ``{"token", "range", "label"}`` of each key range.
+        """
+        folder = self.folder(context)
+        if folder.read_json(PLAN) is None:
+            raise AirflowSkipException("there is no plan")
+        with airflow_errors():
+            split = steps.split_audit(self.servers(folder), folder, config.integer("rows_per_task"))
+            token = records.read_plan(folder).token
+        return [{"token": token, "range": part.number, "label": part.label} for part in split.ranges]
+
+
+class CompareOperator(AuditOperator):
+    """
+    Compare one key range of the index with the chunk tables' rows.
+
+    :param key_range: one item of what :class:`AuditSplitOperator` returned.
+    """
+
+    def __init__(self, *, key_range: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.key_range = key_range
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Compare.
+
+        :param context: the task's context.
+        :returns: the range's number, and how many rows differ, by kind.
+        """
+        folder, given = self.folder(context), self.key_range
+        with airflow_errors():
+            servers, memory = self.servers(folder), config.task_memory()
+            found = steps.compare_range(servers, folder, given["token"], given["range"], memory)
+        return {"range": given["range"], **found.totals()}
+
+
+class AuditAggregateOperator(AuditOperator):
+    """Account for every chunk, write the report, and fail when the index is not proven right."""
+
+    template_fields: Sequence[str] = ()
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Aggregate.
+
+        :param context: the task's context.
+        :returns: the report; it is in XCom too when the task then fails.
+        :raises AirflowFailException: the index is wrong, or could not be compared whole.
+        """
+        folder, params = self.folder(context), context["params"]
+        source = f"{params.get('database')}.{params.get('director_table')}"
+        states = task_states(self.states_now(context), outcome.STEPS)
+        present = self._present(folder)
+        dest = f"{params.get('database')}__{params.get('director_table')}"
+        report, failures = outcome.make_report(folder, context["dag_run"].run_id, states, source, dest, present)
+        outcome.write_report(folder, report.as_dict(), failures)
+        self.log.info(
+            "status %s: %s of %s chunks are right; %s", report.status, report.count, report.total, report.detail
+        )
+        return self.conclude(context, report)
+
+    def _present(self, folder: Folder) -> IndexState | None:
+        try:
+            servers, plan = self.servers(folder), records.read_plan(folder)
+            with session(servers.czar) as czar:
+                return state_of(czar, servers.tables(plan.request))
+        except (ReindexError, MySQLdb.Error):
+            # Gone, or nobody answers: the tasks' own errors say more.
+            return None
