@@ -15,6 +15,7 @@ from airflow_reindex.core.progress import duration
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.claim import drop
 from airflow_reindex.director.columns import Rows
+from airflow_reindex.director.costs import FAST
 from airflow_reindex.director.inbox import Inbox, explain_load_error, load_file, write_text
 from airflow_reindex.director.room import INDEX_BYTES
 from airflow_reindex.director.runs import STAGED_BYTES
@@ -23,8 +24,6 @@ from airflow_reindex.director.tables import IndexTables, ensure_work_database
 
 INDEX_PRIVILEGES = ("SELECT", "INSERT", "CREATE", "DROP", "ALTER")
 WORK_PRIVILEGES = (*INDEX_PRIVILEGES, "UPDATE", "DELETE")
-#: Rows a second that two cores were measured to extract and load; only for the estimate of a dry run.
-EXTRACT_RATE, LOAD_RATE = 700_000, 300_000
 
 
 def granted(grants: list[str], database: str) -> set[str] | None:
@@ -133,7 +132,8 @@ def estimate(rows: int, tasks: int, folder: Folder) -> dict[str, object]:
             f"the staging folder {folder.url} has {free / 1e9:.1f} GB left, but about {need / 1e9:.1f} GB are needed "
             f"for {rows:,} rows: make room, or set [reindex] staging_url to a larger disk."
         )
-    seconds = rows / EXTRACT_RATE + rows / LOAD_RATE
+    # Two connections of each kind, on machines like the one that was measured.
+    seconds = 1e-6 * rows * (FAST.read_server + FAST.read_client + FAST.load_many + FAST.verify) / 2
     return {
         "rows": rows,
         "extract_tasks": tasks,

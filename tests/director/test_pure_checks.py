@@ -78,7 +78,7 @@ def test_estimate(tmp_path: Path) -> None:
     assert figures["extract_tasks"] == 7
     assert figures["staging_bytes"] == 1_000_000 * STAGED_BYTES
     assert figures["index_bytes"] == 1_000_000 * INDEX_BYTES
-    assert str(figures["time"]).startswith("about 4.8 s")
+    assert str(figures["time"]).startswith("about 0.9 s")
 
 
 @pytest.mark.parametrize(("free", "fits"), [(1199, False), (1200, True), (None, True)])
