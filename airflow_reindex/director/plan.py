@@ -106,7 +106,7 @@ class Plan:
         return cls(
             **{
                 **value,
-                "request": BuildRequest(**value["request"]),
+                "request": BuildRequest.from_dict(value["request"]),
                 "groups": (),
                 "adopted": {name: tuple(dropped) for name, dropped in value["adopted"].items()},
                 "unchecked": tuple(value["unchecked"]),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.identifiers import MAX_IDENTIFIER, check_identifier
-from airflow_reindex.core.params import flag, whole_number
+from airflow_reindex.core.params import flag
 from airflow_reindex.director.throttle import Limits
 
 
@@ -26,8 +26,7 @@ class BuildRequest:
     :param keep_previous: whether the replaced index is kept for a roll-back.
     :param force_takeover: whether to take the claim from a run that seems to be alive.
     :param dry_run: whether to stop after the checks.
-    :param max_rows_per_second: rows that all tasks together read or load in a second; 0: as many as they can.
-    :param max_connections: connections that load or verify at a time; 0: as many as tasks.
+    :param limits: how fast the build may go at first.
     """
 
     database: str
@@ -39,13 +38,17 @@ class BuildRequest:
     keep_previous: bool = False
     force_takeover: bool = False
     dry_run: bool = False
-    max_rows_per_second: int = 0
-    max_connections: int = 0
+    limits: Limits = field(default_factory=Limits)
 
-    @property
-    def limits(self) -> Limits:
-        """How fast the build may go at first."""
-        return Limits(self.max_rows_per_second, self.max_connections)
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> BuildRequest:
+        """
+        Read a request back from a plan.
+
+        :param value: its fields.
+        :returns: the request.
+        """
+        return cls(**{**value, "limits": Limits(**value["limits"])})
 
     @classmethod
     def parse(cls, params: Mapping[str, Any]) -> BuildRequest:
@@ -70,8 +73,7 @@ class BuildRequest:
                 name: flag(params.get(name, 0), name)
                 for name in ("rebuild", "local", "keep_previous", "force_takeover", "dry_run")
             },
-            max_rows_per_second=whole_number(params.get("max_rows_per_second"), "max_rows_per_second"),
-            max_connections=whole_number(params.get("max_connections"), "max_connections"),
+            limits=Limits.parse(params),
         )
         if len(request.index_table) > MAX_IDENTIFIER:
             raise RequestError(

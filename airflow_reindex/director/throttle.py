@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from airflow_reindex.core.claims import Keeper
+from airflow_reindex.core.failures import RequestError
+from airflow_reindex.core.params import whole_number
 from airflow_reindex.director.sql import Connection, query
 
 #: Desks that are counted; without a limit a task works without one when all are taken.
 DESKS = 64
 #: How long one piece of throttled work lasts: readers notice long bursts.
 BLOCK_SECONDS = 0.002
+#: A slice is one transaction, in which the claim cannot change hands: it must come to its end.
+LEAST_RATE = 1_000
 LEAST_BLOCK_ROWS = 500
 #: How often a waiting task looks whether it may go on.
 LOOK_SECONDS = 0.25
@@ -28,6 +34,20 @@ class Limits:
 
     rows_per_second: int = 0
     connections: int = 0
+
+    @classmethod
+    def parse(cls, params: Mapping[str, Any]) -> Limits:
+        """
+        Read the params of a run.
+
+        :param params: by name.
+        :returns: the limits.
+        :raises RequestError: they are no numbers, or a slice's transaction would take too long.
+        """
+        rate = whole_number(params.get("max_rows_per_second"), "max_rows_per_second")
+        if 0 < rate < LEAST_RATE:
+            raise RequestError(f"the parameter max_rows_per_second takes 0 (no limit) or at least {LEAST_RATE}.")
+        return cls(rate, whole_number(params.get("max_connections"), "max_connections"))
 
 
 class Watch:

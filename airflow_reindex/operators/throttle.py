@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow_reindex.core.params import whole_number
 from airflow_reindex.director import claim
 from airflow_reindex.director.request import BuildRequest
 from airflow_reindex.director.sql import session
@@ -29,10 +28,7 @@ class ThrottleOperator(ReindexOperator):
         """
         params = context["params"]
         with airflow_errors():
-            limits = Limits(
-                whole_number(params.get("max_rows_per_second"), "max_rows_per_second"),
-                whole_number(params.get("max_connections"), "max_connections"),
-            )
+            limits = Limits.parse(params)
             request = BuildRequest.parse(params)
             servers = QservHook(params.get("qserv_conn_id") or QservHook.default_conn_name).servers
             with session(servers.czar) as czar:
