@@ -1,0 +1,1 @@
+"""How fast a director index is built: Qserv's protocol, this project, and the ceiling, side by side."""

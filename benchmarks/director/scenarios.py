@@ -1,0 +1,277 @@
+"""What is measured, on which catalogs and servers; the sides alternate, so that a noisy machine is noisy for all."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.sandbox.catalog import CatalogSpec, generate, truth
+from airflow_reindex.sandbox.cluster import INDEX_DATABASE, Sandbox
+from airflow_reindex.sandbox.names import quote
+from airflow_reindex.sandbox.stage import Stage
+from benchmarks.director import ceiling, qserv
+from benchmarks.director.lookups import Latency, Readers, compare
+from benchmarks.director.measure import Measured, run_sql
+from benchmarks.director.project import Builder
+
+MEGA = 1_000_000
+SMALL = CatalogSpec(database="small", rows=10_000, chunks=100, empty_chunks=0)
+
+
+@dataclass
+class Results:
+    """
+    Everything that was measured.
+
+    :param builds: by scenario.
+    :param lookups: latencies.
+    :param readers: latencies beside a build, by scenario.
+    :param other: further figures by name.
+    """
+
+    builds: dict[str, list[Measured]] = field(default_factory=dict)
+    lookups: list[Latency] = field(default_factory=list)
+    readers: list[Latency] = field(default_factory=list)
+    other: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def side(self, scenario: str, side: str) -> Measured | None:
+        """
+        The median run of a side.
+
+        :param scenario: the scenario.
+        :param side: the side.
+        """
+        runs = sorted((m for m in self.builds.get(scenario, ()) if m.side == side), key=lambda m: m.seconds)
+        return runs[len(runs) // 2] if runs else None
+
+
+class Bench:
+    """
+    Runs scenarios.
+
+    :param folder: where everything lies that is made.
+    :param pool: processes for tasks.
+    :param say: takes a line of progress.
+    :param repeat: how often each side runs.
+    """
+
+    def __init__(self, folder: Path, pool: ProcessPoolExecutor, say: Any, repeat: int) -> None:
+        self.folder, self.pool, self.say, self.repeat = folder, pool, say, repeat
+        self.results = Results()
+
+    @contextmanager
+    def servers(self, pool_size: str) -> Iterator[Sandbox]:
+        """
+        The sandbox, with a buffer pool of the czar of some size.
+
+        :param pool_size: such as ``128M``.
+        :yields: running servers.
+        """
+        options = {"innodb_buffer_pool_size": pool_size}
+        with Sandbox(self.folder / "sandbox", workers=2, czar_options=options) as sandbox:
+            yield sandbox
+
+    def catalog(self, sandbox: Sandbox, rows: int, chunks: int) -> CatalogSpec:
+        """
+        Make a catalog, unless it is there.
+
+        :param sandbox: the servers.
+        :param rows: its rows.
+        :param chunks: its chunks.
+        """
+        spec = CatalogSpec(database=f"sky_{rows}_{chunks}", rows=rows, chunks=chunks, empty_chunks=0)
+        there = run_sql(sandbox, "SHOW DATABASES LIKE 'qservReplica'") and run_sql(
+            sandbox,
+            "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'qservReplica' AND TABLE_NAME = 'replica'",
+        )
+        known = there and run_sql(sandbox, f"SELECT 1 FROM qservReplica.replica WHERE `database` = '{spec.database}'")
+        if not known:
+            self.say(f"making a catalog of {rows:,} rows in {chunks:,} chunks")
+            generate(sandbox, spec)
+        return spec
+
+    def compare(
+        self, scenario: str, pool_size: str, rows: int, chunks: int, *, sides: tuple[str, ...], lookups: bool = False
+    ) -> None:
+        """
+        Build one catalog's index in each way, in turn.
+
+        :param scenario: what to call it.
+        :param pool_size: the czar's buffer pool.
+        :param rows: the catalog's rows.
+        :param chunks: its chunks.
+        :param sides: ``qserv``, ``project``, ``ceiling``, in their order.
+        :param lookups: whether to compare look-ups in the tables too.
+        """
+        with self.servers(pool_size) as sandbox:
+            spec = self.catalog(sandbox, rows, chunks)
+            builder = Builder(sandbox, self.pool, self.folder / "staging")
+            files = ceiling.make_files(sandbox, spec) if "ceiling" in sides else []
+            for _ in range(self.repeat):
+                for side in sides:
+                    self._note(scenario, self._one(side, sandbox, spec, builder, files))
+            for path in files:
+                path.unlink()
+            if lookups:
+                tables = {
+                    "qserv": qserv.TABLE,
+                    "project": quote(INDEX_DATABASE) + "." + quote(f"{spec.database}__Object"),
+                }
+                self.results.lookups = compare(sandbox, spec, tables)
+            self._drop(sandbox, spec)
+
+    def _one(self, side: str, sandbox: Sandbox, spec: CatalogSpec, builder: Builder, files: list[Path]) -> Measured:
+        if side == "qserv":
+            return qserv.build(sandbox, spec.database, spec.rows)
+        if side == "ceiling":
+            return ceiling.load(sandbox, spec, files)
+        return builder.build(spec.database, spec.rows, spec.chunks)
+
+    def _note(self, scenario: str, measured: Measured) -> None:
+        self.results.builds.setdefault(scenario, []).append(measured)
+        steps = ", ".join(f"{name} {seconds:.2f}" for name, seconds in measured.steps.items())
+        self.say(
+            f"{scenario}: {measured.side} {measured.seconds:.2f} s, {measured.rate:,.0f} rows/s"
+            + (f" ({steps})" if steps else "")
+        )
+
+    def _drop(self, sandbox: Sandbox, spec: CatalogSpec) -> None:
+        run_sql(sandbox, *(f"DROP TABLE IF EXISTS {table}" for table in (qserv.TABLE, ceiling.TABLE, _index(spec))))
+
+    def small(self, times: int) -> None:
+        """
+        Build a small index, again and again.
+
+        :param times: how often.
+        """
+        with self.servers("128M") as sandbox:
+            generate(sandbox, SMALL)
+            builder = Builder(sandbox, self.pool, self.folder / "staging")
+            for number in range(times + 3):
+                for measured in (
+                    qserv.build(sandbox, SMALL.database, SMALL.rows),
+                    builder.build(SMALL.database, SMALL.rows, SMALL.chunks),
+                ):
+                    # The first ones warm the processes.
+                    if number >= 3:
+                        self.results.builds.setdefault("small", []).append(measured)
+        for side in ("qserv", "project"):
+            seconds = [m.seconds for m in self.results.builds["small"] if m.side == side]
+            self.say(f"small: {side} {1000 * statistics.median(seconds):.1f} ms")
+
+    def changed(self, pool_size: str, rows: int, chunks: int) -> None:
+        """
+        Build an index again after one chunk in a hundred has changed, with runs that were kept.
+
+        :param pool_size: the czar's buffer pool.
+        :param rows: the catalog's rows.
+        :param chunks: its chunks.
+        """
+        with self.servers(pool_size) as sandbox:
+            spec = self.catalog(sandbox, rows, chunks)
+            builder = Builder(sandbox, self.pool, self.folder / "staging")
+            kept = Folder.at(str(self.folder / "kept"))
+            self._note("1 % changed", builder.build(spec.database, rows, chunks, kept=kept))
+            self._touch(sandbox, spec)
+            again = builder.build(spec.database, rows, chunks, kept=kept)
+            again.side = "project again"
+            self._note("1 % changed", again)
+            kept.remove()
+            self._drop(sandbox, spec)
+
+    def _touch(self, sandbox: Sandbox, spec: CatalogSpec) -> None:
+        placed = run_sql(
+            sandbox,
+            f"SELECT chunk, worker FROM qservReplica.replica WHERE `database` = '{spec.database}' "
+            "AND chunk <> 1234567890 ORDER BY chunk",
+        )
+        for chunk, worker in placed[:: max(1, len(placed) // max(1, spec.chunks // 100))]:
+            connection = sandbox.workers[worker].connect()
+            with connection.cursor() as cursor:
+                # Whole seconds tell a change: the one before must be over.
+                cursor.execute(f"DO SLEEP(0.1); UPDATE `{spec.database}`.`Object_{chunk}` SET flags = flags + 1")
+            connection.close()
+
+    def throttled(self, pool_size: str, rows: int, chunks: int, seconds: float) -> None:
+        """
+        Read the live index, at rest and while a build runs at a quarter of its speed.
+
+        :param pool_size: the czar's buffer pool.
+        :param rows: the catalog's rows.
+        :param chunks: its chunks.
+        :param seconds: how long to read each time.
+        """
+        with self.servers(pool_size) as sandbox:
+            spec = self.catalog(sandbox, rows, chunks)
+            builder = Builder(sandbox, self.pool, self.folder / "staging")
+            full = builder.build(spec.database, rows, chunks)
+            keys = truth(spec).index_rows()[0]
+            readers = Readers(sandbox, f"{spec.database}__Object", keys[:: max(1, len(keys) // 2000)])
+            try:
+                readers.measure(seconds)
+                idle = readers.measure(seconds)
+                quarter = int(full.rate / 4)
+                build = threading.Thread(
+                    target=builder.build,
+                    args=(spec.database, rows, chunks),
+                    kwargs={"max_rows": quarter, "connections": 1},
+                )
+                build.start()
+                taken: list[float] = []
+                while build.is_alive():
+                    taken += readers.measure(1.0)
+            finally:
+                readers.close()
+            for side, found in (("at rest", idle), (f"beside a build at {quarter:,} rows/s", taken)):
+                latency = Latency.of(1, f"{side}, pool {pool_size}", found)
+                self.results.readers.append(latency)
+                self.say(
+                    f"readers {latency.side}: median {1e6 * latency.median:.0f} us, p99 {1e6 * latency.p99:.0f} us"
+                )
+            self._drop(sandbox, spec)
+
+    def airflow(self, rows: int, chunks: int) -> None:
+        """
+        Build once through ``airflow dags test``.
+
+        :param rows: the catalog's rows.
+        :param chunks: its chunks.
+        """
+        stage = Stage(self.folder / "airflow", Path(__file__).parents[2] / "dags")
+        (stage.state / "demo").mkdir(parents=True, exist_ok=True)
+        with self.servers("128M") as sandbox:
+            spec = self.catalog(sandbox, rows, chunks)
+            stage.connections = sandbox.connections()
+            stage.prepare()
+            steps = Builder(sandbox, self.pool, self.folder / "staging").build(spec.database, rows, chunks)
+            began = time.perf_counter()
+            code, report = stage.run_dag(
+                "build_director_index", {"database": spec.database, "director_table": "Object", "rebuild": 1}
+            )
+            wall = time.perf_counter() - began
+            assert code == 0, report["detail"]
+            # Parallel, so shorter than the same tasks one after the other: Airflow's share is no larger than this.
+            core = steps.seconds
+            mapped = sum(phase["tasks"] for phase in report["phases"] if phase["name"] in ("extract", "load"))
+            self.results.other["airflow"] = {
+                "rows": rows,
+                "wall": wall,
+                "core": core,
+                "mapped": mapped,
+                "share": wall - core,
+                "allowed": 15 + 0.3 * mapped,
+            }
+            self.say(f"airflow dags test: {wall:.1f} s, of which {core:.1f} s in the steps; {mapped} mapped tasks")
+            self._drop(sandbox, spec)
+
+
+def _index(spec: CatalogSpec) -> str:
+    return f"{quote(INDEX_DATABASE)}.{quote(f'{spec.database}__Object')}"
