@@ -41,7 +41,7 @@ SLOW = Costs(
     chunk=800.0, read_server=0.4, read_client=0.35, merge=0.4, load=3.8, load_many=5.8, verify=0.65,
 )  # fmt: skip
 
-#: Connections beyond these are not assumed to load one B-tree any faster.
-LOADING_CONNECTIONS = 4
+#: Connections beyond these are not assumed to load one B-tree any faster: no more were measured on cores of their own.
+LOADING_CONNECTIONS = 2
 #: Bytes a row: in the staged runs (random keys of 63 bits), as text, in the redo log (sorted LOAD DATA).
 STAGED, TEXT, REDO = 7.0, 30.0, 68.0

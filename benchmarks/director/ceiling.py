@@ -70,4 +70,5 @@ def load(sandbox: Sandbox, spec: CatalogSpec, files: list[Path]) -> Measured:
             thread.join()
     ((found,),) = run_sql(sandbox, f"SELECT COUNT(*) FROM {TABLE}")
     assert found == spec.rows
+    result.index_bytes = (sandbox.czar.data_dir / INDEX_DATABASE / "ceiling.ibd").stat().st_size
     return result

@@ -49,6 +49,7 @@ def build(sandbox: Sandbox, database: str, rows: int) -> Measured:
     marks = [done[len(done) * fifth // 5 - 1] for fifth in range(1, 6)]
     result.steps = {f"fifth {i + 1}": mark - (marks[i - 1] if i else 0) for i, mark in enumerate(marks)}
     assert began >= marks[-1]
+    result.index_bytes = (sandbox.czar.data_dir / INDEX_DATABASE / "qserv_way.ibd").stat().st_size
     return result
 
 

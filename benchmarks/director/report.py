@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -45,6 +46,7 @@ def tables(results: Results) -> Iterator[Table]:
     :yields: each.
     """
     yield _builds(results)
+    yield _chart(results)
     if results.lookups or results.readers:
         yield _latencies(results)
     yield _bars(results)
@@ -67,6 +69,18 @@ def _builds(results: Results) -> Table:
                 f"{m.task_bytes / 1e6:.0f}" if m.task_bytes else "",
             )  # fmt: skip
     table.caption = "client and server: us of processor time a row; written, on disk, staged: bytes a row"
+    return table
+
+
+def _chart(results: Results) -> Table:
+    """The picture as text: a bar a build, on a logarithmic scale from ten thousand rows a second."""
+    table = Table("scenario", "side", "rows a second (a sign is a tenth of a power of ten)", title="rates")
+    for scenario, runs in results.builds.items():
+        for side in dict.fromkeys(m.side for m in runs):
+            found = results.side(scenario, side)
+            assert found is not None
+            length = max(1, round(10 * math.log10(max(found.rate, 10_001) / 10_000)))
+            table.add_row(scenario, NAMES.get(side, side), f"{'█' * length} {found.rate:,.0f}")
     return table
 
 
