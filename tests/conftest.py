@@ -25,6 +25,7 @@ LONGEST = (
     "test_writers.py",
     "test_cli.py",
     "test_deployment.py",
+    "test_memory.py",
     "test_director_failures.py",
     "test_kill_reindex.py",
     "test_kill_czar_load.py",

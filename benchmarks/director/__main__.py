@@ -56,7 +56,7 @@ def full(bench: Bench, options: argparse.Namespace) -> Scenarios:
     sizes = [rows // 4, rows // 2, 2 * rows]
     return {
         "200 chunks": lambda: bench.compare("200 chunks", quarter, rows, 200, sides=ALL, lookups=True),
-        **{f"size {n:,}": partial(bench.compare, f"size {n:,}", quarter, n, 200, sides=BOTH) for n in sizes},
+        **{f"size {n:,}": partial(bench.compare, f"size {n:,}", quarter, n, 200, sides=ALL) for n in sizes},
         "2,000 chunks": lambda: bench.compare("2,000 chunks", quarter, rows, 2000, sides=BOTH),
         "memory": lambda: bench.compare("fits in memory", large, rows, 200, sides=ALL),
         "small": lambda: bench.small(20),

@@ -191,4 +191,4 @@ def _steps(axes: Any, results: Results) -> None:
         base = [one + other for one, other in zip(base, values, strict=True)]
     axes.invert_yaxis()
     axes.set(xlabel="microseconds a row", title="where this project's time goes")
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=5, fontsize="small")
