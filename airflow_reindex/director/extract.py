@@ -65,16 +65,23 @@ class Source:
     wire: Wire | None = None
 
     @classmethod
-    def open(cls, connection: Connection, *, fast: bool = True) -> Source:
+    def open(cls, connect: Connect, *, fast: bool = True) -> Source:
         """
         Begin to read from a server.
 
-        :param connection: a fresh connection.
+        :param connect: connects to it.
         :param fast: whether to read from the socket, where possible.
         :returns: the source.
         """
-        prepare(connection)
-        return cls(connection, Wire(connection) if fast and usable(connection) else None)
+        connection = prepare(connect())
+        if fast and usable(connection):
+            try:
+                return cls(connection, Wire(connection))
+            except (SurpriseError, OSError):
+                # Client library and server have agreed on a protocol that is not known here.
+                connection.close()
+                connection = prepare(connect())
+        return cls(connection)
 
     def close(self) -> None:
         """Hang up."""
@@ -199,7 +206,7 @@ class Extractor:
                 )
             self._admit(worker)
             try:
-                self._open[worker] = Source.open(connect(), fast=fast)
+                self._open[worker] = Source.open(connect, fast=fast)
             except MySQLdb.Error as error:
                 # Asked once a task: each further chunk would wait for the same time-out.
                 self._down[worker] = f"Failed to connect to the worker service: {describe(error)}"

@@ -64,6 +64,7 @@ class Wire:
     Reads results from a connection's socket; a context manager, for one statement after the other.
 
     :param connection: a connection that is :func:`usable`, with nothing under way.
+    :raises SurpriseError: its protocol is not known; it must be closed.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -74,7 +75,11 @@ class Wire:
         self._buffer = bytearray(_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
-        self._marks_end = self._ask_for_marks()
+        try:
+            self._marks_end = self._ask_for_marks()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Wire:
         return self
@@ -189,8 +194,10 @@ class Wire:
     def _ask_for_marks(self) -> bool:
         """Whether the server marks the end of the columns; depends on what the client library agreed with it."""
         self._send(_QUERY, b"SELECT 1")
-        for _ in range(2):
-            self._packet()
+        if self._packet()[0] != 1:
+            # Not an answer of one column: the statement was not understood.
+            raise SurpriseError
+        self._packet()
         # A mark is five bytes long; else the row comes at once: the length of its text, and the text.
         marked = self._packet()[0] == _END
         if marked:

@@ -134,7 +134,7 @@ def extracted(server: MariaDBServer, folder: Folder) -> tuple[extract.Outcome, i
 def test_socket_and_driver_give_the_same(chunk: MariaDBServer) -> None:
     found = []
     for fast in (True, False):
-        source = Source.open(chunk.connect(), fast=fast)
+        source = Source.open(chunk.connect, fast=fast)
         assert (source.wire is not None) == fast
         found.append([row for some in stream(source, make_plan(), 2) for row in tuples(some)])
         source.close()
@@ -179,13 +179,24 @@ def test_values_out_of_range_are_told(chunk: MariaDBServer, tmp_path: Any) -> No
 def test_a_connection_that_dies_is_the_drivers_error(chunk: MariaDBServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "_BUFFER_BYTES", 4096)
     run_sql(chunk, "CREATE TABLE lsst.Object_3 SELECT seq AS objectId, 1 AS subChunkId FROM mysql.seq_1_to_900000")
-    source = Source.open(chunk.connect())
+    source = Source.open(chunk.connect)
     answer = stream(source, make_plan(), 3)
     next(answer)
     chunk_id = source.connection.thread_id()
     run_sql(chunk, f"KILL {chunk_id}")
     with pytest.raises((MySQLdb.OperationalError, SurpriseError)):
         list(answer)
+    source.close()
+
+
+def test_a_protocol_that_is_not_known_is_left_to_the_driver(
+    chunk: MariaDBServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a server answers a client library that has agreed to send attributes with each query.
+    monkeypatch.setattr(wire, "_QUERY", 0x7F)
+    source = Source.open(chunk.connect)
+    assert source.wire is None
+    assert sum(len(rows) for rows in stream(source, make_plan(), 1)) == 30_000
     source.close()
 
 

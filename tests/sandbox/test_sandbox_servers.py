@@ -284,6 +284,7 @@ def test_connections_work(sandbox: Sandbox) -> None:
         "catalog": "replication",
         "staging_dir": str(sandbox.czar.infile_dir),
         "server_staging_dir": str(sandbox.czar.infile_dir),
+        "data_dir": str(sandbox.czar.data_dir),
     }
     for values in variables.values():
         with contextlib.closing(

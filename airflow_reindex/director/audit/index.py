@@ -71,7 +71,7 @@ class IndexReader:
 
     def __init__(self, connect: Connect, plan: Plan, tables: IndexTables) -> None:
         self._connect, self._plan, self._tables = connect, plan, tables
-        self._source = Source.open(connect())
+        self._source = Source.open(connect)
 
     def __enter__(self) -> IndexReader:
         return self
@@ -129,7 +129,7 @@ class IndexReader:
             except SurpriseError:
                 # A NULL, or an error that the driver will name.
                 self._source.close()
-                self._source = Source.open(self._connect(), fast=False)
+                self._source = Source.open(self._connect, fast=False)
         cursor = self._source.connection.cursor(SSCursor)
         pieces = []
         try:
