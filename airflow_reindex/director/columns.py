@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
 from operator import add
@@ -102,6 +103,20 @@ class Rows:
         :returns: those rows.
         """
         return Rows(self.key[where], self.chunk[where], self.sub_chunk[where])
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Rows]) -> Rows:
+        """
+        Rows of several pieces.
+
+        :param pieces: at least one, all of the same types.
+        :returns: all rows, in the order given.
+        """
+        if len(pieces) == 1:
+            return pieces[0]
+        return cls(
+            *(np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("key", "chunk", "sub_chunk"))
+        )
 
     def sorted(self) -> Rows:
         """

@@ -204,6 +204,9 @@ class Extractor:
                 raise DataError(
                     f"no MySQL connection for worker '{worker}': add it to 'workers' in the qserv connection's extra"
                 )
+            # One connection at a time: who waits for a worker keeps no other one waiting.
+            for other in list(self._open):
+                self._hang_up(other)
             self._admit(worker)
             try:
                 self._open[worker] = Source.open(connect, fast=fast)

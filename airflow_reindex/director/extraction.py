@@ -10,7 +10,7 @@ from airflow_reindex.director.extract import Extractor, Outcome, missing_chunks
 from airflow_reindex.director.plan import Plan, PlannedChunk
 from airflow_reindex.director.records import read_groups
 from airflow_reindex.director.run_buffer import RunBuffer
-from airflow_reindex.director.runs import accounted, manifests
+from airflow_reindex.director.runs import RUNS, accounted, group_of, manifests
 from airflow_reindex.director.servers import Servers
 from airflow_reindex.director.sql import session
 from airflow_reindex.director.throttle import LOOK_SECONDS, Desk, Watch
@@ -34,6 +34,7 @@ class Extraction:
 
     def __init__(self, servers: Servers, folder: Folder, plan: Plan, capacity: int) -> None:
         self._servers, self._folder, self._plan, self._capacity = servers, folder, plan, capacity
+        self._helped: set[int] = set()
 
     def run(self, own: int, todo: Sequence[PlannedChunk], watch: Watch) -> Outcome:
         """
@@ -52,12 +53,15 @@ class Extraction:
                 found = next_group(own, self._groups, self._untouched, turns, todo)
                 if found is None:
                     watch.wait(WAIT_SECONDS)
-                elif found[0] != own:
-                    log.info("the worker of this group is busy: reading group %s meanwhile", found[0])
-                    self._read(found[0], found[1], turns, watch)
-                else:
-                    # Another task may have read it meanwhile.
-                    return self._read(own, self._missing(own, todo), turns, watch)
+                    continue
+                group, chunks = found
+                if group != own:
+                    log.info("the worker of this group is busy: reading group %s meanwhile", group)
+                    self._helped.add(group)
+                # Another task may have read it meanwhile.
+                outcome = self._read(group, self._missing(group, chunks), turns, watch)
+                if group == own:
+                    return outcome
         return Outcome()
 
     def _read(self, group: int, chunks: Sequence[PlannedChunk], turns: Turns, watch: Watch) -> Outcome:
@@ -86,5 +90,7 @@ class Extraction:
         return missing_chunks(chunks, accounted(manifests(self._folder, group), self._plan.token))
 
     def _untouched(self) -> set[int]:
-        begun = {m.group for m in manifests(self._folder) if m.token == self._plan.token}
-        return {number for number, _ in enumerate(self._groups())} - begun
+        """The groups of which nothing is staged, without those that failed when they were read from here."""
+        names = (f"{RUNS}/{name}" for name in self._folder.names(RUNS) if name.endswith(".json"))
+        begun = {group_of(name) for name in names if name not in self._plan.adopted}
+        return {number for number, _ in enumerate(self._groups())} - begun - self._helped

@@ -26,6 +26,7 @@ from airflow_reindex.director.sql import (
     DUPLICATE_KEY,
     NO_SUCH_TABLE,
     TABLE_EXISTS,
+    TRANSACTION_IDLE_SECONDS,
     Connection,
     code_of,
     execute,
@@ -234,6 +235,7 @@ class RangeLoader:
             if explained is None:
                 raise
             raise explained from error
+        self._pace.add(0)
         return total.rows, total.rows
 
     def _now_known(self, key_range: int, number: int) -> Checksum | None:
@@ -263,7 +265,8 @@ class RangeLoader:
                         f"{key_range}; the slice was rolled back"
                     )
                 total += text.checksum
-                self._pace.add(affected)
+                # The server hangs up on a transaction that does nothing for long.
+                self._pace.add(affected, TRANSACTION_IDLE_SECONDS / 4)
             execute(
                 self._connection,
                 f"UPDATE {slices} SET `rows` = %s, `keys` = %s, mix = %s, loaded_at = NOW(6) "
@@ -284,6 +287,7 @@ class Ahead:
         self._texts = texts
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reindex-merge")
         self._coming: Future[Text | None] | None = None
+        self._given: Text | None = None
 
     def __enter__(self) -> Ahead:
         self._coming = self._thread.submit(next, self._texts, None)
@@ -294,8 +298,10 @@ class Ahead:
     ) -> None:
         self._thread.shutdown()
         coming = self._coming
-        if coming is not None and not coming.cancelled() and not coming.exception() and (text := coming.result()):
-            _unlink(text)
+        left = None if coming is None or coming.cancelled() or coming.exception() else coming.result()
+        for text in (self._given, left):
+            if text is not None:
+                _unlink(text)
 
     def __iter__(self) -> Iterator[Text]:
         return self
@@ -303,7 +309,7 @@ class Ahead:
     def __next__(self) -> Text:
         if self._coming is None:
             raise StopIteration
-        text = self._coming.result()
+        text = self._given = self._coming.result()
         self._coming = None if text is None else self._thread.submit(next, self._texts, None)
         if text is None:
             raise StopIteration

@@ -22,8 +22,8 @@ from airflow_reindex.director.columns import Checksum, Rows
 RUNS = "runs"
 #: Row groups in a file: a reader of few rows reads a short footer, and the files do not get too many.
 GROUPS_IN_FILE = 128
-#: Row groups that are decoded at a time.
-READ_GROUPS = 16
+#: Row groups that are encoded or decoded at a time.
+GROUPS_AT_ONCE = 16
 #: How many keys of each run go into its sample.
 SAMPLES = 256
 #: What a staged row takes at most: random keys in small runs.
@@ -157,6 +157,16 @@ def new_name(group: int) -> str:
     return f"{RUNS}/g{group:04d}-{time.time_ns():016x}-{uuid4().hex[:8]}"
 
 
+def group_of(name: str) -> int:
+    """
+    The mapped task that made a run.
+
+    :param name: a name that :func:`new_name` gave, with any ending.
+    :returns: its number.
+    """
+    return int(name.removeprefix(f"{RUNS}/g").split("-", 1)[0])
+
+
 def write_run(folder: Folder, stem: str, rows: Rows, group_rows: int) -> tuple[StagedFile, ...]:
     """
     Sort rows by key and write them as one run: Parquet files that follow one another in the key space.
@@ -177,32 +187,36 @@ def write_run(folder: Folder, stem: str, rows: Rows, group_rows: int) -> tuple[S
     first = int.from_bytes(hashlib.sha256(stem.encode()).digest()[:4]) % step
     size, files = GROUPS_IN_FILE * group_rows, []
     for number, start in enumerate(range(0, len(rows), size)):
-        part = rows.take(order[start : start + size])
+        part = order[start : start + size]
         name = f"{stem}-{number:02d}.parquet"
-        sample = tuple(int(key) for key in part.key[(first - start) % step :: step])
-        low, high = int(part.key[0]), int(part.key[-1])
-        files.append(StagedFile(name, len(part), low, high, step, sample, _write(folder, name, part, group_rows)))
+        sample = tuple(rows.key[part[(first - start) % step :: step]].tolist())
+        low, high = int(rows.key[part[0]]), int(rows.key[part[-1]])
+        files.append(StagedFile(name, len(part), low, high, step, sample, _write(folder, name, rows, part, group_rows)))
     return tuple(files)
 
 
-def _write(folder: Folder, name: str, rows: Rows, group_rows: int) -> int:
+def _write(folder: Folder, name: str, rows: Rows, order: npt.NDArray[np.intp], group_rows: int) -> int:
     """
-    Write sorted rows; returns the file's size in bytes.
+    Write rows in an order, some row groups at a time; returns the file's size in bytes.
 
     The encodings alone compress: sorted random keys lie close together, so that most bits of their differences need not
     be stored; chunks and sub-chunks are packed numbers of a dictionary's entries. A codec on top makes it 1 % smaller.
     """
-    columns = {"key": rows.key, "chunk": rows.chunk, "sub_chunk": rows.sub_chunk}
+    labels = ("key", "chunk", "sub_chunk")
+    schema = pa.schema([(label, pa.from_numpy_dtype(getattr(rows, label).dtype)) for label in labels])
     with folder.create(name) as stream:
-        pq.write_table(
-            pa.table({label: pa.array(column) for label, column in columns.items()}),
+        with pq.ParquetWriter(
             stream,
-            row_group_size=group_rows,
+            schema,
             compression="none",
             use_dictionary=["chunk", "sub_chunk"],
             column_encoding={"key": "DELTA_BINARY_PACKED"},
             write_statistics=["key"],
-        )
+        ) as writer:
+            for start in range(0, len(order), GROUPS_AT_ONCE * group_rows):
+                piece = rows.take(order[start : start + GROUPS_AT_ONCE * group_rows])
+                columns = [pa.array(getattr(piece, label)) for label in labels]
+                writer.write_table(pa.table(columns, schema=schema), row_group_size=group_rows)
         return int(stream.tell())
 
 
@@ -222,8 +236,8 @@ def read_part(folder: Folder, name: str, low: int | None, high: int | None) -> I
         wanted = [
             i for i, stat in enumerate(stats) if (low is None or stat.max >= low) and (high is None or stat.min < high)
         ]
-        for start in range(0, len(wanted), READ_GROUPS):
-            table = source.read_row_groups(wanted[start : start + READ_GROUPS], use_threads=False)
+        for start in range(0, len(wanted), GROUPS_AT_ONCE):
+            table = source.read_row_groups(wanted[start : start + GROUPS_AT_ONCE], use_threads=False)
             rows = Rows(*(np.asarray(table.column(label)) for label in ("key", "chunk", "sub_chunk")))
             first = 0 if low is None else position(rows.key, low)
             last = len(rows) if high is None else position(rows.key, high)

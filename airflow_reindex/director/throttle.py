@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -112,25 +113,28 @@ class Pace:
     def __init__(self, watch: Watch) -> None:
         self._watch, self._owed, self._last = watch, 0.0, time.monotonic()
 
-    def add(self, rows: int) -> None:
+    def add(self, rows: int, patience: float = math.inf) -> None:
         """
         Count rows that are done, and wait as long as they are ahead of time.
 
         :param rows: how many.
+        :param patience: seconds to wait at most; what is left is waited for the next time.
         :raises ClaimLostError: another run has taken over.
         """
         self._owed += rows
-        while self._pay() > 0:
+        end = time.monotonic() + patience
+        while (ahead := min(self._ahead(), end - time.monotonic())) > 0:
             self._watch.check()
-            self._watch.wait(min(LOOK_SECONDS, self._owed / self._watch.share))
+            self._watch.wait(min(LOOK_SECONDS, ahead))
 
-    def _pay(self) -> float:
-        """Rows that are ahead of time now. Time that was not used is not saved up."""
+    def _ahead(self) -> float:
+        """Seconds that the rows are ahead of time now. Time that was not used is not saved up."""
         now = time.monotonic()
+        # Another thread may change it at any time.
         share = self._watch.share
         self._owed = max(0.0, self._owed - (now - self._last) * share) if share else 0.0
         self._last = now
-        return self._owed
+        return self._owed / share if share else 0.0
 
 
 class Desk:

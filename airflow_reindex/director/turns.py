@@ -21,22 +21,25 @@ class Turns:
 
     def __init__(self, connection: Connection, token: str, most: int) -> None:
         self._connection, self._token, self._most = connection, token, most
-        self._held: dict[str, str] = {}
+        self._seat: tuple[str, str] | None = None
 
     def admit(self, worker: str) -> bool:
         """
-        Ask for a connection to a worker; one that is held is given again.
+        Ask for a connection to a worker; one that is held is given again. No connection to another one may be open.
+
+        Who waited for one worker with a connection to another would, with somebody who does the reverse, wait for good.
 
         :param worker: the worker's name.
         :returns: whether it may be made now.
         """
-        if worker in self._held:
+        if self._seat is not None and self._seat[0] == worker:
             return True
+        self._leave()
         mark = hashlib.sha256(worker.encode()).hexdigest()[:12]
         for seat in range(self._most):
             name = f"airflow_reindex.worker.{mark}.{seat}"
             if try_lock(self._connection, name):
-                self._held[worker] = name
+                self._seat = worker, name
                 return True
         return False
 
@@ -61,10 +64,13 @@ class Turns:
 
         :param group: its number.
         """
-        for name in self._held.values():
-            unlock(self._connection, name)
-        self._held = {}
+        self._leave()
         unlock(self._connection, self._group(group))
+
+    def _leave(self) -> None:
+        seat, self._seat = self._seat, None
+        if seat is not None:
+            unlock(self._connection, seat[1])
 
     def _group(self, group: int) -> str:
         return f"airflow_reindex.{self._token}.group.{group}"
@@ -84,7 +90,7 @@ def next_group(
 
     :param own: the number of the task's own group.
     :param groups: reads the groups of the plan.
-    :param untouched: finds the groups of which nothing is staged.
+    :param untouched: finds the groups that nobody has begun, as far as the staged runs tell.
     :param turns: begins a group.
     :param first: the chunks of the own group.
     :returns: a group that was begun; ``None`` when all have to wait.

@@ -16,6 +16,7 @@ import select
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -75,6 +76,7 @@ class Wire:
         self._buffer = bytearray(_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
+        self._unsent = b""
         try:
             self._marks_end = self._ask_for_marks()
         except BaseException:
@@ -91,6 +93,8 @@ class Wire:
 
     def close(self) -> None:
         """Let go of the socket; the connection stays open."""
+        with suppress(OSError):
+            self._socket.sendall(self._unsent)
         self._socket.close()
 
     def stream(self, sql: str) -> Iterator[tuple[npt.NDArray[Any], ...]]:
@@ -106,7 +110,8 @@ class Wire:
         self._send(_EXECUTE, statement + struct.pack("<BI", 0, 1))
         self._skip_columns()
         yield from self._rows(kinds)
-        self._send(_CLOSE, statement)
+        # Nobody answers it, so it can go with the next command.
+        self._unsent = _command(_CLOSE, statement)
 
     def _prepare(self, sql: str) -> tuple[bytes, list[str]]:
         self._send(_PREPARE, sql.encode(self._encoding))
@@ -189,7 +194,8 @@ class Wire:
             self._end += got
 
     def _send(self, command: int, body: bytes) -> None:
-        self._socket.sendall(struct.pack("<I", len(body) + 1) + bytes([command]) + body)
+        unsent, self._unsent = self._unsent, b""
+        self._socket.sendall(unsent + _command(command, body))
 
     def _ask_for_marks(self) -> bool:
         """Whether the server marks the end of the columns; depends on what the client library agreed with it."""
@@ -204,6 +210,10 @@ class Wire:
             self._packet()
         self._packet()
         return marked
+
+
+def _command(command: int, body: bytes) -> bytes:
+    return struct.pack("<I", len(body) + 1) + bytes([command]) + body
 
 
 def _kind(definition: bytes) -> str:

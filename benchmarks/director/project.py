@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import logging
 import multiprocessing
 import os
@@ -164,13 +162,10 @@ def _task(task: Task) -> int:
 
 def _reset_peak() -> None:
     """
-    Forget the tasks before, whose memory the allocator keeps: Airflow gives each task a process of its own.
+    Forget the peak of the tasks before; Linux only.
 
-    Linux only; elsewhere the peak is that of the process.
+    What the allocator keeps of them still counts: Airflow gives each task a process of its own, which takes less.
     """
-    gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

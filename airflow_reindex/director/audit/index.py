@@ -105,7 +105,7 @@ class IndexReader:
             self._read(f"{quote(self._plan.key_column)} IN ({','.join(map(str, keys[i : i + LOOK_UP_KEYS]))})")
             for i in range(0, len(keys), LOOK_UP_KEYS)
         ]
-        return _joined(pieces, self._plan)
+        return Rows.joined([no_rows(self._plan), *pieces])
 
     def block(self, after: int, rows: int) -> Rows:
         """
@@ -125,7 +125,7 @@ class IndexReader:
         if self._source.wire is not None:
             try:
                 some = self._source.wire.stream(statement.replace("%%", "%"))
-                return _joined([self._typed(*columns) for columns in some], self._plan)
+                return Rows.joined([no_rows(self._plan), *(self._typed(*columns) for columns in some)])
             except SurpriseError:
                 # A NULL, or an error that the driver will name.
                 self._source.close()
@@ -138,7 +138,7 @@ class IndexReader:
                 pieces.append(self._as_rows(batch))
         finally:
             cursor.close()
-        return _joined(pieces, self._plan)
+        return Rows.joined([no_rows(self._plan), *pieces])
 
     def _typed(self, key: npt.NDArray[Any], chunk: npt.NDArray[Any], sub_chunk: npt.NDArray[Any]) -> Rows:
         kinds = (self._plan.key.dtype, np.dtype(np.int32), self._plan.sub_chunk.dtype)
@@ -166,7 +166,10 @@ class IndexReader:
             ) from error
 
 
-def _joined(pieces: Sequence[Rows], plan: Plan) -> Rows:
-    if not pieces:
-        return Rows(np.empty(0, plan.key.dtype), np.empty(0, np.int32), np.empty(0, plan.sub_chunk.dtype))
-    return Rows(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("key", "chunk", "sub_chunk")))
+def no_rows(plan: Plan) -> Rows:
+    """
+    No rows, of a plan's types.
+
+    :param plan: the plan.
+    """
+    return Rows(np.empty(0, plan.key.dtype), np.empty(0, np.int32), np.empty(0, plan.sub_chunk.dtype))

@@ -18,7 +18,7 @@ from airflow_reindex.core.records import TASKS, recorded
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director import merge, run_buffer
 from airflow_reindex.director.audit.differences import SURPLUS, Differences, compare
-from airflow_reindex.director.audit.index import IndexReader, state_of
+from airflow_reindex.director.audit.index import IndexReader, no_rows, state_of
 from airflow_reindex.director.audit.request import AuditRequest
 from airflow_reindex.director.catalog import DirectorTable, Inventory
 from airflow_reindex.director.columns import Rows
@@ -194,7 +194,7 @@ def _judged(folder: Folder, plan: Plan, *, sampled: bool) -> Callable[[npt.NDArr
 
 def _slices(merger: Merger, key_range: KeyRange, plan: Plan) -> Iterator[tuple[Rows, tuple[int | None, int | None]]]:
     """The rows of each slice, also of those that have none, with its bounds."""
-    empty = Rows(np.empty(0, plan.key.dtype), np.empty(0, np.int32), np.empty(0, plan.sub_chunk.dtype))
+    empty = no_rows(plan)
     bounds = key_range.slices()
     pieces: dict[int, list[Rows]] = {}
     done = 0
@@ -204,16 +204,10 @@ def _slices(merger: Merger, key_range: KeyRange, plan: Plan) -> Iterator[tuple[R
             for number in range(done, piece.slice):
                 yield empty, bounds[number]
             whole = pieces.pop(piece.slice)
-            yield _joined(whole), bounds[piece.slice]
+            yield Rows.joined(whole), bounds[piece.slice]
             done = piece.slice + 1
     for number in range(done, len(bounds)):
         yield empty, bounds[number]
-
-
-def _joined(pieces: list[Rows]) -> Rows:
-    if len(pieces) == 1:
-        return pieces[0]
-    return Rows(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("key", "chunk", "sub_chunk")))
 
 
 def probe(servers: Servers, plan: Plan, seed: int) -> Differences:
