@@ -13,6 +13,17 @@ import psutil
 
 from airflow_reindex.sandbox.cluster import Sandbox
 
+#: What makes the server write dirty pages at once, and for how long at most to wait for it.
+FLUSH = {
+    "innodb_io_capacity_max": 40_000,
+    "innodb_io_capacity": 20_000,
+    "innodb_max_dirty_pages_pct_lwm": 0,
+    "innodb_max_dirty_pages_pct": 0,
+}
+SETTLE_SECONDS = 120.0
+#: Builds of fewer rows owe nothing that is worth a wait: the server flushes once a second.
+SETTLE_ROWS = 100_000
+
 
 @dataclass
 class Measured:
@@ -69,8 +80,26 @@ class Measured:
         self.steps[name] = time.perf_counter() - began
 
 
+def settle(sandbox: Sandbox) -> None:
+    """
+    Wait until the czar's server has written what it owes: each side pays for its own pages, and for all of them.
+
+    :param sandbox: the servers.
+    """
+    kept = {name: value for name, value in run_sql(sandbox, "SHOW GLOBAL VARIABLES LIKE 'innodb_%'") if name in FLUSH}
+    # The capacity's maximum bounds the capacity: it goes up first and down last.
+    run_sql(sandbox, *(f"SET GLOBAL {name} = {value}" for name, value in FLUSH.items()))
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while time.monotonic() < deadline:
+        counters = status(sandbox)
+        if not counters["Innodb_buffer_pool_pages_dirty"] and not counters["Innodb_history_list_length"]:
+            break
+        time.sleep(0.2)
+    run_sql(sandbox, *(f"SET GLOBAL {name} = {kept[name]}" for name in reversed(FLUSH)))
+
+
 @contextlib.contextmanager
-def measuring(sandbox: Sandbox, side: str, rows: int, chunks: int) -> Iterator[Measured]:
+def measuring(sandbox: Sandbox, side: str, rows: int, chunks: int, *, alone: bool = True) -> Iterator[Measured]:
     """
     Measure a block of work.
 
@@ -78,14 +107,20 @@ def measuring(sandbox: Sandbox, side: str, rows: int, chunks: int) -> Iterator[M
     :param side: what is measured.
     :param rows: rows of the index.
     :param chunks: chunks that they lie in.
+    :param alone: whether nobody else is measured on these servers meanwhile.
     :yields: what becomes of it, complete when the block has ended.
     """
+    settled = alone and rows >= SETTLE_ROWS
+    if settled:
+        settle(sandbox)
     result = Measured(side, rows, chunks)
     servers, client, written = _server_cpu(sandbox), _client_cpu(), _written(sandbox)
     began = time.perf_counter()
     yield result
     result.seconds = time.perf_counter() - began
     result.client_cpu = _client_cpu() - client
+    if settled:
+        settle(sandbox)
     result.server_cpu = _server_cpu(sandbox) - servers
     result.written = _written(sandbox) - written
 

@@ -52,7 +52,10 @@ def servers_of(root: Path | str) -> Servers:
 
 @contextmanager
 def processes() -> Iterator[ProcessPoolExecutor]:
-    """A process a core, with everything imported."""
+    """
+    A process a core, with everything imported. One pool a scenario: a process keeps memory that its tasks have freed,
+    so that after a large build the peak of a small one could not be told.
+    """
     count = os.cpu_count() or 1
     with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("forkserver")) as pool:
         for _ in range(3):
@@ -101,7 +104,7 @@ class Builder:
             rebuild=True,
             limits=Limits(max_rows, connections),
         )
-        with measuring(self.sandbox, "project", rows, chunks) as result:
+        with measuring(self.sandbox, "project", rows, chunks, alone=not max_rows) as result:
             with result.step("plan"), recorded(folder, "plan"):
                 plan, _ = make_plan(self.servers, request, folder, self._context(folder, kept))
             root = str(self.sandbox.root)

@@ -9,6 +9,7 @@ transaction a chunk, SHOW WARNINGS after each.
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 import time
@@ -18,8 +19,8 @@ from airflow_reindex.sandbox.cluster import INDEX_DATABASE, Sandbox
 from benchmarks.director.measure import Measured, measuring, run_sql
 
 LOADERS = 2
-#: Requests that a worker serves at a time: as many as there are cores for each.
-EXTRACTORS = 2
+#: Requests that a worker serves at a time: Qserv's default.
+EXTRACTORS = min(8, os.cpu_count() or 1)
 DEFINITION = (
     "(`objectId` BIGINT NOT NULL, `chunkId` INT, `subChunkId` INT UNSIGNED NOT NULL, UNIQUE KEY (`objectId`)) "
     "ENGINE=InnoDB"

@@ -124,12 +124,14 @@ def bars(results: Results) -> Iterator[tuple[str, str, float, bool]]:
         if value is not None:
             yield f"{scenario}: times as fast as {NAMES[other]}", f">= {least}", value, value >= least
     sizes = sorted((runs[0].rows, name) for name, runs in results.builds.items() if name.startswith("size"))
-    if sizes:
-        first, last = (results.side(name, "project") for _, name in (sizes[0], sizes[-1]))
+    grown = [name for name in results.builds if name.startswith("growth")]
+    if grown:
+        first, last = (results.side(name, "project") for name in (grown[0], grown[-1]))
         assert first is not None
         assert last is not None
         growth = last.a_row(last.seconds) / first.a_row(first.seconds)
         yield f"cost of a row, {first.rows:,} to {last.rows:,} rows", "< 1.15", growth, growth < 1.15
+    if sizes:
         ratios = [value for _, name in sizes if (value := ratio(name, "project", "qserv")) is not None]
         if len(ratios) > 1:
             yield (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from airflow_reindex.sandbox.stage import Stage
 from benchmarks.director import ceiling, qserv
 from benchmarks.director.lookups import Latency, Readers, compare
 from benchmarks.director.measure import Measured, run_sql
-from benchmarks.director.project import Builder
+from benchmarks.director.project import Builder, processes
 
 MEGA = 1_000_000
 SMALL = CatalogSpec(database="small", rows=10_000, chunks=100, empty_chunks=0)
@@ -58,13 +58,12 @@ class Bench:
     Runs scenarios.
 
     :param folder: where everything lies that is made.
-    :param pool: processes for tasks.
     :param say: takes a line of progress.
     :param repeat: how often each side runs.
     """
 
-    def __init__(self, folder: Path, pool: ProcessPoolExecutor, say: Any, repeat: int) -> None:
-        self.folder, self.pool, self.say, self.repeat = folder, pool, say, repeat
+    def __init__(self, folder: Path, say: Any, repeat: int) -> None:
+        self.folder, self.say, self.repeat = folder, say, repeat
         self.results = Results()
 
     @contextmanager
@@ -78,6 +77,17 @@ class Bench:
         options = {"innodb_buffer_pool_size": pool_size}
         with Sandbox(self.folder / "sandbox", workers=2, czar_options=options) as sandbox:
             yield sandbox
+
+    @contextmanager
+    def builder(self, pool_size: str) -> Iterator[tuple[Sandbox, Builder]]:
+        """
+        The servers, and what builds on them in fresh processes.
+
+        :param pool_size: the czar's buffer pool.
+        :yields: both.
+        """
+        with self.servers(pool_size) as sandbox, processes() as pool:
+            yield sandbox, Builder(sandbox, pool, self.folder / "staging")
 
     def catalog(self, sandbox: Sandbox, rows: int, chunks: int) -> CatalogSpec:
         """
@@ -111,12 +121,12 @@ class Bench:
         :param sides: ``qserv``, ``project``, ``ceiling``, in their order.
         :param lookups: whether to compare look-ups in the tables too.
         """
-        with self.servers(pool_size) as sandbox:
+        with self.builder(pool_size) as (sandbox, builder):
             spec = self.catalog(sandbox, rows, chunks)
-            builder = Builder(sandbox, self.pool, self.folder / "staging")
             files = ceiling.make_files(sandbox, spec) if "ceiling" in sides else []
-            for _ in range(self.repeat):
-                for side in sides:
+            for number in range(self.repeat):
+                # To and fro, so that a machine that slows down or recovers favours no side.
+                for side in sides if number % 2 == 0 else reversed(sides):
                     self._note(scenario, self._one(side, sandbox, spec, builder, files))
             for path in files:
                 path.unlink()
@@ -127,6 +137,23 @@ class Bench:
                 }
                 self.results.lookups = compare(sandbox, spec, tables)
             self._drop(sandbox, spec)
+
+    def growth(self, pool_size: str, sizes: tuple[int, ...], chunks: int, times: int) -> None:
+        """
+        Build indexes of several sizes in turn, this project's way alone: what a row costs must not depend on them.
+
+        :param pool_size: the czar's buffer pool.
+        :param sizes: rows of each.
+        :param chunks: the chunks of each.
+        :param times: how often.
+        """
+        with self.builder(pool_size) as (sandbox, builder):
+            specs = [self.catalog(sandbox, rows, chunks) for rows in sizes]
+            for number in range(times):
+                for spec in specs if number % 2 == 0 else reversed(specs):
+                    self._note(f"growth {spec.rows:,}", builder.build(spec.database, spec.rows, spec.chunks))
+            for spec in specs:
+                self._drop(sandbox, spec)
 
     def _one(self, side: str, sandbox: Sandbox, spec: CatalogSpec, builder: Builder, files: list[Path]) -> Measured:
         if side == "qserv":
@@ -152,9 +179,8 @@ class Bench:
 
         :param times: how often.
         """
-        with self.servers("128M") as sandbox:
+        with self.builder("128M") as (sandbox, builder):
             generate(sandbox, SMALL)
-            builder = Builder(sandbox, self.pool, self.folder / "staging")
             for number in range(times + 3):
                 for measured in (
                     qserv.build(sandbox, SMALL.database, SMALL.rows),
@@ -175,9 +201,8 @@ class Bench:
         :param rows: the catalog's rows.
         :param chunks: its chunks.
         """
-        with self.servers(pool_size) as sandbox:
+        with self.builder(pool_size) as (sandbox, builder):
             spec = self.catalog(sandbox, rows, chunks)
-            builder = Builder(sandbox, self.pool, self.folder / "staging")
             kept = Folder.at(str(self.folder / "kept"))
             self._note("1 % changed", builder.build(spec.database, rows, chunks, kept=kept))
             self._touch(sandbox, spec)
@@ -209,27 +234,19 @@ class Bench:
         :param chunks: its chunks.
         :param seconds: how long to read each time.
         """
-        with self.servers(pool_size) as sandbox:
+        with self.builder(pool_size) as (sandbox, builder):
             spec = self.catalog(sandbox, rows, chunks)
-            builder = Builder(sandbox, self.pool, self.folder / "staging")
             full = builder.build(spec.database, rows, chunks)
             keys = truth(spec).index_rows()[0]
             readers = Readers(sandbox, f"{spec.database}__Object", keys[:: max(1, len(keys) // 2000)])
-            try:
+            quarter, taken = int(full.rate / 4), list[float]()
+            with contextlib.closing(readers), ThreadPoolExecutor(1) as thread:
                 readers.measure(seconds)
                 idle = readers.measure(seconds)
-                quarter = int(full.rate / 4)
-                build = threading.Thread(
-                    target=builder.build,
-                    args=(spec.database, rows, chunks),
-                    kwargs={"max_rows": quarter, "connections": 1},
-                )
-                build.start()
-                taken: list[float] = []
-                while build.is_alive():
+                build = thread.submit(builder.build, spec.database, rows, chunks, max_rows=quarter, connections=1)
+                while not build.done():
                     taken += readers.measure(1.0)
-            finally:
-                readers.close()
+                build.result()
             for side, found in (("at rest", idle), (f"beside a build at {quarter:,} rows/s", taken)):
                 latency = Latency.of(1, f"{side}, pool {pool_size}", found)
                 self.results.readers.append(latency)
@@ -247,11 +264,11 @@ class Bench:
         """
         stage = Stage(self.folder / "airflow", Path(__file__).parents[2] / "dags")
         (stage.state / "demo").mkdir(parents=True, exist_ok=True)
-        with self.servers("128M") as sandbox:
+        with self.builder("128M") as (sandbox, builder):
             spec = self.catalog(sandbox, rows, chunks)
             stage.connections = sandbox.connections()
             stage.prepare()
-            steps = Builder(sandbox, self.pool, self.folder / "staging").build(spec.database, rows, chunks)
+            steps = builder.build(spec.database, rows, chunks)
             began = time.perf_counter()
             code, report = stage.run_dag(
                 "build_director_index", {"database": spec.database, "director_table": "Object", "rebuild": 1}
