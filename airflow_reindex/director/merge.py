@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.columns import Rows
@@ -16,6 +18,8 @@ from airflow_reindex.director.split import SLICE_ROWS, KeyRange, Source
 BYTES_PER_ROW = 20 + 8 + 8
 #: How full a window is meant to be: its size comes from samples.
 FILL = 0.75
+#: Rows that are handed out at a time; slices are smaller, unless few keys have very many rows.
+PIECE_ROWS = 2 * SLICE_ROWS
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Piece:
 
     :param slice: the slice's number in its range.
     :param rows: the rows, at least one.
-    :param last: whether the slice ends with them; only a slice that is larger than memory has several pieces.
+    :param last: whether the slice ends with them; only a large slice has several pieces.
     """
 
     slice: int
@@ -111,8 +115,8 @@ class Merger:
             for number in range(first, last):
                 high = bounds[number + 1]
                 stop = len(order) if number + 1 == last or high is None else position(ordered, high)
-                if stop > start:
-                    yield Piece(number, rows.take(order[start:stop]), last=True)
+                for piece, ends in _pieces(rows, order, ordered, start, stop):
+                    yield Piece(number, piece, last=ends)
                 start = stop
 
     def _large(self, low: int | None, high: int | None) -> Iterator[Rows]:
@@ -122,8 +126,8 @@ class Merger:
             return
         if fits:
             order = np.argsort(rows.key)
-            for start in range(0, len(order), SLICE_ROWS):
-                yield rows.take(order[start : start + SLICE_ROWS])
+            for piece, _ in _pieces(rows, order, rows.key[order], 0, len(order)):
+                yield piece
             return
         # The half of what was gathered before memory was full: any key would do that leaves less on either side.
         cut = int(np.partition(rows.key, len(rows) // 2)[len(rows) // 2])
@@ -149,6 +153,22 @@ class Merger:
                 kept = rows.take(~np.isin(rows.chunk, dropped)) if len(dropped) else rows
                 if len(kept):
                     yield kept
+
+
+def _pieces(
+    rows: Rows, order: npt.NDArray[np.intp], ordered: npt.NDArray[Any], start: int, stop: int
+) -> Iterator[tuple[Rows, bool]]:
+    """
+    Sorted rows in pieces, each with whether it is the last one; a copy of a whole window would not fit into memory.
+
+    Equal keys are in one piece, as long as they are not too many for one.
+    """
+    while start < stop:
+        end = min(start + PIECE_ROWS, stop)
+        if end < stop:
+            end = start + (position(ordered[start:end], int(ordered[end])) or end - start)
+        yield rows.take(order[start:end]), end == stop
+        start = end
 
 
 def _ended(pieces: Iterator[Piece]) -> Iterator[Piece]:

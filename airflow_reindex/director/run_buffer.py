@@ -61,6 +61,8 @@ class RunBuffer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._writer.shutdown()
+        # An error in mid-chunk: nobody will ever name these.
+        self._remove_parts()
 
     def add(self, rows: Rows) -> None:
         """
@@ -86,8 +88,9 @@ class RunBuffer:
         if self._spilled:
             self._make_room()
             self._wait()
-            self._commit(self._parts, [chunk])
-            self._parts, self._spilled = [], False
+            # Before the manifest: should its writing fail, it may be there all the same.
+            parts, self._parts, self._spilled = self._parts, [], False
+            self._commit(parts, [chunk])
         else:
             self._done.append(chunk)
             self._start = self._used
@@ -95,16 +98,19 @@ class RunBuffer:
     def drop_chunk(self) -> None:
         """Forget what was read of the current chunk: it failed."""
         self._wait()
-        for part in self._parts:
-            self._folder.remove(part.name)
-        self._parts, self._spilled = [], False
-        self._used = self._start
+        self._remove_parts()
+        self._spilled, self._used = False, self._start
 
     def flush(self) -> None:
         """Write the complete chunks that are still in memory."""
         if self._done:
             self._make_room()
         self._wait()
+
+    def _remove_parts(self) -> None:
+        parts, self._parts = self._parts, []
+        for part in parts:
+            self._folder.remove(part.name)
 
     def _empty(self) -> Rows:
         # Untouched pages cost nothing, so a small task stays small.

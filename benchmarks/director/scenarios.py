@@ -125,7 +125,7 @@ class Bench:
             spec = self.catalog(sandbox, rows, chunks)
             files = ceiling.make_files(sandbox, spec) if "ceiling" in sides else []
             for number in range(self.repeat):
-                # To and fro, so that a machine that slows down or recovers favours no side.
+                # Back and forth, so that a machine that slows down or recovers favours no side.
                 for side in sides if number % 2 == 0 else reversed(sides):
                     self._note(scenario, self._one(side, sandbox, spec, builder, files))
             for path in files:

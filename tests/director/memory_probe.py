@@ -18,6 +18,7 @@ from airflow_reindex.director import merge, run_buffer
 from airflow_reindex.director.columns import Checksum, Rows
 from airflow_reindex.director.inbox import write_text
 from airflow_reindex.director.merge import Merger
+from airflow_reindex.director.plan import row_group_rows
 from airflow_reindex.director.run_buffer import RunBuffer
 from airflow_reindex.director.runs import StagedChunk, manifests
 from airflow_reindex.director.split import Source, make_split
@@ -25,51 +26,56 @@ from tests.core.samples import make_plan
 
 MEMORY = 512 << 20
 BATCH = 50_000
+RUN_ROWS, WINDOW_ROWS = (rows_that_fit(MEMORY, m.BYTES_PER_ROW) for m in (run_buffer, merge))
 
 
 def peak() -> float:
-    """Peak memory of this process so far, in MB."""
+    """Peak memory of this process so far, in KiB."""
     status = Path("/proc/self/status")
     if status.exists():
         # The resource usage of a process begins with that of the process that started it.
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
 
 
 def keys_of(kind: str, rows: int) -> Iterator[np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    """Keys of a chunk, in batches: random, all in one narrow range, or sequential."""
+    """Keys of a catalog, in batches: random, all in one narrow range, sequential, or one in all rows."""
     random = np.random.default_rng(1)
     for start in range(0, rows, BATCH):
         if kind == "sequential":
             yield np.arange(start, start + BATCH)
         elif kind == "narrow":
             # One outlier stretches the key space that all others share a corner of.
-            keys = random.permutation(np.arange(start, start + BATCH)) + (1 << 61)
+            keys = random.integers(1 << 61, (1 << 61) + (1 << 23), BATCH)
             keys[0] = start
             yield keys
+        elif kind == "one":
+            yield np.full(BATCH, 7)
         else:
             yield random.integers(0, 1 << 62, BATCH)
 
 
-def stage(folder: Folder, kind: str, rows: int, runs: int) -> None:
-    """What an extract task does with the rows of one chunk, or of several."""
-    # Many runs: as if so many tasks had staged a part each.
-    capacity = rows_that_fit(MEMORY, run_buffer.BYTES_PER_ROW) if runs == 1 else rows // runs
-    with RunBuffer(folder, make_plan(group_rows=4_096), 0, capacity) as buffer:
-        for chunk, keys in enumerate(keys_of(kind, rows)):
-            buffer.add(Rows(keys, np.full(BATCH, 7, np.int32), (keys % 600).astype(np.int32)))
-            if runs > 1:
-                buffer.end_chunk(StagedChunk(chunk, "worker-1", "", Checksum(BATCH)))
-        if runs == 1:
-            buffer.end_chunk(StagedChunk(7, "worker-1", "", Checksum(rows)))
+def stage(folder: Folder, kind: str, rows: int, capacity: int, first: int) -> None:
+    """What an extract task does with the rows of a large chunk, and of small ones, a batch each."""
+    group_rows = row_group_rows(rows, RUN_ROWS, WINDOW_ROWS)
+    with RunBuffer(folder, make_plan(group_rows=group_rows), 0, capacity) as buffer:
+        chunk, size = 0, 0
+        for keys in keys_of(kind, rows):
+            buffer.add(Rows(keys, np.full(BATCH, chunk, np.int32), (keys % 600).astype(np.int32)))
+            size += BATCH
+            if chunk or size >= first:
+                buffer.end_chunk(StagedChunk(chunk, "worker-1", "", Checksum(size)))
+                chunk, size = chunk + 1, 0
         buffer.flush()
 
 
-def main(folder: Folder, kind: str, rows: int, runs: int) -> None:
-    """Stage rows, load them, and print the peak and the rows that came out."""
-    stage(folder, kind, rows, runs)
+def main(folder: Folder, kind: str, rows: int, capacity: int, first: int) -> None:
+    """Stage rows, load them, and print how much memory was there, and taken in either step, and what came out."""
+    before = peak()
+    stage(folder, kind, rows, min(capacity, RUN_ROWS), first)
+    after = peak()
     staged = list(manifests(folder))
-    merger = Merger(folder, Source.of(staged), rows_that_fit(MEMORY, merge.BYTES_PER_ROW))
+    merger = Merger(folder, Source.of(staged), WINDOW_ROWS)
     found = 0
     with tempfile.TemporaryDirectory() as inbox:
         # One range, larger than memory.
@@ -78,8 +84,8 @@ def main(folder: Folder, kind: str, rows: int, runs: int) -> None:
                 write_text(piece.rows, Path(inbox) / "slice.tsv")
                 found += len(piece.rows)
     files = sum(len(manifest.files) for manifest in staged)
-    sys.stdout.write(f"{peak():.0f} {files} {found}\n")
+    sys.stdout.write(f"{before:.0f} {after:.0f} {peak():.0f} {files} {found}\n")
 
 
 if __name__ == "__main__":
-    main(Folder.at(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(Folder.at(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))

@@ -17,7 +17,7 @@ from MySQLdb.constants import FIELD_TYPE
 
 from airflow_reindex.core.failures import ClaimLostError, DataError, SpaceError, TransientError
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import extract, run_buffer
+from airflow_reindex.director import extract, run_buffer, runs
 from airflow_reindex.director.columns import Checksum, IntegerType, Rows
 from airflow_reindex.director.extract import (
     Extractor,
@@ -27,11 +27,12 @@ from airflow_reindex.director.extract import (
     stream,
     unaccounted,
 )
+from airflow_reindex.director.plan import Plan
 from airflow_reindex.director.run_buffer import RunBuffer, layout
 from airflow_reindex.director.runs import RUNS, StagedChunk, accounted, manifests, read_part
 from airflow_reindex.director.sql import is_transient
 from airflow_reindex.director.throttle import Watch
-from tests.core.samples import TOKEN, Row, examples, make_plan, manifest, planned, rows_of, tuples
+from tests.core.samples import TOKEN, Row, examples, make_plan, manifest, planned, rows_of, staged, tuples
 
 BIGINT = IntegerType.parse("BIGINT", "k")
 BIG_UNSIGNED = IntegerType.parse("BIGINT UNSIGNED", "k")
@@ -114,12 +115,22 @@ def content(folder: Folder, name: str) -> list[Row]:
     return [row for piece in read_part(folder, name, None, None) for row in tuples(piece)]
 
 
-@given(chunks=st.lists(CHUNK, max_size=10), capacity=st.sampled_from([1, 10, 13, 25, 1000]))
+@given(
+    chunks=st.lists(CHUNK, max_size=10),
+    capacity=st.sampled_from([1, 10, 13, 25, 1000]),
+    file_rows=st.sampled_from([7, 10_000]),
+)
 @examples(80)
 def test_manifests_hold_exactly_the_chunks_that_ended(
-    tmp_path: Path, chunks: list[tuple[tuple[int, ...], bool]], capacity: int
+    tmp_path: Path, chunks: list[tuple[tuple[int, ...], bool]], capacity: int, file_rows: int
 ) -> None:
-    folder, plan = Folder.at(str(tmp_path / uuid4().hex)), make_plan()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "GROUPS_IN_FILE", 1)
+        collect(Folder.at(str(tmp_path / uuid4().hex)), make_plan(group_rows=file_rows), chunks, capacity)
+
+
+def collect(folder: Folder, plan: Plan, chunks: list[tuple[tuple[int, ...], bool]], capacity: int) -> None:
+    """Stage chunks, and check what is staged."""
     expected: dict[int, list[Row]] = {}
     with RunBuffer(folder, plan, 3, capacity) as buffer:
         key = 1_000_000
@@ -148,7 +159,8 @@ def test_manifests_hold_exactly_the_chunks_that_ended(
         assert whole == sum((c.checksum for c in m.chunks), Checksum())
         assert (m.token, m.group, m.layout) == (TOKEN, 3, layout(plan))
     files = [file for m in found for file in m.files]
-    assert all(0 < file.rows <= capacity for file in files), "a run is no larger than the memory"
+    most = min(capacity, plan.group_rows)
+    assert all(0 < file.rows <= most for file in files), "a run is no larger than the memory"
     left = {f"{RUNS}/{name}" for name in folder.names(RUNS)}
     assert left == {m.name for m in found} | {file.name for file in files}, "files that no manifest names"
     assert buffer.written >= sum(file.bytes for file in files)
@@ -177,6 +189,59 @@ def test_an_error_of_the_writing_thread_is_raised(tmp_path: Path, monkeypatch: p
         with pytest.raises(SpaceError):
             buffer.flush()
     assert list(manifests(folder)) == []
+
+
+def test_what_was_complete_before_an_error_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, left, real = Folder.at(str(tmp_path)), 3, runs.write_run
+
+    def write(*args: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise SpaceError("no room")
+        return real(*args)
+
+    monkeypatch.setattr(run_buffer, "write_run", write)
+
+    def fill() -> None:
+        with RunBuffer(folder, make_plan(), 0, 10) as buffer:
+            for chunk in range(9):
+                rows = rows_of(range(8), [chunk] * 8, [0] * 8)
+                buffer.add(rows)
+                buffer.end_chunk(staged(chunk, checksum=Checksum.of(rows)))
+            buffer.flush()
+
+    with pytest.raises(SpaceError):
+        fill()
+    found = list(manifests(folder))
+    assert [[chunk.chunk for chunk in m.chunks] for m in found] == [[0], [1], [2]]
+    assert [len(content(folder, file.name)) for m in found for file in m.files] == [8, 8, 8]
+
+
+@pytest.mark.parametrize("good", [0, 1, 3, 4])
+def test_a_part_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: int
+) -> None:
+    folder, left, real = Folder.at(str(tmp_path)), good, runs.write_run
+
+    def write(*args: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise SpaceError("no room")
+        return real(*args)
+
+    monkeypatch.setattr(run_buffer, "write_run", write)
+
+    def fill() -> None:
+        with RunBuffer(folder, make_plan(), 0, 10) as buffer:
+            buffer.add(rows_of(range(45), [1] * 45, [0] * 45))
+            buffer.end_chunk(staged(1))
+            buffer.flush()
+
+    with pytest.raises(SpaceError):
+        fill()
+    assert folder.names(RUNS) == []
 
 
 def test_chunks_without_rows_count_too(tmp_path: Path) -> None:

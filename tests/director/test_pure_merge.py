@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import runs
+from airflow_reindex.director import merge, runs
 from airflow_reindex.director.columns import Checksum, Rows
 from airflow_reindex.director.duplicates import QUOTED_CHUNKS, QUOTED_KEYS, Duplicates
 from airflow_reindex.director.merge import Merger
@@ -74,12 +74,15 @@ def merge_all(
             low, high = key_range.slices()[piece.slice]
             keys = piece.rows.key.tolist()
             # Rows of one key that are too many come as they are decoded.
-            most = max(capacity, runs.GROUPS_AT_ONCE * group_rows) if keys[0] == keys[-1] else capacity
-            assert 0 < len(keys) <= most
+            most = min(capacity, merge.PIECE_ROWS)
+            assert 0 < len(keys) <= (max(most, runs.GROUPS_AT_ONCE * group_rows) if keys[0] == keys[-1] else most)
             assert keys == sorted(keys)
             assert low is None or low <= keys[0]
             assert high is None or keys[-1] < high
             everything += tuples(piece.rows)
+        for one, other in pairwise(pieces):
+            if one.rows.key[-1] == other.rows.key[0]:
+                assert one.rows.key[0] == one.rows.key[-1], "equal keys are parted only where they fill a piece"
     held = merger._room.columns
     assert held is None or len(held) == capacity, "no more rows are held"
     return everything
@@ -91,16 +94,24 @@ def merge_all(
     slice_rows=st.sampled_from([1, 5, 40, 1000]),
     per_task=st.sampled_from([1, 20, 1000]),
     capacity=st.sampled_from([1, 2, 7, 50, 1000]),
+    piece_rows=st.sampled_from([1, 5, 30, 1000]),
 )
 @examples(150)
 def test_ranges_together_hold_each_row_once(
-    tmp_path: Path, pieces: list[list[Rows]], group_rows: int, slice_rows: int, per_task: int, capacity: int
+    tmp_path: Path,
+    pieces: list[list[Rows]],
+    group_rows: int,
+    slice_rows: int,
+    per_task: int,
+    capacity: int,
+    piece_rows: int,
 ) -> None:
     folder = Folder.at(str(tmp_path / uuid4().hex))
     staged = [stage(folder, f"m{i}", files, group_rows) for i, files in enumerate(pieces)]
     split = make_split(TOKEN, staged, per_task, slice_rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "GROUPS_AT_ONCE", 2)
+        patch.setattr(merge, "PIECE_ROWS", piece_rows)
         everything = merge_all(folder, staged, split.ranges, capacity, group_rows)
     expected = [row for files in pieces for rows in files for row in tuples(rows)]
     assert Counter(everything) == Counter(expected)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,9 +15,10 @@ import pytest
 from airflow_reindex.core.failures import DataError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director import extract, wire
+from airflow_reindex.director.columns import Checksum
 from airflow_reindex.director.extract import Extractor, Source, stream
 from airflow_reindex.director.run_buffer import RunBuffer
-from airflow_reindex.director.runs import accounted, manifests, read_part
+from airflow_reindex.director.runs import RUNS, accounted, manifests, read_part
 from airflow_reindex.director.sql import Connection, query
 from airflow_reindex.director.throttle import Watch
 from airflow_reindex.director.wire import SurpriseError, Wire, usable
@@ -198,6 +201,100 @@ def test_a_protocol_that_is_not_known_is_left_to_the_driver(
     assert source.wire is None
     assert sum(len(rows) for rows in stream(source, make_plan(), 1)) == 30_000
     source.close()
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_rows_before_a_surprise_are_not_counted_twice(
+    chunk: MariaDBServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, after: int
+) -> None:
+    monkeypatch.setattr(wire, "_BUFFER_BYTES", 200_000)
+    real, surprises = Wire.stream, list[str]()
+
+    def stream(self: Wire, sql: str) -> Any:
+        for number, some in enumerate(real(self, sql)):
+            if number == after and not surprises:
+                surprises.append(sql)
+                raise SurpriseError
+            yield some
+
+    monkeypatch.setattr(Wire, "stream", stream)
+    folder, chunks = Folder.at(str(tmp_path)), [planned(1), planned(2)]
+    connects: list[int] = []
+
+    def connect() -> Connection:
+        connects.append(1)
+        return chunk.connect()
+
+    # The first chunk is larger than memory: parts of it were written before the surprise.
+    with RunBuffer(folder, make_plan([chunks]), 0, 7_000) as buffer:
+        outcome = Extractor(make_plan([chunks]), {"w1": connect}, buffer, Watch()).run(chunks)
+    assert len(surprises) == 1
+    assert len(connects) == 3, "after the driver has read the odd chunk, the socket is used again"
+    assert (outcome.chunks, outcome.rows, outcome.failures) == (2, 60_000, [])
+    staged = accounted(manifests(folder), TOKEN)
+    files = [file.name for m in staged for file in m.files]
+    pieces = [piece for name in files for piece in read_part(folder, name, None, None)]
+    keys = np.concatenate([piece.key for piece in pieces])
+    expected = np.concatenate([number * 10**6 + np.arange(1, 30_001) for number in (1, 2)])
+    np.testing.assert_array_equal(np.sort(keys), expected)
+    assert sum((c.checksum for m in staged for c in m.chunks), Checksum()) == sum(map(Checksum.of, pieces), Checksum())
+    assert sorted(folder.names(RUNS)) == sorted(
+        name.removeprefix(f"{RUNS}/") for name in [*files, *(m.name for m in staged)]
+    )
+
+
+@contextlib.contextmanager
+def cut_off(port: int, after: int) -> Iterator[int]:
+    """A way to a server that breaks when so many bytes have come from there; its port."""
+
+    def forward(source: socket.socket, target: socket.socket, most: int | None) -> None:
+        left = most
+        with contextlib.suppress(OSError):
+            while (left is None or left > 0) and (data := source.recv(min(65_536, left or 65_536))):
+                target.sendall(data)
+                left = None if left is None else left - len(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = door.accept()
+                server = socket.create_connection(("127.0.0.1", port))
+                for arguments in ((client, server, None), (server, client, after)):
+                    threading.Thread(target=forward, args=arguments, daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield int(door.getsockname()[1])
+        door.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.mark.parametrize("after", [2_000, 100_000, 300_017])
+def test_a_network_that_breaks_is_a_lost_connection_and_a_replica_takes_over(
+    chunk: MariaDBServer, tmp_path: Any, after: int
+) -> None:
+    def connect(port: int) -> Connection:
+        return MySQLdb.connect(host="127.0.0.1", port=port, user="root", passwd=chunk.passwords["root"])
+
+    folder, chunks = Folder.at(str(tmp_path)), [planned(1, "w1", "w2"), planned(2, "w2", "w1")]
+    with cut_off(chunk.port, after) as port:
+        source = Source.open(lambda: connect(port))
+        assert source.wire is not None
+        with pytest.raises(MySQLdb.OperationalError, match="Lost connection") as caught:
+            list(stream(source, make_plan(), 1))
+        assert caught.value.args[0] == 2013
+        source.close()
+        connects = {"w1": lambda: connect(port), "w2": chunk.connect}
+        with RunBuffer(folder, make_plan([chunks]), 0, 7_000) as buffer:
+            outcome = Extractor(make_plan([chunks]), connects, buffer, Watch()).run(chunks)
+    assert (outcome.chunks, outcome.rows, outcome.failures) == (2, 60_000, [])
+    names = [file.name for m in accounted(manifests(folder), TOKEN) for file in m.files]
+    keys = [key for name in names for piece in read_part(folder, name, None, None) for key in piece.key.tolist()]
+    assert len(keys) == len(set(keys)) == 60_000
 
 
 def test_usable_asks_for_encryption_and_compression(worker: MariaDBServer, connection: Connection) -> None:

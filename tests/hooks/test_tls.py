@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from airflow_reindex.core.failures import RequestError
+from airflow_reindex.director.extract import Source, stream
 from airflow_reindex.director.servers import Servers
 from airflow_reindex.director.sql import Connect, code_of, query, session
 from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.sandbox.cluster import Sandbox
 from airflow_reindex.sandbox.servers import HOST
+from tests.core.samples import make_plan, tuples
+from tests.harness import run_sql
 
 TLS_ERROR = 2026
 
@@ -96,6 +100,30 @@ def test_authority_alone_means_that_the_server_is_verified(reach: Reach, authori
 def test_server_without_tls_is_refused_in_any_mode(reach: Reach) -> None:
     with pytest.raises(RequestError, match="does not encrypt"):
         reach({"mode": "REQUIRED"}).workers["worker-1"]()
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_rows_are_read_whether_they_are_encrypted_or_not(
+    reach: Reach, servers: Sandbox, authority: Path, encrypted: bool
+) -> None:
+    run_sql(
+        servers.czar,
+        "CREATE DATABASE IF NOT EXISTS lsst",
+        "CREATE OR REPLACE TABLE lsst.Object_7 SELECT seq AS objectId, seq % 9 AS subChunkId FROM mysql.seq_1_to_5000",
+    )
+    connect = servers.czar.connect
+    if encrypted:
+        ca = str(authority / "ca.pem")
+        server = servers.czar
+        connect = partial(
+            MySQLdb.connect, host=HOST, port=server.port, user="root", passwd=server.passwords["root"], ssl={"ca": ca}
+        )
+    assert bool(cipher(connect)) == encrypted
+    source = Source.open(connect)
+    assert (source.wire is None) == encrypted, "only bytes in plain text can be read from the socket"
+    rows = [row for some in stream(source, make_plan(), 7) for row in tuples(some)]
+    source.close()
+    assert rows == [(i, 7, i % 9) for i in range(1, 5_001)]
 
 
 def cipher(connect: Connect) -> str:
