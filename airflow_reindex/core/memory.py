@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-#: What a task's process takes besides its rows, measured: 184 MiB for Airflow's task runner and imports, 50 for code and
-#: allocators of pyarrow and the driver at work, the rest for what is encoded, decoded or sent at a time.
+#: What a task's process takes besides its rows, measured: 184 MiB for Airflow's task runner and imports, 50 for code
+#: and allocators of pyarrow and the driver, the rest for what is encoded, decoded or sent at a time.
 BASE_BYTES = 256 << 20
 #: Less is not worth a task.
 LEAST_BYTES = 32 << 20
