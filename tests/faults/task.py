@@ -44,16 +44,24 @@ class TaskProcess:
     def finish(self) -> float:
         """Let it do its task to the end; the seconds that it took."""
         began = time.monotonic()
-        self._say("go")
+        self.begin()
         self._hear("done")
         seconds = time.monotonic() - began
         self._end()
         return seconds
 
+    def begin(self) -> None:
+        """Let it begin."""
+        self._say("go")
+
     def kill_after(self, seconds: float) -> bool:
         """Let it begin, and kill it some seconds later; whether it was still at work."""
-        self._say("go")
+        self.begin()
         time.sleep(seconds)
+        return self.kill()
+
+    def kill(self) -> bool:
+        """Kill it; whether it was still at work."""
         self._process.kill()
         assert self._process.stdout is not None
         was_done = "done" in self._process.stdout.read()

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from airflow_reindex.director import split
+from airflow_reindex.director import claim, split
 from airflow_reindex.director.records import read_split
 from airflow_reindex.director.runs import RUNS
+from airflow_reindex.director.sql import session
+from airflow_reindex.director.throttle import Limits
+from airflow_reindex.director.turns import Turns
 from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary, generate, truth
 from airflow_reindex.sandbox.cluster import Sandbox
+from tests.director.claims import wait_for
 from tests.faults.contents import note
 from tests.faults.task import TaskProcess
-from tests.harness import Build, assert_same
+from tests.harness import Build, assert_same, run_sql
 
 KILLS = 4
 SPEC = CatalogSpec(database="sky_task", rows=60_000, chunks=60)
@@ -117,3 +122,43 @@ def orphan_of(run: Build, token: str) -> Path:
     path = run.sandbox.czar.infile_dir / f"reindex-{mark}-{token}-01234567-0-0.tsv"
     path.write_text("1\t2\t3\n")
     return path
+
+
+@pytest.mark.usefixtures("one_group_a_worker")
+def test_killed_helper_gives_back_what_it_held(
+    sky: CatalogSummary, shaky: Sandbox, shaky_build: Callable[..., Build]
+) -> None:
+    # At 5,000 rows a second a group of 30,000 takes six seconds.
+    run = shaky_build(SPEC.database, rebuild=1, max_rows_per_second=5_000)
+    plan = run.plan()
+    own, other = (group[0].workers[0] for group in plan.groups)
+    with ExitStack() as stack:
+        # The worker of the task's own group has no connection to spare, so that it reads the other group.
+        for _ in range(run.servers.worker_connections):
+            assert Turns(stack.enter_context(session(run.servers.czar)), plan.token, 4).admit(own)
+        czar = stack.enter_context(session(run.servers.czar))
+        helper = TaskProcess(run, "extract", 0)
+        helper.begin()
+        wait_for(lambda: other in connected(shaky))
+        # Another task of that group must wait, but with the helper's death its turn comes.
+        assert not Turns(czar, plan.token, 4).begin(1, other)
+        assert helper.kill()
+        wait_for(lambda: other not in connected(shaky))
+        took_over = Turns(czar, plan.token, 4)
+        wait_for(lambda: took_over.begin(1, other))
+        took_over.end(1)
+        claim.set_limits(czar, run.servers.tables(run.request), Limits())
+        run.extract(1)
+    run.extract(0)
+    assert run.staged_chunks() == sorted(chunk.chunk for group in plan.groups for chunk in group)
+    run.split()
+    run.load_all()
+    run.publish()
+    run.finish()
+    assert_same(run.index(), truth(SPEC).index_rows())
+
+
+def connected(shaky: Sandbox) -> set[str]:
+    """The workers that are being read."""
+    statement = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = 'reindex'"
+    return {name for name, server in shaky.workers.items() if run_sql(server, statement) != [(0,)]}
