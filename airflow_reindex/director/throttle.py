@@ -43,12 +43,15 @@ class Limits:
 
         :param params: by name.
         :returns: the limits.
-        :raises RequestError: they are no numbers, or a slice's transaction would take too long.
+        :raises RequestError: they are no numbers, a slice's transaction would take too long, or nobody counts so many.
         """
         rate = whole_number(params.get("max_rows_per_second"), "max_rows_per_second")
         if 0 < rate < LEAST_RATE:
             raise RequestError(f"the parameter max_rows_per_second takes 0 (no limit) or at least {LEAST_RATE}.")
-        return cls(rate, whole_number(params.get("max_connections"), "max_connections"))
+        connections = whole_number(params.get("max_connections"), "max_connections")
+        if connections > DESKS:
+            raise RequestError(f"the parameter max_connections takes 0 (no limit) or at most {DESKS}.")
+        return cls(rate, connections)
 
 
 class Watch:

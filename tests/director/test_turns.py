@@ -129,9 +129,7 @@ def test_tasks_that_turn_to_each_others_worker_do_not_wait_for_good(
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("connections", [1, 2])
-def test_no_worker_gets_more_connections_than_it_may(
-    catalog: CatalogFactory, build: Factory, connections: int
-) -> None:
+def test_no_worker_gets_more_connections_than_it_may(catalog: CatalogFactory, build: Factory, connections: int) -> None:
     made = catalog(CatalogSpec(rows=40_000, chunks=60, replicas=2, seed=32), fresh=True)
     run = build(made.spec.database)
     counted = Counted(run)

@@ -1,0 +1,193 @@
+"""A build after a build reads only the chunks that have changed, and has the rows of all."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from airflow_reindex.core.report import Status
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director.outcome import write_report
+from airflow_reindex.director.runs import RUNS, manifests
+from airflow_reindex.sandbox.catalog import CatalogSummary, truth
+from airflow_reindex.sandbox.cluster import Sandbox
+from tests.director.claims import finish
+from tests.harness import Build, Columns, Factory, assert_same, count_reads, run_sql
+
+DAG = "build_director_index"
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+
+class Sky:
+    """
+    A catalog whose chunk tables change.
+
+    :param sandbox: the servers.
+    :param made: the catalog.
+    """
+
+    def __init__(self, sandbox: Sandbox, made: CatalogSummary) -> None:
+        self.sandbox, self.made, self.minutes = sandbox, made, 50
+        self.chunks = sorted(chunk for chunk, rows in made.row_counts.items() if rows)
+
+    def change(self, chunks: Iterable[int]) -> None:
+        """Each key of these chunks becomes another one, as of some minutes ago."""
+        self.minutes -= 5
+        then = time.time() - 60 * self.minutes
+        for chunk in chunks:
+            server = self.sandbox.workers[self.made.placement[chunk][0]]
+            table = f"`{self.made.spec.database}`.`Object_{chunk}`"
+            run_sql(server, f"UPDATE {table} SET objectId = objectId ^ (1 << {self.minutes})", f"FLUSH TABLES {table}")
+            os.utime(server.data_dir / self.made.spec.database / f"Object_{chunk}.MYD", (then, then))
+
+    def rows(self) -> Columns:
+        """The rows of all chunk tables as they are now, by key."""
+        found = [
+            row
+            for chunk, (worker, *_) in self.made.placement.items()
+            for row in run_sql(
+                self.sandbox.workers[worker],
+                f"SELECT objectId, {chunk}, subChunkId FROM `{self.made.spec.database}`.`Object_{chunk}`",
+            )
+        ]
+        columns = np.array(sorted(found), dtype=np.int64)
+        return columns[:, 0], columns[:, 1], columns[:, 2]
+
+    def everything(self) -> list[int]:
+        """All chunks of a plan, with the dummy chunk."""
+        return sorted({*self.made.placement, 1234567890})
+
+
+@pytest.fixture
+def changing(sandbox: Sandbox, sky: CatalogSummary) -> Sky:
+    """A catalog of the test's own."""
+    made = Sky(sandbox, sky)
+    assert_same(made.rows(), truth(sky.spec).index_rows())
+    return made
+
+
+def end(run: Build) -> None:
+    """The rest of a planned build, with its report."""
+    finish(run)
+    write_report(run.folder, {"status": Status.DONE}, [], run.kept)
+
+
+def test_a_change_after_each_failed_run_is_read_and_nothing_else(
+    changing: Sky, build: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = count_reads(monkeypatch)
+    one, two = changing.chunks[1], changing.chunks[-2]
+    # The same chunk changes twice, another one once.
+    for number, changed in enumerate(([], [one], [one, two], [])):
+        changing.change(changed)
+        run = build(changing.made.spec.database, run_id=f"run {number}")
+        run.states[DAG, f"run {number - 1}"] = "failed"
+        reads.clear()
+        run.plan()
+        run.extract_all()
+        assert sorted(reads) == sorted(changed if number else changing.everything())
+    run.split()
+    run.load_all()
+    run.publish()
+    assert_same(run.index(), changing.rows())
+
+
+def test_a_run_of_which_little_is_left_is_read_again_whole(
+    changing: Sky, build: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build(changing.made.spec.database, run_id="first")
+    first.plan()
+    first.extract_all()
+    large = max(manifests(first.folder), key=lambda m: m.rows)
+    others = [m for m in manifests(first.folder) if m.name != large.name]
+    inside = [chunk.chunk for chunk in large.chunks]
+    changing.change([chunk for chunk in inside if chunk in changing.chunks][: len(inside) * 3 // 4])
+    reads = count_reads(monkeypatch)
+    second = build(changing.made.spec.database, run_id="second")
+    second.states[DAG, "first"] = "failed"
+    plan = second.plan()
+    assert set(plan.adopted) == {m.name for m in others}
+    assert sorted(second.folder.names(RUNS)) == sorted(
+        name.removeprefix(f"{RUNS}/") for m in others for name in (m.name, *(file.name for file in m.files))
+    )
+    finish(second)
+    assert sorted(reads) == sorted(inside)
+    assert_same(second.index(), changing.rows())
+
+
+def test_kept_runs_of_a_build_serve_the_next_one(
+    changing: Sky, build: Factory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    reads, kept = count_reads(monkeypatch), Folder.at(str(tmp_path / "kept"))
+    changed_each_time: list[list[int]] = [[], changing.chunks[:2], [], changing.chunks[1:3]]
+    for number, changed in enumerate(changed_each_time):
+        changing.change(changed)
+        run = build(changing.made.spec.database, run_id=f"run {number}", rebuild=1)
+        run.kept = kept
+        reads.clear()
+        plan = run.plan()
+        assert plan.chunks == len(changing.everything())
+        assert kept.names(RUNS) == [], "what was not adopted is of no use to anybody"
+        end(run)
+        assert sorted(reads) == sorted(changed if number else changing.everything())
+        assert_same(run.index(), changing.rows())
+        assert run.folder.names() == ["report.json"]
+        assert {chunk.chunk for m in manifests(kept) for chunk in m.chunks} == set(changing.everything())
+
+
+def test_a_dry_run_leaves_kept_runs_alone(changing: Sky, build: Factory, tmp_path: Path) -> None:
+    kept = Folder.at(str(tmp_path / "kept"))
+    run = build(changing.made.spec.database, run_id="first", rebuild=1)
+    run.kept = kept
+    run.plan()
+    end(run)
+    before = kept.names(RUNS)
+    dry = build(changing.made.spec.database, run_id="dry", rebuild=1, dry_run=1)
+    dry.kept = kept
+    dry.plan()
+    assert kept.names(RUNS) == before != []
+
+
+@pytest.mark.parametrize("moves", [0, 1, 2, 3, 5])
+def test_a_plan_that_dies_while_it_takes_over_kept_runs_can_be_made_again(
+    changing: Sky, build: Factory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, moves: int
+) -> None:
+    kept, left, real = Folder.at(str(tmp_path / "kept")), moves, Folder.move_from
+    first = build(changing.made.spec.database, run_id="first", rebuild=1)
+    first.kept, first.rows_in_memory = kept, 800
+    first.plan()
+    end(first)
+    changing.change(changing.chunks[3:4])
+
+    def move_from(self: Folder, other: Folder, name: str) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        real(self, other, name)
+
+    second = build(changing.made.spec.database, run_id="second", rebuild=1)
+    second.kept = kept
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "move_from", move_from)
+        with pytest.raises(KeyboardInterrupt):
+            second.plan()
+    plan = second.plan()
+    at_once = 6
+    assert len(changing.everything()) - 2 * at_once <= plan.adopted_chunks < len(changing.everything())
+    end(second)
+    assert_same(second.index(), changing.rows())
+
+
+def test_without_a_place_nothing_is_kept(changing: Sky, build: Factory, tmp_path: Path) -> None:
+    run = build(changing.made.spec.database, rebuild=1)
+    run.plan()
+    end(run)
+    assert run.folder.names() == ["report.json"]
+    assert not (tmp_path / "kept").exists()
