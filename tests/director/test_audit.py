@@ -11,7 +11,7 @@ from airflow_reindex.core.claims import Owner
 from airflow_reindex.core.failures import DataError, RequestError
 from airflow_reindex.core.report import Report, Status
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import split
+from airflow_reindex.director import merge, split
 from airflow_reindex.director.audit import outcome, steps
 from airflow_reindex.director.audit.index import state_of
 from airflow_reindex.director.audit.request import AuditRequest
@@ -146,6 +146,34 @@ def test_repeated_keys_are_counted(sky: CatalogSummary, build: Factory, sandbox:
     change(run, f"INSERT INTO {{live}} VALUES {row}, {row}")
     report = Audit(sandbox, tmp_path, sky.spec.database, unique_primary_key=0).run()
     assert report.notes["differences"] == {"missing": 0, "surplus": 2, "wrong": 0}
+
+
+@pytest.mark.parametrize("sample", [1, 12])
+def test_a_key_with_most_of_the_rows_comes_in_pieces(
+    sky: CatalogSummary,
+    build: Factory,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sample: int,
+) -> None:
+    for worker, server in sandbox.workers.items():
+        chunks = sorted(chunk for chunk, where in sky.placement.items() if worker in where)
+        run_sql(
+            server, *(f"UPDATE `{sky.spec.database}`.`Object_{c}` SET objectId = 7 WHERE objectId % 4" for c in chunks)
+        )
+    run = build(sky.spec.database, unique_primary_key=0)
+    run.plan()
+    finish(run)
+    keys, _, _ = run.index()
+    assert len(keys) // 2 < (keys == 7).sum() < len(keys) - 3
+    change(run, "DELETE FROM {live} WHERE objectId = 7 LIMIT 10", "DELETE FROM {live} WHERE objectId <> 7 LIMIT 3")
+    monkeypatch.setattr(steps, "rows_that_fit", lambda *_: 300)
+    monkeypatch.setattr(merge, "PIECE_ROWS", 100)
+    report = Audit(sandbox, tmp_path, sky.spec.database, unique_primary_key=0, sample=sample).run()
+    found = report.notes["differences"]
+    assert found["missing"] + found["wrong"] == 13 if sample == 1 else 1 <= found["missing"] + found["wrong"] <= 13
+    assert found["surplus"] == 0
 
 
 def test_a_chunk_that_cannot_be_read_is_told_and_the_others_are_compared(

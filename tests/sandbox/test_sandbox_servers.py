@@ -227,12 +227,12 @@ def test_nobody_gets_in_without_a_password(sandbox: Sandbox) -> None:
                     MySQLdb.connect(user=user, password="", **where)
 
 
-def test_the_account_may_do_what_a_build_needs(sandbox: Sandbox) -> None:
-    with contextlib.closing(sandbox.czar.connect("reindex")) as connection, connection.cursor() as cursor:
+def test_the_account_may_do_what_a_build_needs(own: Sandbox) -> None:
+    with contextlib.closing(own.czar.connect("reindex")) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE DATABASE airflow_reindex")
         cursor.execute("CREATE TABLE airflow_reindex.note (a INT)")
         cursor.execute("CREATE TABLE qservMeta.aside (a INT)")
-        path = sandbox.czar.infile_dir / "rows.txt"
+        path = own.czar.infile_dir / "rows.txt"
         datadir.write_private(path, "1\n2\n")
         assert cursor.execute("LOAD DATA INFILE %s INTO TABLE qservMeta.aside", (str(path),)) == 2
         cursor.execute("RENAME TABLE qservMeta.aside TO qservMeta.done")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -13,6 +13,7 @@ from MySQLdb.cursors import SSCursor
 
 from airflow_reindex.core.failures import DataError, RequestError
 from airflow_reindex.core.identifiers import quote
+from airflow_reindex.director.audit.differences import NO_CHUNK
 from airflow_reindex.director.columns import Rows
 from airflow_reindex.director.extract import Source
 from airflow_reindex.director.plan import Plan
@@ -22,8 +23,6 @@ from airflow_reindex.director.wire import SurpriseError
 
 #: Keys of one look-up.
 LOOK_UP_KEYS = 1_000
-#: A NULL in the index is no chunk of any catalog.
-NO_CHUNK = -1
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,12 @@ class IndexReader:
     :param connect: connects to the czar's server.
     :param plan: names the columns and their types.
     :param tables: the index.
+    :param fast: whether to read from the connection's socket, where possible.
     """
 
-    def __init__(self, connect: Connect, plan: Plan, tables: IndexTables) -> None:
-        self._connect, self._plan, self._tables = connect, plan, tables
-        self._source = Source.open(connect)
+    def __init__(self, connect: Connect, plan: Plan, tables: IndexTables, *, fast: bool) -> None:
+        self._plan, self._tables = plan, tables
+        self._source = Source.open(connect, fast=fast)
 
     def __enter__(self) -> IndexReader:
         return self
@@ -81,31 +81,31 @@ class IndexReader:
     ) -> None:
         self._source.close()
 
-    def window(self, low: int | None, high: int | None) -> Rows:
+    def window(self, low: int | None, high: int | None) -> Iterator[Rows]:
         """
         The rows of a key window.
 
         :param low: the first key; ``None`` for all.
         :param high: the first key that is not wanted; ``None`` for all.
-        :returns: the rows, in no order.
+        :yields: some of the rows, in key order.
+        :raises SurpriseError: try again without ``fast``: there is a NULL, or an error that the driver will name.
         """
         key = quote(self._plan.key_column)
         bounds = [(f"{key} >= {low}", low), (f"{key} < {high}", high)]
         where = " AND ".join(text for text, bound in bounds if bound is not None) or "TRUE"
-        return self._read(where)
+        yield from self._read(f"{where} ORDER BY {key}")
 
-    def keys(self, keys: Sequence[int]) -> Rows:
+    def keys(self, keys: Sequence[int]) -> Iterator[Rows]:
         """
         The rows of some keys.
 
-        :param keys: the keys.
-        :returns: the rows, in no order.
+        :param keys: the keys, ascending.
+        :yields: some of the rows, in key order.
+        :raises SurpriseError: as above.
         """
-        pieces = [
-            self._read(f"{quote(self._plan.key_column)} IN ({','.join(map(str, keys[i : i + LOOK_UP_KEYS]))})")
-            for i in range(0, len(keys), LOOK_UP_KEYS)
-        ]
-        return Rows.joined([no_rows(self._plan), *pieces])
+        key = quote(self._plan.key_column)
+        for i in range(0, len(keys), LOOK_UP_KEYS):
+            yield from self._read(f"{key} IN ({','.join(map(str, keys[i : i + LOOK_UP_KEYS]))}) ORDER BY {key}")
 
     def block(self, after: int, rows: int) -> Rows:
         """
@@ -114,31 +114,26 @@ class IndexReader:
         :param after: the key.
         :param rows: how many at most.
         :returns: the rows.
+        :raises SurpriseError: as above.
         """
         key = quote(self._plan.key_column)
-        return self._read(f"{key} >= {after} ORDER BY {key} LIMIT {rows}")
+        return Rows.joined([no_rows(self._plan), *self._read(f"{key} >= {after} ORDER BY {key} LIMIT {rows}")])
 
-    def _read(self, where: str) -> Rows:
+    def _read(self, where: str) -> Iterator[Rows]:
         columns = f"{quote(self._plan.key_column)}, `chunkId`, `subChunkId`"
         # Numbers only are written into it; the names are quoted.
         statement = f"SELECT {columns} FROM {self._tables.live} WHERE {where}"
         if self._source.wire is not None:
-            try:
-                some = self._source.wire.stream(statement.replace("%%", "%"))
-                return Rows.joined([no_rows(self._plan), *(self._typed(*columns) for columns in some)])
-            except SurpriseError:
-                # A NULL, or an error that the driver will name.
-                self._source.close()
-                self._source = Source.open(self._connect, fast=False)
+            for some in self._source.wire.stream(statement.replace("%%", "%")):
+                yield self._typed(*some)
+            return
         cursor = self._source.connection.cursor(SSCursor)
-        pieces = []
         try:
             cursor.execute(statement, ())
             while batch := cursor.fetchmany(50_000):
-                pieces.append(self._as_rows(batch))
+                yield self._as_rows(batch)
         finally:
             cursor.close()
-        return Rows.joined([no_rows(self._plan), *pieces])
 
     def _typed(self, key: npt.NDArray[Any], chunk: npt.NDArray[Any], sub_chunk: npt.NDArray[Any]) -> Rows:
         kinds = (self._plan.key.dtype, np.dtype(np.int32), self._plan.sub_chunk.dtype)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from uuid import uuid4
 
 import MySQLdb
 import numpy as np
-import numpy.typing as npt
 
 from airflow_reindex.core.identifiers import quote
 from airflow_reindex.core.memory import rows_that_fit
@@ -17,11 +16,13 @@ from airflow_reindex.core.progress import Progress
 from airflow_reindex.core.records import TASKS, recorded
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director import merge, run_buffer
-from airflow_reindex.director.audit.differences import SURPLUS, Differences, compare
-from airflow_reindex.director.audit.index import IndexReader, no_rows, state_of
+from airflow_reindex.director.audit import ledger
+from airflow_reindex.director.audit.comparison import Comparison
+from airflow_reindex.director.audit.differences import SURPLUS, Differences
+from airflow_reindex.director.audit.index import IndexReader, state_of
+from airflow_reindex.director.audit.ledger import Ledger, Scope
 from airflow_reindex.director.audit.request import AuditRequest
 from airflow_reindex.director.catalog import DirectorTable, Inventory
-from airflow_reindex.director.columns import Rows
 from airflow_reindex.director.extract import Outcome, missing_chunks
 from airflow_reindex.director.extraction import Extraction
 from airflow_reindex.director.merge import Merger
@@ -42,12 +43,11 @@ from airflow_reindex.director.split import KeyRange, Source, Split, key_type, ma
 from airflow_reindex.director.sql import NO_SUCH_TABLE, code_of, query, session
 from airflow_reindex.director.steps import raise_for_failures, staged_runs
 from airflow_reindex.director.throttle import Watch
+from airflow_reindex.director.wire import SurpriseError
 
 log = logging.getLogger(__name__)
 
 AUDIT, DIFFERENCES = "audit.json", "differences"
-#: Memory that a row of a slice takes while it is compared: both sides, sorted together.
-COMPARE_BYTES = 160
 #: A sampled audit also looks whether some rows of the index are in their chunk tables: so many blocks of so many rows.
 BLOCKS, BLOCK_ROWS = 20, 100
 
@@ -168,46 +168,36 @@ def compare_range(servers: Servers, folder: Folder, token: str, number: int, mem
     with recorded(folder, "compare", number, token) as record:
         plan, key_range = read_plan(folder, token), read_split(folder).ranges[number]
         sampled = folder.read_json(AUDIT)["sampled"]
-        judged = _judged(folder, plan, sampled=sampled)
-        merger = Merger(folder, read_source(folder), rows_that_fit(memory, merge.BYTES_PER_ROW + COMPARE_BYTES))
+        scope = _scope(folder, plan, sampled=sampled)
+        rows = rows_that_fit(memory, merge.BYTES_PER_ROW + ledger.BYTES_PER_ROW)
         progress = Progress(log.info, f"compare {key_range.label}", key_range.rows)
-        result = Differences()
-        with IndexReader(servers.czar, plan, servers.tables(plan.request)) as reader:
-            for source, (low, high) in _slices(merger, key_range, plan):
-                index = reader.keys(np.unique(source.key).tolist()) if sampled else reader.window(low, high)
-                result.merge(compare(source, index, judged).as_dict())
-                record.rows += len(source)
-                progress.add(len(source))
-        progress.finish(", ".join(f"{count} {kind}" for kind, count in result.totals().items()))
-        folder.write_json(f"{DIFFERENCES}/{number:04d}.json", result.as_dict())
-        record.result = result.totals()
-    return result
+
+        def compare(*, fast: bool) -> Comparison:
+            with IndexReader(servers.czar, plan, servers.tables(plan.request), fast=fast) as reader:
+                comparison = Comparison(reader, Ledger(scope, rows), progress.add)
+                pieces = (piece.rows for piece in Merger(folder, read_source(folder), rows).pieces(key_range))
+                if sampled:
+                    comparison.some(pieces)
+                else:
+                    comparison.all(pieces, key_range.slices())
+            return comparison
+
+        try:
+            done = compare(fast=True)
+        except SurpriseError:
+            done = compare(fast=False)
+        found = done.differences
+        progress.finish(", ".join(f"{count} {kind}" for kind, count in found.totals().items()))
+        folder.write_json(f"{DIFFERENCES}/{number:04d}.json", found.as_dict())
+        record.rows, record.result = done.rows, found.totals()
+    return found
 
 
-def _judged(folder: Folder, plan: Plan, *, sampled: bool) -> Callable[[npt.NDArray[np.int32]], npt.NDArray[np.bool_]]:
+def _scope(folder: Folder, plan: Plan, *, sampled: bool) -> Scope:
     """Which chunks' rows of the index must be in the chunk tables: of a full audit all but those that failed."""
     staged = {c.chunk for m in staged_runs(folder, plan) for c in m.chunks}
     planned = {c.chunk for group in read_groups(folder, plan) for c in group}
-    chunks = np.array(sorted(staged if sampled else planned - staged), np.int32)
-    return lambda found: np.isin(found, chunks, invert=not sampled)
-
-
-def _slices(merger: Merger, key_range: KeyRange, plan: Plan) -> Iterator[tuple[Rows, tuple[int | None, int | None]]]:
-    """The rows of each slice, also of those that have none, with its bounds."""
-    empty = no_rows(plan)
-    bounds = key_range.slices()
-    pieces: dict[int, list[Rows]] = {}
-    done = 0
-    for piece in merger.pieces(key_range):
-        pieces.setdefault(piece.slice, []).append(piece.rows)
-        if piece.last:
-            for number in range(done, piece.slice):
-                yield empty, bounds[number]
-            whole = pieces.pop(piece.slice)
-            yield Rows.joined(whole), bounds[piece.slice]
-            done = piece.slice + 1
-    for number in range(done, len(bounds)):
-        yield empty, bounds[number]
+    return Scope(np.array(sorted(staged if sampled else planned - staged), np.int32), others=not sampled)
 
 
 def probe(servers: Servers, plan: Plan, seed: int) -> Differences:
@@ -221,7 +211,7 @@ def probe(servers: Servers, plan: Plan, seed: int) -> Differences:
     """
     tables, random = servers.tables(plan.request), np.random.default_rng(seed)
     result = Differences()
-    with IndexReader(servers.czar, plan, tables) as reader, session(servers.czar) as czar:
+    with IndexReader(servers.czar, plan, tables, fast=False) as reader, session(servers.czar) as czar:
         key = quote(plan.key_column)
         low, high = query(czar, f"SELECT MIN({key}), MAX({key}) FROM {tables.live}")[0]
         if low is None:
@@ -235,7 +225,7 @@ def probe(servers: Servers, plan: Plan, seed: int) -> Differences:
                 if there is not None:
                     gone = some.take(~np.isin(some.key, np.array(sorted(there), some.key.dtype)))
                     if len(gone):
-                        result.note(SURPLUS, gone)
+                        result.note(SURPLUS, gone, np.ones(len(gone), np.int64))
     return result
 
 

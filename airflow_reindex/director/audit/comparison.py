@@ -1,0 +1,93 @@
+"""How the rows of a key range meet those of the index: both come in key order, neither is ever whole in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from airflow_reindex.director.audit.differences import Differences
+from airflow_reindex.director.audit.index import IndexReader
+from airflow_reindex.director.audit.ledger import Ledger
+from airflow_reindex.director.columns import Rows
+
+
+class Comparison:
+    """
+    Compares one key range.
+
+    :param reader: reads the index.
+    :param ledger: takes both sides.
+    :param advance: called with numbers of rows of the chunk tables that were read.
+    """
+
+    def __init__(self, reader: IndexReader, ledger: Ledger, advance: Callable[[int], None]) -> None:
+        self._reader, self._ledger, self._advance = reader, ledger, advance
+        self.rows = 0
+
+    @property
+    def differences(self) -> Differences:
+        """What was found."""
+        return self._ledger.differences
+
+    def all(self, pieces: Iterable[Rows], windows: Iterable[tuple[int | None, int | None]]) -> None:
+        """
+        Compare with all rows of the index in the range.
+
+        :param pieces: the rows of the chunk tables, in key order.
+        :param windows: key windows that make up the range, in order; the index is asked for one at a time.
+        """
+        source = _Side(self._counted(pieces), self._ledger.source)
+        index = _Side((rows for window in windows for rows in self._reader.window(*window)), self._ledger.index)
+        while not (source.ended and index.ended):
+            # The side that is behind; what both have passed is settled.
+            behind = min((side for side in (source, index) if not side.ended), key=lambda side: side.reached)
+            behind.advance()
+            bounds = [side.key for side in (source, index) if not side.ended]
+            if None not in bounds:
+                self._ledger.settle(min((key for key in bounds if key is not None), default=None))
+
+    def some(self, pieces: Iterable[Rows]) -> None:
+        """
+        Compare with the rows of the index that have the same keys.
+
+        :param pieces: the rows of the chunk tables, in key order.
+        """
+        for rows in self._counted(pieces):
+            self._ledger.source(rows)
+            # The last key may go on in the next piece.
+            self._look_up(int(rows.key[-1]))
+        self._look_up(None)
+
+    def _look_up(self, before: int | None) -> None:
+        keys: Sequence[int] = self._ledger.keys(before).tolist()
+        for rows in self._reader.keys(keys):
+            self._ledger.index(rows)
+        self._ledger.settle(before)
+
+    def _counted(self, pieces: Iterable[Rows]) -> Iterator[Rows]:
+        for rows in pieces:
+            self.rows += len(rows)
+            self._advance(len(rows))
+            yield rows
+
+
+class _Side:
+    """Rows that come in key order, and how far they have come."""
+
+    def __init__(self, pieces: Iterator[Rows], enter: Callable[[Rows], None]) -> None:
+        self._pieces, self._enter = pieces, enter
+        self.key: int | None = None
+        self.ended = False
+
+    @property
+    def reached(self) -> tuple[bool, int]:
+        """The last key; before any, the lowest of all."""
+        return self.key is not None, self.key or 0
+
+    def advance(self) -> None:
+        """Enter one more piece."""
+        rows = next(self._pieces, None)
+        if rows is None:
+            self.ended = True
+        elif len(rows):
+            self._enter(rows)
+            self.key = int(rows.key[-1])
