@@ -12,6 +12,7 @@ from airflow.sdk.configuration import conf
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.staging import Folder
+from airflow_reindex.hooks.staging import open_folder
 
 SECTION = "reindex"
 T = TypeVar("T")
@@ -25,7 +26,7 @@ def staging_root() -> Folder:
     """
     url = conf.get(SECTION, "staging_url", fallback="")
     home = os.environ.get("AIRFLOW_HOME", "~/airflow")
-    return Folder.at(url or os.path.join(os.path.expanduser(home), "reindex-staging"))  # noqa: PTH111, PTH118
+    return open_folder(url or os.path.join(os.path.expanduser(home), "reindex-staging"))  # noqa: PTH111, PTH118
 
 
 def run_folder(dag_id: str, run_id: str) -> Folder:
@@ -37,6 +38,18 @@ def run_folder(dag_id: str, run_id: str) -> Folder:
     :returns: ``<staging_url>/<dag_id>/<run_id>``.
     """
     return staging_root().child(dag_id, run_id)
+
+
+def former_folder(url: str) -> Folder:
+    """
+    The folder of a run that this one takes over from.
+
+    :param url: as its claim has it. A claim is not trusted with connections: what lies elsewhere than this deployment's
+        staging folder is left alone.
+    :returns: the folder; an empty one for what is elsewhere.
+    """
+    root = staging_root()
+    return root.inside(url) or root.child("elsewhere")
 
 
 def kept_runs(conn_id: str, index: str) -> Folder | None:

@@ -95,10 +95,10 @@ def _option(description: str, default: str, kind: str = "string", example: str |
 
 _OPTIONS = {
     "staging_url": _option(
-        "Where runs keep their files until the index is published: a folder that all Airflow workers share. Empty: "
-        "reindex-staging under AIRFLOW_HOME.",
+        "Where runs keep their files until the index is published: a folder that all Airflow workers share, or a place "
+        "on an object store. Empty: reindex-staging under AIRFLOW_HOME.",
         "",
-        example="file:///srv/airflow/reindex",
+        example="s3://aws_default@bucket/reindex",
     ),
     "allowed_conn_ids": _option(
         "Patterns of the connections that the params of a run may name, separated by commas.", "qserv_*,collections_*"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 from urllib.parse import quote
 from uuid import uuid4
@@ -17,6 +17,9 @@ from airflow_reindex.core.failures import SpaceError
 
 #: What is left free on a disk: its other users need room too.
 RESERVE_BYTES = 256 << 20
+#: Bytes that are sent to an object store at a time, and fetched from it where less is asked for. An S3 upload has at
+#: most 10,000 pieces, none below 5 MiB but the last.
+PUT_BYTES, GET_BYTES = 8 << 20, 256 << 10
 
 
 def full_message(where: str, free: int, need: int) -> str:
@@ -39,14 +42,16 @@ class Folder:
     A folder on a disk or an object store, reached through fsspec.
 
     Files become visible whole or not at all: on a disk they are written aside, synced and renamed; on an object store
-    a put is atomic by itself.
+    a put is atomic by itself. On a disk they are their owner's alone.
 
     :param filesystem: the file system.
     :param root: the folder's path on it.
+    :param scheme: what makes a URL of a path on an object store, such as ``s3://conn_id@``.
     """
 
-    def __init__(self, filesystem: AbstractFileSystem, root: str) -> None:
-        self._fs, self.root = filesystem, root.rstrip("/")
+    def __init__(self, filesystem: AbstractFileSystem, root: str, scheme: str = "") -> None:
+        self._fs, self.root, self._scheme = filesystem, root.rstrip("/"), scheme
+        self._local = _is_local(filesystem)
 
     @classmethod
     def at(cls, url: str) -> Folder:
@@ -62,7 +67,7 @@ class Folder:
     @property
     def url(self) -> str:
         """The folder's URL, for reports and claims."""
-        return str(self._fs.unstrip_protocol(self.root))
+        return self._scheme + self.root if self._scheme else str(self._fs.unstrip_protocol(self.root))
 
     def child(self, *names: str) -> Folder:
         """
@@ -71,7 +76,20 @@ class Folder:
         :param names: one name a level; characters that a path gives a meaning to are escaped.
         :returns: the folder; it need not exist yet.
         """
-        return Folder(self._fs, "/".join([self.root, *map(safe_name, names)]))
+        return self._at("/".join([self.root, *map(safe_name, names)]))
+
+    def inside(self, url: str) -> Folder | None:
+        """
+        A folder below this one by its URL.
+
+        :param url: as :attr:`url` gave it.
+        :returns: the folder; ``None`` when the URL leads elsewhere.
+        """
+        path = url.removeprefix(self.url + "/")
+        return None if path == url or {"", ".", ".."} & set(path.split("/")) else self._at(f"{self.root}/{path}")
+
+    def _at(self, root: str) -> Folder:
+        return Folder(self._fs, root, self._scheme)
 
     def path(self, name: str) -> str:
         """
@@ -99,7 +117,7 @@ class Folder:
         :param name: the file's name.
         :returns: a context manager that gives a binary stream.
         """
-        return _Writer(self._fs, self.path(name))
+        return _Writer(self._fs, self.path(name), self._local)
 
     def write_json(self, name: str, value: object) -> None:
         """
@@ -129,7 +147,7 @@ class Folder:
         :param name: the file's name.
         :returns: a binary stream.
         """
-        return cast("BinaryIO", self._fs.open(self.path(name), "rb"))
+        return cast("BinaryIO", self._fs.open(self.path(name), "rb", block_size=GET_BYTES))
 
     def names(self, under: str = "") -> list[str]:
         """
@@ -151,7 +169,7 @@ class Folder:
 
         :returns: sorted by name; empty when the folder does not exist.
         """
-        return [Folder(self._fs, self.path(name)) for name in self.names() if self._fs.isdir(self.path(name))]
+        return [self._at(self.path(name)) for name in self.names() if self._fs.isdir(self.path(name))]
 
     def remove(self, name: str = "") -> None:
         """
@@ -159,6 +177,8 @@ class Folder:
 
         :param name: its name; the folder itself when empty.
         """
+        # Others write here, too: what was listed before is not what is there now.
+        self._fs.invalidate_cache()
         try:
             self._fs.rm(self.path(name) if name else self.root, recursive=True)
         except FileNotFoundError:
@@ -172,7 +192,8 @@ class Folder:
         :param name: the file's name.
         """
         target = self.path(name)
-        self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+        if self._local:
+            make_private(target.rsplit("/", 1)[0])
         self._fs.mv(other.path(name), target)
 
     def free_bytes(self) -> int | None:
@@ -181,9 +202,9 @@ class Folder:
 
         :returns: bytes, or ``None`` where the store has no such limit.
         """
-        if not _is_local(self._fs):
+        if not self._local:
             return None
-        self._fs.makedirs(self.root, exist_ok=True)
+        make_private(self.root)
         return shutil.disk_usage(self.root).free
 
     def ensure_room(self, need: int) -> None:
@@ -203,22 +224,24 @@ class Folder:
 
         :returns: seconds since the epoch; 0 for an empty or missing folder.
         """
+        self._fs.invalidate_cache()
         files = self._fs.find(self.root)
         return max((float(self._fs.modified(file).timestamp()) for file in files), default=0.0)
 
 
 class _Writer:
-    def __init__(self, filesystem: AbstractFileSystem, path: str) -> None:
-        self._fs, self._path = filesystem, path
-        self._local = _is_local(filesystem)
-        folder, name = path.rsplit("/", 1)
-        self._written = f"{folder}/.{name}.{uuid4().hex}" if self._local else path
-        self._folder = folder
+    def __init__(self, filesystem: AbstractFileSystem, path: str, local: bool) -> None:
+        self._fs, self._path, self._local = filesystem, path, local
+        self._folder, name = path.rsplit("/", 1)
+        self._written = f"{self._folder}/.{name}.{uuid4().hex}" if local else path
 
     def __enter__(self) -> BinaryIO:
-        self._fs.makedirs(self._folder, exist_ok=True)
-        # A plain file on a disk: its descriptor is needed for fsync.
-        self._stream: Any = open(self._written, "wb") if self._local else self._fs.open(self._path, "wb")  # noqa: PTH123
+        if self._local:
+            make_private(self._folder)
+            # A plain file on a disk: its descriptor is needed for fsync.
+            self._stream: Any = open(self._written, "wb", opener=_private)
+        else:
+            self._stream = self._fs.open(self._path, "wb", block_size=PUT_BYTES)
         return cast("BinaryIO", self._stream)
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
@@ -238,6 +261,24 @@ class _Writer:
             os.unlink(self._written)  # noqa: PTH108
         else:
             self._stream.discard()
+            # Or it would be stored after all when the garbage is collected.
+            self._stream.closed = True
+
+
+def make_private(folder: str) -> None:
+    """
+    Make a folder on a disk, and those above it that are missing, for their owner alone.
+
+    :param folder: its path; fine when it is there.
+    """
+    path = Path(folder)
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    for one in reversed(missing):
+        one.mkdir(mode=0o700, exist_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def safe_name(name: str) -> str:

@@ -67,7 +67,7 @@ class AuditPlanOperator(AuditOperator):
                 claim_timeout=config.integer("claim_timeout"),
                 rows_per_task=config.integer("rows_per_task"),
                 memory=config.task_memory(),
-                open_folder=Folder.at,
+                open_folder=config.former_folder,
             )
             plan = steps.plan_audit(QservHook(conn_id).servers, request, folder, run)
         return [

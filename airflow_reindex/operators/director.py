@@ -132,7 +132,7 @@ class PlanOperator(DirectorIndexOperator):
             claim_timeout=config.integer("claim_timeout"),
             rows_per_task=config.integer("rows_per_task"),
             memory=config.task_memory(),
-            open_folder=Folder.at,
+            open_folder=config.former_folder,
             kept=config.kept_runs(conn_id, request.index_table),
         )
 

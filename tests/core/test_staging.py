@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import os
 import time
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from hypothesis import example, given
@@ -113,37 +111,6 @@ def test_an_object_store_works_alike() -> None:
     finally:
         store.remove()
     assert store.names() == []
-
-
-def test_on_an_object_store_an_error_discards_the_upload() -> None:
-    class Upload(io.BytesIO):
-        done: ClassVar[list[str]] = []
-
-        def discard(self) -> None:
-            self.done.append("discarded")
-
-        def close(self) -> None:
-            self.done.append("put")
-
-    class Store:
-        protocol = ("s3", "s3a")
-
-        def makedirs(self, path: str, exist_ok: bool) -> None:
-            """There are no folders."""
-
-        def open(self, path: str, mode: str) -> Upload:  # noqa: ARG002
-            return Upload()
-
-    folder = Folder(Store(), "bucket/run")
-
-    def half() -> None:
-        with folder.create("a.bin") as stream:
-            stream.write(b"half")
-            raise RuntimeError("broken")
-
-    with pytest.raises(RuntimeError, match="broken"):
-        half()
-    assert Upload.done[:1] == ["discarded"]
 
 
 def test_names_are_sorted_and_without_their_path(folder: Folder) -> None:
