@@ -21,7 +21,7 @@ from airflow_reindex.director.columns import Checksum, IntegerType, Rows
 from airflow_reindex.director.plan import Plan, PlannedChunk
 from airflow_reindex.director.run_buffer import RunBuffer
 from airflow_reindex.director.runs import Manifest, StagedChunk
-from airflow_reindex.director.sql import Connect, Connection, describe, is_transient, prepare
+from airflow_reindex.director.sql import Connect, Connection, describe, hang_up, is_transient, prepare
 from airflow_reindex.director.throttle import Pace, Watch
 from airflow_reindex.director.wire import SurpriseError, Wire, usable
 
@@ -73,21 +73,31 @@ class Source:
         :param fast: whether to read from the socket, where possible.
         :returns: the source.
         """
-        connection = prepare(connect())
+        connection = _connected(connect)
         if fast and usable(connection):
             try:
                 return cls(connection, Wire(connection))
             except (SurpriseError, OSError):
                 # Client library and server have agreed on a protocol that is not known here.
-                connection.close()
-                connection = prepare(connect())
+                hang_up(connection)
+                connection = _connected(connect)
         return cls(connection)
 
     def close(self) -> None:
         """Hang up."""
         if self.wire is not None:
             self.wire.close()
-        self.connection.close()
+        hang_up(self.connection)
+
+
+def _connected(connect: Connect) -> Connection:
+    connection = connect()
+    try:
+        return prepare(connection)
+    except BaseException:
+        # Else the server would keep it as long as somebody looks at the traceback.
+        hang_up(connection)
+        raise
 
 
 class Extractor:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import MySQLdb
@@ -18,6 +22,8 @@ Connect = Callable[[], Connection]
 #: Seconds after which the server hangs up on a session that does nothing: a day, since others of the task may work;
 #: but a minute within a transaction, since a frozen host would hold its locks, and with them the claim.
 IDLE_SECONDS, TRANSACTION_IDLE_SECONDS = 86_400, 60
+#: Seconds that a statement waits for a table's metadata lock, and for a row's.
+TABLE_LOCK_SECONDS, ROW_LOCK_SECONDS = 10, 50
 #: Too many connections, shutdown in progress, network errors, time-out of a lock wait, deadlock, query interrupted,
 #: connection killed. All client errors (2000 to 2099: cannot connect, gone, lost) are transient besides.
 TRANSIENT_CODES = frozenset({1040, 1053, 1077, 1152, 1159, 1160, 1161, 1184, 1203, 1205, 1213, 1317, 1927})
@@ -27,6 +33,68 @@ DUPLICATE_KEY = 1062
 TABLE_EXISTS = 1050
 DATABASE_EXISTS = 1007
 UNKNOWN_VARIABLE = 1193
+
+
+_TIMEVAL = struct.Struct("@ll")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """
+    How long to wait for a server that says nothing, in seconds.
+
+    A statement may rightly take minutes without a byte on the wire, so silence alone proves nothing: whether the
+    machine and the network are there is asked by TCP itself, which needs no answer of the server's program.
+
+    :param connect: until a connection that is being made has failed.
+    :param answer: until a server that answers nothing, though its machine is there, counts as hung: longer than the
+        longest statement.
+    :param network: until a machine that acknowledges nothing, or a server that takes no byte, counts as away.
+    """
+
+    connect: int = 10
+    answer: int = 3_600
+    network: int = 120
+
+    @property
+    def options(self) -> dict[str, int]:
+        """The driver's options."""
+        return {"connect_timeout": self.connect, "read_timeout": self.answer, "write_timeout": self.network}
+
+    def apply(self, connection: Connection) -> None:
+        """
+        Set what the driver has no option for.
+
+        :param connection: a fresh connection of mysqlclient.
+        """
+        if not hasattr(connection, "fileno"):
+            return
+        with socket.socket(fileno=os.dup(connection.fileno())) as own:
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(self.answer, 0))
+            if own.family == socket.AF_UNIX:
+                return
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            probe = max(1, self.network // 4)
+            # Where the last one is known, it also ends what is unacknowledged, which no probe follows.
+            for name, value in (
+                ("TCP_KEEPIDLE", probe),
+                ("TCP_KEEPINTVL", probe),
+                ("TCP_KEEPCNT", 3),
+                ("TCP_USER_TIMEOUT", self.network * 1_000),
+            ):
+                if hasattr(socket, name):
+                    own.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def answer_timeout(own: socket.socket) -> float | None:
+    """
+    How long to wait for bytes on a connection's socket.
+
+    :param own: the socket, or a copy of it.
+    :returns: seconds; ``None`` for ever.
+    """
+    seconds, micro = _TIMEVAL.unpack(own.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.size))
+    return seconds + micro / 1e6 or None
 
 
 def code_of(error: BaseException) -> int:
@@ -71,7 +139,7 @@ def prepare(connection: Connection) -> Connection:
     """
     Make a session strict and impatient.
 
-    Strict mode turns silent conversions into errors. A metadata lock is waited for 10 s instead of a day: a waiting
+    Strict mode turns silent conversions into errors. A metadata lock is waited for seconds instead of a day: a waiting
     RENAME or DROP blocks every new reader of the table.
 
     :param connection: a fresh connection.
@@ -80,8 +148,9 @@ def prepare(connection: Connection) -> Connection:
     connection.autocommit(True)
     execute(
         connection,
-        "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', lock_wait_timeout = 10, "
-        f"innodb_lock_wait_timeout = 50, wait_timeout = {IDLE_SECONDS}",
+        "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', "
+        f"lock_wait_timeout = {TABLE_LOCK_SECONDS}, innodb_lock_wait_timeout = {ROW_LOCK_SECONDS}, "
+        f"wait_timeout = {IDLE_SECONDS}",
     )
     return connection
 
@@ -137,6 +206,16 @@ def table_names(connection: Connection, database: str, prefix: str) -> list[str]
     return sorted(str(name) for (name,) in rows if str(name).startswith(prefix))
 
 
+def hang_up(connection: Connection) -> None:
+    """
+    Close a connection, closed already or not: the driver's complaint would hide why the work on it has failed.
+
+    :param connection: the connection.
+    """
+    with suppress(MySQLdb.Error):
+        connection.close()
+
+
 @contextmanager
 def session(connect: Connect) -> Iterator[Connection]:
     """
@@ -149,7 +228,7 @@ def session(connect: Connect) -> Iterator[Connection]:
     try:
         yield prepare(connection)
     finally:
-        connection.close()
+        hang_up(connection)
 
 
 @contextmanager
@@ -169,7 +248,7 @@ def transaction(connection: Connection) -> Iterator[None]:
             connection.rollback()
             execute(connection, f"SET SESSION wait_timeout = {IDLE_SECONDS}")
         except MySQLdb.Error:
-            connection.close()
+            hang_up(connection)
         raise
     connection.commit()
     execute(connection, f"SET SESSION wait_timeout = {IDLE_SECONDS}")

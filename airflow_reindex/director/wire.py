@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from MySQLdb.constants import FIELD_TYPE, FLAG
 
-from airflow_reindex.director.sql import Connection, query
+from airflow_reindex.director.sql import Connection, answer_timeout, query
 
 _QUERY, _PREPARE, _EXECUTE, _CLOSE = 0x03, 0x16, 0x17, 0x19
 _OK, _END, _ERROR = 0x00, 0xFE, 0xFF
@@ -71,6 +71,8 @@ class Wire:
     def __init__(self, connection: Connection) -> None:
         self._encoding = getattr(connection, "encoding", "utf8")
         self._socket = socket.socket(fileno=os.dup(connection.fileno()))
+        seconds = answer_timeout(self._socket)
+        self._timeout = None if seconds is None else max(1, int(seconds * 1_000))
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         self._buffer = bytearray(_BUFFER_BYTES)
@@ -184,10 +186,11 @@ class Wire:
             self._start, self._end = 0, len(left)
         while self._end - self._start < wanted:
             try:
-                got = self._socket.recv_into(self._view[self._end :])
+                # Whether the socket blocks, and for how long, is up to the client library.
+                got = self._socket.recv_into(self._view[self._end :], 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                # The client library may have switched the socket to non-blocking.
-                self._poll.poll()
+                if not self._poll.poll(self._timeout):
+                    raise TimeoutError("the server answers no more") from None
                 continue
             if not got:
                 raise ConnectionResetError("the server closed the connection")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -14,29 +15,41 @@ from airflow_reindex.config import check_allowed
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.params import whole_number
 from airflow_reindex.director.servers import Servers
-from airflow_reindex.director.sql import Connect, describe, query, session
+from airflow_reindex.director.sql import Connect, Patience, describe, query, session
 from airflow_reindex.director.tables import WORK_DATABASE
 from airflow_reindex.hooks.connections import find_connection, json_object
 
-#: Seconds until a server that does not answer counts as away.
-CONNECT_TIMEOUT = 10
+#: Seconds until a worker that sends nothing counts as hung: rows come unsorted, the first ones at once.
+WORKER_READ_TIMEOUT = 600
+#: The longest time-out, in seconds: client libraries count milliseconds.
+MOST_SECONDS = 604_800
 #: How many connections one worker is asked for.
 DEFAULT_WORKER_CONNECTIONS, MOST_WORKER_CONNECTIONS = 4, 64
 _TLS_FILES = ("ca", "capath", "cert", "key", "cipher")
 
 
 class ServerHook(MySqlHook):
-    """The MySQL provider's hook with a time-out: a host that drops packets would hold a task for minutes."""
+    """The MySQL provider's hook with time-outs: a host that drops packets would hold a task for hours."""
+
+    patience = Patience()
 
     def _get_conn_config_mysql_client(self, conn: Connection) -> dict[str, Any]:
-        return {**super()._get_conn_config_mysql_client(conn), "connect_timeout": CONNECT_TIMEOUT}
+        return {**super()._get_conn_config_mysql_client(conn), **self.patience.options}
 
 
 class QservHook(BaseHook):
     """
     Reach the servers of a Qserv installation.
 
-    Connections to the servers are made by the MySQL provider's :class:`MySqlHook`.
+    Connections to the servers are made by the MySQL provider's :class:`MySqlHook`. How long a silent server is waited
+    for is set in the connection's extra, in seconds:
+
+    * ``connect_timeout`` (10): until a server that cannot be connected to counts as away.
+    * ``network_timeout`` (120): until a machine that acknowledges nothing counts as away, found by TCP keepalives and
+      ``TCP_USER_TIMEOUT``; also how long a server may take no byte of what it is sent.
+    * ``worker_read_timeout`` (600): until a worker that sends no byte of an answer counts as hung.
+    * ``read_timeout`` (3600): the same of the czar's server. A load of a slice or a checksum sends nothing for minutes,
+      so this only bounds the wait for a server that hangs while its machine is well.
 
     :param qserv_conn_id: a connection of type ``qserv`` that the deployment allows (``[reindex] allowed_conn_ids``).
     """
@@ -99,9 +112,17 @@ class QservHook(BaseHook):
             raise RequestError(
                 f"'catalog' in the extra of '{self.qserv_conn_id}' must be 'replication' or 'scan', not '{catalog}'."
             )
+        patience = Patience(
+            connect=self._seconds(extra, "connect_timeout", Patience.connect),
+            answer=self._seconds(extra, "read_timeout", Patience.answer),
+            network=self._seconds(extra, "network_timeout", Patience.network),
+        )
+        readers = replace(patience, answer=self._seconds(extra, "worker_read_timeout", WORKER_READ_TIMEOUT))
         return Servers(
-            czar=_connect(connection, tls, local_infile=True),
-            workers={str(name): _connect(find_connection(str(conn_id)), tls) for name, conn_id in workers.items()},
+            czar=_connect(connection, tls, patience, local_infile=True),
+            workers={
+                str(name): _connect(find_connection(str(conn_id)), tls, readers) for name, conn_id in workers.items()
+            },
             index_database=connection.schema or "qservMeta",
             work_database=extra.get("work_database") or WORK_DATABASE,
             catalog="scan" if catalog == "scan" else "replication",
@@ -113,11 +134,16 @@ class QservHook(BaseHook):
         )
 
     def _worker_connections(self, extra: dict[str, Any]) -> int:
-        value = whole_number(extra.get("worker_connections") or DEFAULT_WORKER_CONNECTIONS, "worker_connections")
-        if not 1 <= value <= MOST_WORKER_CONNECTIONS:
+        return self._number(extra, "worker_connections", DEFAULT_WORKER_CONNECTIONS, MOST_WORKER_CONNECTIONS)
+
+    def _seconds(self, extra: dict[str, Any], name: str, default: int) -> int:
+        return self._number(extra, name, default, MOST_SECONDS)
+
+    def _number(self, extra: dict[str, Any], name: str, default: int, most: int) -> int:
+        value = whole_number(extra.get(name) or default, name)
+        if not 1 <= value <= most:
             raise RequestError(
-                f"'worker_connections' in the extra of '{self.qserv_conn_id}' must be from 1 to "
-                f"{MOST_WORKER_CONNECTIONS}, not {value}."
+                f"'{name}' in the extra of '{self.qserv_conn_id}' must be from 1 to {most}, not {value}."
             )
         return value
 
@@ -144,7 +170,7 @@ def _answer(name: str, connect: Connect) -> tuple[bool, str]:
         return False, f"{name}: {describe(error)}"
 
 
-def _connect(connection: Connection, tls: dict[str, Any], *, local_infile: bool = False) -> Connect:
+def _connect(connection: Connection, tls: dict[str, Any], patience: Patience, *, local_infile: bool = False) -> Connect:
     # Only what concerns reaching the server is handed on: a cursor class or another client would break the streaming.
     extra = {key: value for key, value in connection.extra_dejson.items() if key in ("ssl", "ssl_mode", "unix_socket")}
     if tls and not extra.keys() & {"ssl", "ssl_mode"}:
@@ -162,7 +188,10 @@ def _connect(connection: Connection, tls: dict[str, Any], *, local_infile: bool 
     )
 
     def connect() -> Any:
-        reached = ServerHook(connection=server, local_infile=local_infile).get_conn()
+        hook = ServerHook(connection=server, local_infile=local_infile)
+        hook.patience = patience
+        reached = hook.get_conn()
+        patience.apply(reached)
         if tls and not query(reached, "SHOW STATUS LIKE 'Ssl_cipher'")[0][1]:
             # MariaDB's client library goes on in plain text when the server offers no TLS, REQUIRED or not.
             reached.close()

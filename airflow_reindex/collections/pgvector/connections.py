@@ -9,6 +9,7 @@ from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
 from airflow_reindex.collections.pgvector.errors import translated
@@ -30,6 +31,11 @@ def connector(conninfo: str = "", **parameters: Any) -> Connect:
     """
     Make what opens connections for a store.
 
+    A statement may rightly take hours without a byte on the wire (an index is built), so there is no time-out for
+    answers: TCP tells whether the server's machine is there. Defaults, in seconds: ``connect_timeout`` 10,
+    ``keepalives_idle`` 30, ``keepalives_interval`` 10; in milliseconds: ``tcp_user_timeout`` 120000, until a machine
+    that acknowledges nothing, or a server that takes no byte, counts as away. The connection may name others.
+
     :param conninfo: libpq's connection string or URI.
     :param parameters: libpq's parameters; they win.
     :returns: a function that opens a connection, and gives up on a server that does not answer.
@@ -39,9 +45,16 @@ def connector(conninfo: str = "", **parameters: Any) -> Connect:
         "keepalives_idle": 30,
         "keepalives_interval": 10,
         "keepalives_count": 3,
+        "tcp_user_timeout": 120_000,
         "application_name": APPLICATION,
     }
-    return lambda: psycopg.connect(conninfo, **{**defaults, **parameters}, autocommit=True)
+
+    def connect() -> psycopg.Connection[Any]:
+        # What is passed by name would win over what the URI says.
+        settings: dict[str, Any] = {**defaults, **conninfo_to_dict(conninfo), **parameters}
+        return psycopg.connect(**settings, autocommit=True)
+
+    return connect
 
 
 class Connections:
