@@ -205,14 +205,14 @@ def test_czar_out_of_reach_while_publishing(
     assert_done(run)
 
 
-@pytest.mark.parametrize("function", ["finish_table", "swap", "tidy"])
+@pytest.mark.parametrize("function", ["swap", "tidy"])
 def test_answers_get_lost_while_publishing(
     run: Build, network: Network, function: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What the server is told is done; only nobody hears of it.
     run.to_load()
     run.load_all()
-    lossy = {"finish_table": "ALTER TABLE", "swap": "RENAME TABLE", "tidy": "DROP TABLE"}[function]
+    lossy = {"swap": "RENAME TABLE", "tidy": "DROP TABLE"}[function]
 
     def lose(connection: Any, sql: str, *values: Any) -> int:
         if sql.startswith(lossy):
@@ -223,7 +223,7 @@ def test_answers_get_lost_while_publishing(
         monkeypatch.setattr(module, "execute", lose)
     fails(run, network, run.publish)
     # Readers have the new index already when nobody knows that it was swapped in.
-    assert function == "finish_table" or len(run.index()[0]) == SPEC.rows
+    assert len(run.index()[0]) == SPEC.rows
     for module in (publish, claim):
         monkeypatch.setattr(module, "execute", execute)
     assert run.publish().rows == SPEC.rows
@@ -233,13 +233,13 @@ def test_answers_get_lost_while_publishing(
 def test_slow_network_is_no_fault(run: Build, network: Network) -> None:
     run.plan()
     # The answers are longer on their way than a silent server is waited for, but some of them comes all the time.
-    network.worker.slow(25_000)
+    network.worker.slow(35_000)
     patient, run.servers = run.servers, network.impatient
     began = time.monotonic()
     run.extract_all()
     assert time.monotonic() - began > PATIENCE
     # A file is in the buffers on the way long before the server has it: only a patient client gets to the end.
-    network.czar.slow(150_000)
+    network.czar.slow(300_000)
     run.servers = patient
     run.split()
     run.load_all()
@@ -271,7 +271,7 @@ def test_long_statement_is_no_fault(network: Network) -> None:
     patience = Patience(answer=60, network=PATIENCE)
     with closing(network.servers.czar()) as connection:
         patience.apply(connection)
-        assert query(connection, "SELECT SLEEP(1.5)") == [(0,)]
+        assert query(connection, "SELECT SLEEP(1.2)") == [(0,)]
 
 
 @pytest.mark.parametrize("name", TIMEOUTS)
