@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from airflow_reindex.director.sql import (
     Connection,
     code_of,
     execute,
+    hang_up,
     prepare,
     query,
     table_names,
@@ -240,17 +242,22 @@ class _Pulse:
     def __init__(self, connect: Connect, tables: IndexTables, token: str) -> None:
         self._connect, self._tables, self._token = connect, tables, token
         self._connection: Connection | None = None
+        self._busy = threading.Lock()
         self.watch: Watch | None = None
 
     def beat(self) -> bool:
         """Write the time; whether the claim is still there."""
+        with self._busy:
+            return self._beat()
+
+    def _beat(self) -> bool:
         claim = self._tables.sql("claim", self._token)
         try:
             connection = self._connection = self._connection or prepare(self._connect())
             execute(connection, f"UPDATE {claim} SET alive_at = NOW(6)")
             self._look(connection)
         except MySQLdb.Error as error:
-            self.close()
+            self._hang_up()
             if code_of(error) == NO_SUCH_TABLE:
                 # Gone: taken over, or renamed by this run's own swap, after which nobody asks.
                 return False
@@ -265,10 +272,17 @@ class _Pulse:
             self.watch.set(Limits(int(rate), int(connections)), working(connection, self._tables.mark) if rate else 1)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Let go of the connection; one whose statement still waits ends with the process."""
+        if self._busy.acquire(blocking=False):
+            try:
+                self._hang_up()
+            finally:
+                self._busy.release()
+
+    def _hang_up(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.close()
+            hang_up(connection)
 
 
 @contextmanager

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+
+import MySQLdb
 
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.extract import Extractor, Outcome, missing_chunks
@@ -69,6 +72,7 @@ class Extraction:
             while not turns.admit(worker):
                 watch.wait(LOOK_SECONDS)
 
+        outcome = Outcome()
         try:
             outcome = self._once(group, chunks, watch, admit)
             left = self._missing(group, chunks)
@@ -76,7 +80,9 @@ class Extraction:
                 # The same task was delivered twice, and the two deliveries cut their runs differently.
                 outcome = self._once(group, left, watch, admit)
         finally:
-            turns.end(group)
+            # A session that broke has given its locks back; the chunks that failed are what the user must hear of.
+            with suppress(*([MySQLdb.Error] if outcome.failures else [])):
+                turns.end(group)
         return outcome
 
     def _once(self, group: int, chunks: Sequence[PlannedChunk], watch: Watch, admit: Callable[[str], None]) -> Outcome:

@@ -108,7 +108,16 @@ def make_template(folder: Path) -> Path:
     ]
     if os.geteuid() == 0:
         command.append("--user=root")
-    result = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)  # noqa: S603
+    with tempfile.TemporaryDirectory(dir=folder, prefix="tmp-") as own:
+        # In a shared folder each server that starts removes the temporary tables of the others.
+        result = subprocess.run(  # noqa: S603
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "TMPDIR": own},
+        )
     if result.returncode != 0 or not (fresh / "mysql").is_dir():
         shutil.rmtree(fresh, ignore_errors=True)
         raise SandboxError(f"{command[0]} failed:\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}")

@@ -10,10 +10,11 @@ from typing import Any
 import MySQLdb
 import pytest
 
-from airflow_reindex.core.failures import ClaimLostError, TransientError
+from airflow_reindex.core.failures import ClaimLostError, DataError, TransientError
 from airflow_reindex.director import claim, extract, load, publish, sql, steps
 from airflow_reindex.director.sql import describe, is_transient, session, transaction
 from airflow_reindex.director.tables import IndexTables
+from airflow_reindex.director.turns import Turns
 from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary, generate, truth
 from airflow_reindex.sandbox.cluster import Sandbox
 from airflow_reindex.sandbox.servers import MariaDBServer
@@ -297,3 +298,37 @@ def test_a_broken_connection_hides_no_error(run: Build, shaky: Sandbox) -> None:
             work(czar)
     run.extract_all()
     publish_all(run)
+
+
+def test_a_sign_of_life_that_waits_fails_no_work(run: Build, rival: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "BEAT_SECONDS", 0.1)
+    run.plan()
+    tables = run.servers.tables(run.request)
+    with claim.keeping(run.servers.czar, tables, run.plan_made.token):
+        sql.query(rival, f"SELECT 1 FROM {working_table(run, 'claim')} FOR UPDATE")
+        waiting = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'UPDATE %alive_at%'"
+        # A statement that does not wait is over before the second look.
+        wait_for(lambda: all(run_sql(run.sandbox.czar, waiting)[0][0] for _ in range(3)))
+    rival.rollback()
+
+
+def test_a_broken_line_to_the_czar_hides_no_chunk(
+    run: Build, shaky: Sandbox, sky: CatalogSummary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(self: Turns, group: int) -> None:
+        run_sql(shaky.czar, f"KILL {self._connection.thread_id()}")
+        real(self, group)
+
+    real = Turns.end
+    run.plan()
+    group = group_of(run, WORKER)
+    chunk = next(c.chunk for c in run.plan_made.groups[group] if c.chunk in sky.placement)
+    table = f"`{SPEC.database}`.`Object_{chunk}`"
+    run_sql(shaky.workers[WORKER], f"RENAME TABLE {table} TO `{SPEC.database}`.aside")
+    monkeypatch.setattr(Turns, "end", end)
+    try:
+        with pytest.raises(DataError):
+            run.extract(group)
+    finally:
+        run_sql(shaky.workers[WORKER], f"RENAME TABLE `{SPEC.database}`.aside TO {table}")
+    assert [failure.chunk for failure in run.failures("extract")] == [chunk]
