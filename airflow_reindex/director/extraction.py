@@ -52,6 +52,7 @@ class Extraction:
             desk = Desk(czar, self._servers.tables(self._plan.request).mark)
             turns = Turns(czar, self._plan.token, self._servers.worker_connections)
             desk.take(0)
+            watch.beside(turns.stay)
             while todo:
                 found = next_group(own, self._groups, self._untouched, turns, todo)
                 if found is None:

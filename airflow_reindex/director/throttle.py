@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,7 @@ class Watch:
 
     def __init__(self, keeper: Keeper | None = None) -> None:
         self._keeper = keeper
+        self._beside: Callable[[], None] = lambda: None
         self.limits, self._share = Limits(), 0.0
 
     def set(self, limits: Limits, working: int) -> None:
@@ -84,6 +85,14 @@ class Watch:
         """Rows a second of this task; 0 for any number."""
         return self._share
 
+    def beside(self, action: Callable[[], None]) -> None:
+        """
+        Have something done with each check, by the thread that works.
+
+        :param action: what; cheap.
+        """
+        self._beside = action
+
     def check(self) -> None:
         """
         Stop the work when the claim is gone.
@@ -92,6 +101,7 @@ class Watch:
         """
         if self._keeper is not None:
             self._keeper.check()
+        self._beside()
 
     def wait(self, seconds: float) -> None:
         """

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+
+import MySQLdb
 
 from airflow_reindex.director.plan import PlannedChunk
-from airflow_reindex.director.sql import Connection
+from airflow_reindex.director.sql import Connection, execute, query
 from airflow_reindex.director.throttle import try_lock, unlock
+
+#: Seconds after which the server hangs up on a task that says nothing, as one whose network is cut: a retry would wait
+#: for its locks. Longer than a worker may be silent, as a task says nothing while it waits for one.
+SILENT_SECONDS = 900
+#: How often a task that reads says something.
+STAY_SECONDS = 30.0
 
 
 class Turns:
@@ -22,6 +32,17 @@ class Turns:
     def __init__(self, connection: Connection, token: str, most: int) -> None:
         self._connection, self._token, self._most = connection, token, most
         self._seat: tuple[str, str] | None = None
+        self._said = time.monotonic()
+        execute(connection, f"SET SESSION wait_timeout = {SILENT_SECONDS}")
+
+    def stay(self) -> None:
+        """Keep the locks: to be called more often than every ``SILENT_SECONDS``, as often as one likes."""
+        if time.monotonic() - self._said < STAY_SECONDS:
+            return
+        self._said = time.monotonic()
+        # Without its locks a task may read what another one reads, too: no reason to give up what it has read.
+        with suppress(MySQLdb.Error):
+            query(self._connection, "SELECT 1")
 
     def admit(self, worker: str) -> bool:
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from airflow_reindex.core.failures import DataError
-from airflow_reindex.director import claim, extract, extraction, steps
+from airflow_reindex.director import claim, extract, extraction, steps, turns
 from airflow_reindex.director.plan import Plan
 from airflow_reindex.director.sql import Connect, session
 from airflow_reindex.director.turns import Turns
@@ -204,6 +205,37 @@ def test_a_task_whose_group_another_one_has_read_has_nothing_to_do(
     task.join(timeout=20)
     run.extract(1)
     assert sorted(reads) == run.staged_chunks() == sorted(chunk.chunk for group in plan.groups for chunk in group)
+
+
+def test_a_task_whose_network_is_cut_keeps_its_locks_for_minutes_only(
+    catalog: CatalogFactory, build: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "SILENT_SECONDS", 2)
+    monkeypatch.setattr(turns, "STAY_SECONDS", 0.2)
+    run = build(catalog(CatalogSpec(rows=100, chunks=2)).spec.database)
+    with ExitStack() as stack:
+        cut, lively, other = (Turns(stack.enter_context(session(run.servers.czar)), "plan", 1) for _ in range(3))
+        assert cut.begin(0, "worker-1")
+        assert lively.begin(1, "worker-2")
+        assert not other.begin(0, "worker-1")
+
+        def freed() -> bool:
+            lively.stay()
+            return other.begin(0, "worker-1")
+
+        wait_for(freed)
+        other.end(0)
+        assert not other.begin(1, "worker-2")
+        cut.stay()  # its connection is gone, and it goes on with what it reads
+
+
+def test_a_task_that_reads_says_so(catalog: CatalogFactory, build: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[float] = []
+    monkeypatch.setattr(Turns, "stay", lambda _: said.append(time.monotonic()))
+    run = build(catalog(CatalogSpec(rows=400, chunks=4)).spec.database)
+    for number in range(len(run.plan().groups)):
+        run.extract(number)
+    assert len(said) >= 4
 
 
 def test_a_lost_claim_ends_the_wait_for_a_worker(
