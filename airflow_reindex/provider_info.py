@@ -157,6 +157,12 @@ _OPTIONS = {
         "False",
         "boolean",
     ),
+    "director_pool": _option(
+        "The pool of the tasks that build and audit director indexes. Make it before it is named here.", "default_pool"
+    ),
+    "director_queue": _option("The queue of these tasks. Empty: the executor's default.", ""),
+    "collection_pool": _option("The pool of the tasks that move collections.", "default_pool"),
+    "collection_queue": _option("The queue of these tasks. Empty: the executor's default.", ""),
     "loaders": _option(
         "Where contents come from: a JSON object of definitions by name, each with a kind (payload, s3 or sql) and its "
         "fields. The loader payload is always there.",

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import boto3
 import MySQLdb
 
 from airflow_reindex.collections.backends import open_model
 from airflow_reindex.collections.pgvector import PgVectorStore, connector
-from airflow_reindex.sandbox import grants
+from airflow_reindex.sandbox import grants, topology
 from airflow_reindex.sandbox.catalog import CatalogSpec, generate
 from airflow_reindex.sandbox.cluster import INDEX_DATABASE, REPLICATION_DATABASE, Sandbox
 from airflow_reindex.sandbox.collection_data import SOURCE_MODEL, index_documents, model_connections, word_model
@@ -132,10 +133,27 @@ def connections(servers: Servers, password: str) -> dict[str, dict[str, Any]]:
     return {"qserv_default": czar, **{ids[name]: login(server, "mysql") for name, server in servers.workers.items()}}
 
 
-def main(connections_file: Path, passwords_file: Path) -> None:
+def prepare_objects(password: str) -> dict[str, Any]:
+    """Make the buckets, unless they are there.
+
+    :param password: of the object store's account
+    :returns: the Airflow connection to it
+    """
+    url, region = "http://object-store:9000", "us-east-1"
+    client = boto3.client(
+        "s3", endpoint_url=url, region_name=region, aws_access_key_id=grants.ACCOUNT, aws_secret_access_key=password
+    )
+    there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+    for bucket in {topology.STAGING_BUCKET, topology.LOG_BUCKET} - there:
+        client.create_bucket(Bucket=bucket)
+    extra = json.dumps({"endpoint_url": url, "region_name": region})
+    return {"conn_type": "aws", "login": grants.ACCOUNT, "password": password, "extra": extra}
+
+
+def main(folder: Path, passwords_file: Path) -> None:
     """Prepare what the environment names.
 
-    :param connections_file: gets Airflow's connections
+    :param folder: gets Airflow's connections and pools, a file each
     :param passwords_file: gets the password of Airflow's user ``admin``
     """
     # The containers have addresses that nobody knows beforehand; their network is closed.
@@ -146,7 +164,9 @@ def main(connections_file: Path, passwords_file: Path) -> None:
     password = os.environ["REINDEX_PASSWORD"]
     prepare(servers, password, CatalogSpec())
     found = connections(servers, password) | model_connections() | {"collections_default": prepare_vectors(password)}
-    write_private(connections_file, json.dumps(found))
+    found[topology.STORE_CONN_ID] = prepare_objects(os.environ["OBJECT_STORE_PASSWORD"])
+    write_private(folder / "connections.json", json.dumps(found))
+    write_private(folder / "pools.json", json.dumps({name: dict(pool) for name, pool in topology.POOLS.items()}))
     write_private(passwords_file, json.dumps({"admin": os.environ["AIRFLOW_ADMIN_PASSWORD"]}))
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from airflow_reindex.sandbox import grants
+from airflow_reindex.sandbox import grants, topology
 from airflow_reindex.sandbox.catalog import CatalogSpec, drop
 from airflow_reindex.sandbox.cluster import Sandbox
 
@@ -172,7 +172,7 @@ def compose() -> dict[str, Any]:
 
 def test_images_are_pinned(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
-        assert re.search(r":\d+(\.\d+)*(-pg\d+)?$", service["image"]), name
+        assert re.search(r":(\d+(\.\d+)*(-pg\d+)?|RELEASE\.[0-9TZ-]+)$", service["image"]), name
     lock = tomllib.loads((ROOT / "uv.lock").read_text())
     airflow = next(package["version"] for package in lock["package"] if package["name"] == "apache-airflow")
     assert f"ARG AIRFLOW_VERSION={airflow}\n" in (ROOT / "docker" / "Dockerfile").read_text()
@@ -221,6 +221,17 @@ def test_what_the_containers_need_is_there(compose: dict[str, Any]) -> None:
     for name in " ".join(copied).split():
         assert (ROOT / name).exists()
         assert f"!{name}" in ignored
+
+
+def test_containers_are_what_the_cluster_is(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    for name, command in topology.COMMANDS.items():
+        assert tuple(services[name]["command"]) == command
+        environment = services[name]["environment"]
+        assert {key: environment[key] for key in topology.SETTINGS} == dict(topology.SETTINGS)
+        assert set(environment) - set(topology.SETTINGS) == topology.OWN_SETTINGS
+        volumes = {volume.split(":")[0] for volume in services[name]["volumes"]}
+        assert volumes == {"./dags", "infile", "auth"}, "staged rows and logs are shared by the object store only"
 
 
 def test_docker_accepts_the_file(tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow_reindex.dag_factory.audit import director_index_audit_dag as director_index_audit_dag
+    from airflow_reindex.dag_factory.catalog import catalog_dag as catalog_dag
     from airflow_reindex.dag_factory.collection import collection_reindex_dag as collection_reindex_dag
     from airflow_reindex.dag_factory.collection import collection_rollback_dag as collection_rollback_dag
     from airflow_reindex.dag_factory.director import director_index_dag as director_index_dag
     from airflow_reindex.dag_factory.director import director_index_throttle_dag as director_index_throttle_dag
 
 _ROOMS = {
+    "catalog_dag": "catalog",
     "director_index_audit_dag": "audit",
     "director_index_dag": "director",
     "director_index_throttle_dag": "director",

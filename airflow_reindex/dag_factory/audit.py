@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, Param
 
 from airflow_reindex.dag_factory.director import EXTRACT_TASKS, LOAD_TASKS, director_index_params
-from airflow_reindex.dag_factory.params import DEFAULT_ARGS, bound
+from airflow_reindex.dag_factory.params import bound, task_args
 from airflow_reindex.operators.audit import (
     AuditAggregateOperator,
     AuditExtractOperator,
@@ -83,7 +83,7 @@ def director_index_audit_dag(
         **dag_args,
     }
     with DAG(
-        dag_id, schedule=schedule, params=params, default_args={**DEFAULT_ARGS, **(default_args or {})}, **arguments
+        dag_id, schedule=schedule, params=params, default_args=task_args("director", default_args), **arguments
     ) as dag:
         _wire(dag)
     return dag

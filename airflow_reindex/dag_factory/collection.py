@@ -9,7 +9,7 @@ from airflow.sdk import DAG, Param
 
 from airflow_reindex.collections.request import BATCH_SIZE
 from airflow_reindex.collections.store import Pointer
-from airflow_reindex.dag_factory.params import DEFAULT_ARGS, FLAG, bound
+from airflow_reindex.dag_factory.params import DEFAULT_ARGS, FLAG, bound, task_args
 from airflow_reindex.operators.collection import (
     AggregateOperator,
     PlanOperator,
@@ -179,7 +179,7 @@ def collection_reindex_dag(
         dag_id,
         schedule=schedule,
         params=params,
-        default_args={**DEFAULT_ARGS, **(default_args or {})},
+        default_args=task_args("collection", default_args),
         **arguments,
     ) as dag:
         _wire(
@@ -210,7 +210,8 @@ def _wire(
     if approval:
         from airflow_reindex.operators.approval import ApproveOperator
 
-        approve = ApproveOperator(task_id="approve", subject=_SUBJECT)
+        # A person may take longer than a machine.
+        approve = ApproveOperator(task_id="approve", subject=_SUBJECT, execution_timeout=None)
         verify >> approve >> switch
     else:
         verify >> switch

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Param
 
-from airflow_reindex.dag_factory.params import DEFAULT_ARGS, FLAG, bound
+from airflow_reindex.dag_factory.params import FLAG, bound, task_args
 from airflow_reindex.operators.director import (
     AggregateOperator,
     ExtractOperator,
@@ -190,7 +190,7 @@ def director_index_dag(
         dag_id,
         schedule=schedule,
         params=params,
-        default_args={**DEFAULT_ARGS, **(default_args or {})},
+        default_args=task_args("director", default_args),
         **arguments,
     ) as dag:
         _wire(dag, extract_tasks, load_tasks)

@@ -92,6 +92,27 @@ def inventory(connection: Connection, request: BuildRequest) -> dict[int, TableI
     return result
 
 
+def director_tables(connection: Connection, schema: str, database: str) -> list[str]:
+    """
+    List the director tables of a catalog.
+
+    :param connection: the czar's server.
+    :param schema: the replication system's database.
+    :param database: the catalog's database.
+    :returns: sorted names of those that are published.
+    :raises RequestError: there is no such catalog, or it has no director table.
+    """
+    rows = query(
+        connection,
+        f"SELECT `table` FROM {quote(schema, 'config_database_table')} WHERE BINARY `database` = %s "
+        "AND is_partitioned AND is_published AND COALESCE(director_table, '') = ''",
+        (database,),
+    )
+    if not rows:
+        raise RequestError(f"the database '{database}' has no published director table in '{schema}'.")
+    return sorted(str(name) for (name,) in rows)
+
+
 def from_replication(connection: Connection, schema: str, request: BuildRequest) -> DirectorTable:
     """
     Read a director table from Qserv's replication tables.

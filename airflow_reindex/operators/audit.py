@@ -23,7 +23,7 @@ from airflow_reindex.director.sql import session
 from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.links import IndexLink, ReportLink
 from airflow_reindex.operators.base import ReindexOperator
-from airflow_reindex.operators.director import airflow_errors
+from airflow_reindex.operators.director import server_errors
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -57,7 +57,7 @@ class AuditPlanOperator(AuditOperator):
         :returns: ``{"token", "group", "label"}`` of each group.
         """
         folder, params = self.folder(context), context["params"]
-        with airflow_errors():
+        with server_errors():
             request = AuditRequest.parse(params, context["dag_run"].run_id)
             conn_id = params.get("qserv_conn_id") or QservHook.default_conn_name
             run = RunContext(
@@ -95,7 +95,7 @@ class AuditExtractOperator(AuditOperator):
         :returns: the group's number, chunks and rows.
         """
         folder, given = self.folder(context), self.group
-        with airflow_errors():
+        with server_errors():
             servers, memory = self.servers(folder), config.task_memory()
             done = steps.extract_group(servers, folder, given["token"], given["group"], memory)
         return {"group": given["group"], "chunks": done.chunks, "rows": done.rows}
@@ -114,7 +114,7 @@ class AuditSplitOperator(AuditOperator):
         folder = self.folder(context)
         if folder.read_json(PLAN) is None:
             raise AirflowSkipException("there is no plan")
-        with airflow_errors():
+        with server_errors():
             split = steps.split_audit(self.servers(folder), folder, config.integer("rows_per_task"))
             token = records.read_plan(folder).token
         return [{"token": token, "range": part.number, "label": part.label} for part in split.ranges]
@@ -139,7 +139,7 @@ class CompareOperator(AuditOperator):
         :returns: the range's number, and how many rows differ, by kind.
         """
         folder, given = self.folder(context), self.key_range
-        with airflow_errors():
+        with server_errors():
             servers, memory = self.servers(folder), config.task_memory()
             found = steps.compare_range(servers, folder, given["token"], given["range"], memory)
         return {"range": given["range"], **found.totals()}

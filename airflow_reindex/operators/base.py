@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -11,6 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_reindex import config
 from airflow_reindex.core.claims import Owner
+from airflow_reindex.core.failures import ReindexError, TransientError, detail
 from airflow_reindex.core.records import task_records
 from airflow_reindex.core.report import Report, Status
 from airflow_reindex.core.staging import Folder
@@ -91,6 +93,23 @@ class ReindexOperator(BaseOperator):
             return value
         context["ti"].xcom_push(key="return_value", value=value)
         raise AirflowFailException(f"{report.status}: {report.detail}")
+
+
+@contextmanager
+def airflow_errors() -> Iterator[None]:
+    """
+    Tell Airflow whether a retry makes sense.
+
+    :raises AirflowFailException: for what a retry cannot mend.
+    :raises TransientError: for what it may.
+    """
+    try:
+        yield
+    except TransientError:
+        raise
+    except ReindexError as error:
+        # Raised on purpose: the message says it all, a second traceback would bury it.
+        raise AirflowFailException(detail(error)) from None
 
 
 def skip_dry_run(folder: Folder) -> None:

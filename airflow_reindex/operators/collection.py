@@ -11,8 +11,6 @@ from urllib.parse import quote
 import pendulum
 from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.exceptions import (
-    AirflowException,
-    AirflowFailException,
     AirflowRescheduleException,
     AirflowSkipException,
 )
@@ -25,7 +23,7 @@ from airflow_reindex.collections.planning import Tools, make_plan
 from airflow_reindex.collections.request import ReindexRequest
 from airflow_reindex.collections.store import Pointer
 from airflow_reindex.core.claims import Contender
-from airflow_reindex.core.failures import ReindexError, RequestError, TransientError, detail
+from airflow_reindex.core.failures import ReindexError, RequestError
 from airflow_reindex.core.records import REPORT, recorded
 from airflow_reindex.core.report import Report, Status
 from airflow_reindex.core.staging import Folder
@@ -36,7 +34,7 @@ from airflow_reindex.hooks.loaders import make_loader
 from airflow_reindex.hooks.queries import read_queries
 from airflow_reindex.hooks.switch import switch_hook
 from airflow_reindex.links import CollectionLink, ReportLink
-from airflow_reindex.operators.base import ReindexOperator, skip_dry_run
+from airflow_reindex.operators.base import ReindexOperator, airflow_errors, skip_dry_run
 from airflow_reindex.staging_sweep import sweep_old_folders
 
 if TYPE_CHECKING:
@@ -57,23 +55,6 @@ def collection_asset(conn_id: str, collection_id: str) -> Asset:
     :returns: the asset; its events carry the number of items.
     """
     return Asset(name=collection_id, uri=f"collection://{conn_id}/{quote(collection_id, safe='')}")
-
-
-@contextmanager
-def airflow_errors() -> Iterator[None]:
-    """
-    Tell Airflow whether a retry makes sense.
-
-    :raises AirflowFailException: for what a retry cannot mend.
-    :raises AirflowException: for what it may.
-    """
-    try:
-        yield
-    except TransientError as error:
-        raise AirflowException(detail(error)) from error
-    except ReindexError as error:
-        # Raised on purpose: the message says it all, a second traceback would bury it.
-        raise AirflowFailException(detail(error)) from None
 
 
 class CollectionOperator(ReindexOperator):

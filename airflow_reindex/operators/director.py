@@ -9,7 +9,6 @@ from urllib.parse import quote
 
 import MySQLdb
 from airflow.sdk import Asset, AssetAlias
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from airflow_reindex import config
 from airflow_reindex.core.failures import ReindexError, TransientError, detail
@@ -24,7 +23,7 @@ from airflow_reindex.director.request import BuildRequest
 from airflow_reindex.director.sql import describe
 from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.links import IndexLink, ReportLink
-from airflow_reindex.operators.base import ReindexOperator, skip_dry_run
+from airflow_reindex.operators.base import ReindexOperator, airflow_errors, skip_dry_run
 from airflow_reindex.staging_sweep import sweep_old_folders
 
 if TYPE_CHECKING:
@@ -48,20 +47,18 @@ def index_asset(conn_id: str, index_table: str) -> Asset:
 
 
 @contextmanager
-def airflow_errors() -> Iterator[None]:
+def server_errors() -> Iterator[None]:
     """
-    Tell Airflow whether a retry makes sense.
+    Tell Airflow whether a retry makes sense, of what MySQL's servers say, too.
 
     :raises AirflowFailException: for what a retry cannot mend.
-    :raises AirflowException: for what it may.
+    :raises TransientError: for what it may.
     """
-    try:
-        yield
-    except (TransientError, MySQLdb.Error) as error:
-        raise AirflowException(detail(describe(error))) from error
-    except ReindexError as error:
-        # Raised on purpose: the message says it all, a second traceback would bury it.
-        raise AirflowFailException(detail(error)) from None
+    with airflow_errors():
+        try:
+            yield
+        except MySQLdb.Error as error:
+            raise TransientError(detail(describe(error))) from error
 
 
 class DirectorIndexOperator(ReindexOperator):
@@ -106,7 +103,7 @@ class PlanOperator(DirectorIndexOperator):
         :returns: ``{"token", "group", "label"}`` of each group; none for a dry run or an empty catalog.
         """
         folder = self.folder(context)
-        with airflow_errors(), recorded(folder, "plan") as record:
+        with server_errors(), recorded(folder, "plan") as record:
             params = context["params"] if self.request is None else self.request
             request = BuildRequest.parse(params)
             conn_id = self.qserv_conn_id or params.get("qserv_conn_id") or QservHook.default_conn_name
@@ -156,7 +153,7 @@ class ExtractOperator(DirectorIndexOperator):
         :returns: the group's number, chunks and rows.
         """
         folder, memory = self.folder(context), config.task_memory()
-        with airflow_errors():
+        with server_errors():
             servers = self.servers(folder)
             done = steps.extract_group(servers, folder, self.group["token"], self.group["group"], memory)
         return {"group": self.group["group"], "chunks": done.chunks, "rows": done.rows}
@@ -174,7 +171,7 @@ class SplitOperator(DirectorIndexOperator):
         """
         folder = self.folder(context)
         skip_dry_run(folder)
-        with airflow_errors():
+        with server_errors():
             split = steps.split_build(self.servers(folder), folder, config.integer("rows_per_task"))
             token = records.read_plan(folder).token
         return [
@@ -202,7 +199,7 @@ class LoadOperator(DirectorIndexOperator):
         :returns: the range's number and rows.
         """
         folder, given = self.folder(context), self.key_range
-        with airflow_errors():
+        with server_errors():
             servers = self.servers(folder)
             memory = config.task_memory()
             done = steps.load_range(servers, folder, given["token"], given["build"], given["range"], memory)
@@ -221,7 +218,7 @@ class PublishOperator(DirectorIndexOperator):
         """
         folder = self.folder(context)
         skip_dry_run(folder)
-        with airflow_errors():
+        with server_errors():
             published = steps.publish_build(self.servers(folder), folder)
         return {"rows": published.rows, "previous": published.previous}
 

@@ -10,8 +10,7 @@ from airflow_reindex.collections.store import Pointer
 from airflow_reindex.collections.switching import roll_back
 from airflow_reindex.hooks.collection import CollectionHook
 from airflow_reindex.hooks.switch import switch_hook
-from airflow_reindex.operators.base import ReindexOperator
-from airflow_reindex.operators.collection import airflow_errors
+from airflow_reindex.operators.base import ReindexOperator, airflow_errors
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -10,7 +10,7 @@ from airflow_reindex.director.sql import session
 from airflow_reindex.director.throttle import Limits
 from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.operators.base import ReindexOperator
-from airflow_reindex.operators.director import airflow_errors
+from airflow_reindex.operators.director import server_errors
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -27,7 +27,7 @@ class ThrottleOperator(ReindexOperator):
         :returns: the run that builds the index, and its limits.
         """
         params = context["params"]
-        with airflow_errors():
+        with server_errors():
             limits = Limits.parse(params)
             request = BuildRequest.parse(params)
             servers = QservHook(params.get("qserv_conn_id") or QservHook.default_conn_name).servers

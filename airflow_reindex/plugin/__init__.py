@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.plugins_manager import AirflowPlugin
 
 from airflow_reindex.links import PREFIX
+from airflow_reindex.plugin.fair_share import FairShare
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -33,7 +34,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 
 class ReindexPlugin(AirflowPlugin):
-    """Serves the reports of runs; the extra links of the tasks lead here."""
+    """Serves the reports of runs, where the extra links of the tasks lead; shares slots between runs."""
 
     name = "airflow_reindex"
     fastapi_apps = [{"app": application, "url_prefix": PREFIX, "name": "airflow-reindex"}]  # noqa: RUF012
+    priority_weight_strategies = [FairShare]  # noqa: RUF012

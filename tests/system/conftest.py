@@ -22,7 +22,7 @@ from airflow_reindex.sandbox.cluster import Sandbox
 from airflow_reindex.sandbox.collection_data import model_connections
 from airflow_reindex.sandbox.postgres import Postgres
 from tests.conftest import HOME
-from tests.system.deployment import DAG as DIRECTOR_DAG
+from tests.system.api import DAG as DIRECTOR_DAG
 from tests.system.deployment import Deployment
 
 PRISTINE = HOME / "pristine.db"

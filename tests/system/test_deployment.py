@@ -21,8 +21,9 @@ from airflow_reindex.sandbox.fixtures import CatalogFactory
 from airflow_reindex.sandbox.postgres import Postgres
 from airflow_reindex.sandbox.texts import documents
 from tests.harness import assert_same, read_index, working_tables
+from tests.system.api import DAG, instances, trigger
 from tests.system.conftest import APPROVED_DAG
-from tests.system.deployment import DAG, Deployment, instances, trigger
+from tests.system.deployment import Deployment
 from tests.system.test_director_failures import restore_table
 
 ITEMS = 60

@@ -1,0 +1,52 @@
+"""Airflow's REST API as its users speak to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+DAG = "/api/v2/dags/build_director_index"
+
+
+class Api:
+    """A running Airflow; `client()` speaks HTTP to it as a user."""
+
+    url: str
+    passwords: Mapping[str, str]
+
+    def client(self, user: str | None) -> httpx.Client:
+        """A client with a user's token, or with none."""
+        headers = {}
+        if user:
+            secret = {"username": user, "password": self.passwords[user]}
+            login = httpx.post(f"{self.url}/auth/token", json=secret, timeout=30)
+            headers["Authorization"] = f"Bearer {login.raise_for_status().json()['access_token']}"
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+
+    def wait(self, client: httpx.Client, run_id: str, dag: str = DAG, seconds: float = 150) -> str:
+        """Wait until a run has ended; its state."""
+        states = {"success", "failed"}
+        deadline = time.monotonic() + seconds
+        state = ""
+        while time.monotonic() < deadline:
+            state = client.get(f"{dag}/dagRuns/{quote(run_id)}").raise_for_status().json()["state"]
+            if state in states:
+                return str(state)
+            time.sleep(0.3)
+        raise AssertionError(f"run {run_id} is still {state}")
+
+
+def trigger(client: httpx.Client, dag: str = DAG, **params: Any) -> str:
+    """Trigger a run; its id."""
+    answer = client.post(f"{dag}/dagRuns", json={"logical_date": None, "conf": params})
+    return str(answer.raise_for_status().json()["dag_run_id"])
+
+
+def instances(client: httpx.Client, run_id: str, dag: str = DAG) -> dict[tuple[str, int], dict[str, Any]]:
+    """A run's task instances by task id and map index."""
+    found = client.get(f"{dag}/dagRuns/{quote(run_id)}/taskInstances?limit=100").raise_for_status().json()
+    return {(ti["task_id"], ti["map_index"]): ti for ti in found["task_instances"]}
