@@ -1,7 +1,7 @@
 # Every target that needs .venv makes it first (scripts/setup); all state lies in .venv and .state.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench quick-bench lint format clean
+.PHONY: help setup demo test cluster cluster-test faults bench quick-bench lint format clean
 BIN := .venv/bin
 # One more than there are cores: many tests wait for servers.
 PROCESSES := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
@@ -20,6 +20,18 @@ demo: setup ## run both jobs on private servers, prove the results, and let each
 test: lint ## check style and types, run all tests
 	$(BIN)/python -m pytest -q --durations=10 --numprocesses=$(PROCESSES) --maxprocesses=4 \
 		--dist=loadfile --no-loadscope-reorder
+
+cluster: setup ## run Airflow with Celery workers on this machine, and all its servers, until Ctrl-C
+	@scripts/setup redis-server
+	@$(BIN)/python -m airflow_reindex.sandbox cluster
+
+cluster-test: setup ## run both jobs on that deployment, and kill its parts (ten minutes)
+	@scripts/setup redis-server
+	$(BIN)/python -m pytest -q -m cluster tests/cluster
+
+faults: setup ## run all tests that kill and break things, the long ones, too
+	$(BIN)/python -m pytest -q -m "slow_fault or not cluster" --numprocesses=$(PROCESSES) --maxprocesses=4 \
+		--dist=loadfile tests/faults
 
 bench: setup ## measure both jobs against what bounds them (half an hour)
 	$(BIN)/python -m benchmarks.director

@@ -25,7 +25,20 @@ from airflow_reindex.sandbox.catalog import CatalogSpec, drop
 from airflow_reindex.sandbox.cluster import Sandbox
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = ("help", "setup", "demo", "test", "bench", "quick-bench", "lint", "format", "clean")
+TARGETS = (
+    "help",
+    "setup",
+    "demo",
+    "test",
+    "cluster",
+    "cluster-test",
+    "faults",
+    "bench",
+    "quick-bench",
+    "lint",
+    "format",
+    "clean",
+)
 SCRIPTS = ("scripts/setup", "scripts/clean", "scripts/compose-env", "docker/init", ".ci/run")
 FEW_TOOLS = ("bash", "sh", "dirname", "cat", "cksum", "cut", "sort", "id", "env", "mkdir", "tail")
 

@@ -1,4 +1,4 @@
-"""The command line: ``python -m airflow_reindex.sandbox up | down | status | catalog | collection | demo``."""
+"""The command line of the sandbox: servers, made-up data, demonstrations, a deployment."""
 
 from __future__ import annotations
 
@@ -115,6 +115,14 @@ def build_parser() -> argparse.ArgumentParser:
         "parts", nargs="*", choices=[[], *_DEMO_PARTS], default=[], metavar="PART",
         help=f"{' or '.join(_DEMO_PARTS)} (default: both)",
     )  # fmt: skip
+    cluster = commands.add_parser(
+        "cluster",
+        help="run Airflow with Celery workers, until it is interrupted",
+        description="Run an API server, a scheduler, a DAG processor, a triggerer and two Celery workers on this "
+        "machine, with Redis, PostgreSQL, an S3 server, a Qserv with a catalog (sky.Object) and a collection "
+        "(words_64). No two of them share a folder. Ctrl-C stops all; what they have stored is removed.",
+    )
+    cluster.add_argument("--state", type=Path, default=Path(".state"), metavar="FOLDER", help="default: .state")
     demo.add_argument("--state", type=Path, default=Path(".state"), metavar="FOLDER", help="default: .state")
     return parser
 
@@ -124,6 +132,13 @@ def _demo(options: argparse.Namespace) -> int:
 
     parts = tuple(options.parts) or tuple(demo.PARTS)
     demo.run(options.state, Path(__file__).resolve().parents[2] / "dags", parts)
+    return 0
+
+
+def _cluster(options: argparse.Namespace) -> int:
+    from airflow_reindex.sandbox import demo_cluster  # needs the extra `sandbox`
+
+    demo_cluster.run(options.state.absolute(), Path(__file__).resolve().parents[2] / "dags")
     return 0
 
 
@@ -163,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = build_parser().parse_args(arguments)
     commands = {"up": _up, "down": _down, "status": _status, "catalog": _catalog, "collection": _collection,
-                "demo": _demo}  # fmt: skip
+                "demo": _demo, "cluster": _cluster}  # fmt: skip
     try:
         return commands[options.command](options)
     except (SandboxError, ValueError, OSError, MySQLdb.Error) as error:
