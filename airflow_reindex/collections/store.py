@@ -58,6 +58,9 @@ class Store(Protocol):
     def prepare(self) -> None:
         """Make the tables of our own that are missing."""
 
+    def known(self) -> list[str]:
+        """The ids of the collections that runs have created here."""
+
     def find(self, collection_id: str) -> CollectionInfo | None:
         """
         Look a collection up.

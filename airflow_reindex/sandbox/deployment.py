@@ -90,6 +90,13 @@ class Deployment:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
+    def revive(self) -> None:
+        """Start each component again that has ended by itself, as a service manager does."""
+        for name, process in list(self.processes.items()):
+            if process.poll() is not None:
+                self.kill(name)
+                self.start(name)
+
     def stop(self) -> None:
         """Kill all components of Airflow."""
         for name in list(self.processes):
@@ -190,7 +197,7 @@ class Deployment:
             "TMPDIR": str(home / "tmp"),
         }
         with (home / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(  # noqa: S603
+            return subprocess.Popen(  # noqa: S603 - a list of arguments of its own, no shell
                 with_parent([sys.executable, "-m", "airflow", *arguments]),
                 env={**self._environment, **own},
                 cwd=home,

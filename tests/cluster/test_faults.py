@@ -87,6 +87,8 @@ def wait(cluster: Cluster, run_id: str, seconds: float = 300) -> str:
     """The state in which a run has ended, past an API server that is away."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
+        # A scheduler ends when its database is away; whoever runs one has it started again.
+        cluster.deployment.revive()
         try:
             with cluster.client("admin") as client:
                 state = str(client.get(f"{DAG}/dagRuns/{run_id}").raise_for_status().json()["state"])

@@ -56,6 +56,10 @@ class LanceStore:
         """Make the registry when it is missing."""
         self._registry.prepare()
 
+    def known(self) -> list[str]:
+        """The ids of the collections that runs have created here."""
+        return sorted(self._registry.read()["collections"])
+
     def find(self, collection_id: str) -> CollectionInfo | None:
         """
         Look a collection up.

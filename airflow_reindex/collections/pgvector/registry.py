@@ -183,6 +183,18 @@ def ann_indexes(connection: Connection, names: Names) -> list[tuple[str, bool, s
     ]
 
 
+def known_collections(connection: Connection) -> list[str]:
+    """
+    The collections that are noted.
+
+    :param connection: the connection.
+    """
+    if not is_prepared(connection):
+        return []
+    statement = sql.SQL("SELECT collection_id FROM {} ORDER BY collection_id").format(COLLECTIONS)
+    return [name for (name,) in connection.execute(statement).fetchall()]
+
+
 def note_collection(connection: Connection, info: CollectionInfo) -> None:
     """
     Note what a collection is made of.

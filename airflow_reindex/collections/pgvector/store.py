@@ -95,6 +95,11 @@ class PgVectorStore:
             for table in OWN_TABLES:
                 connection.execute(table)
 
+    def known(self) -> list[str]:
+        """The ids of the collections that runs have created here."""
+        with self._connections.use() as connection:
+            return registry.known_collections(connection)
+
     def find(self, collection_id: str) -> CollectionInfo | None:
         """
         Look a collection up.

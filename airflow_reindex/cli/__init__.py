@@ -1,0 +1,1 @@
+"""The command line `airflow-reindex`, for those who run a deployment."""

@@ -1,0 +1,78 @@
+"""Reads the command line and calls what it names."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from airflow_reindex.core.failures import ReindexError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """
+    The parser of the command line.
+
+    :returns: the parser.
+    """
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument(
+        "--qserv", action="append", metavar="CONN_ID", help="a qserv connection to look at; repeatable (default: "
+        "qserv_default, where there is one)",
+    )  # fmt: skip
+    where.add_argument(
+        "--collections", action="append", metavar="CONN_ID", help="a connection of collections to look at; repeatable "
+        "(default: collections_default, where there is one)",
+    )  # fmt: skip
+    where.add_argument("--json", action="store_true", help="print JSON")
+    parser = argparse.ArgumentParser(
+        prog="airflow-reindex",
+        description="Look after the runs of airflow-reindex. It uses the connections and the configuration of the "
+        "Airflow on this machine.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser(
+        "doctor",
+        parents=[where],
+        help="show what runs that died have left, and what to do about it",
+        description="Show claims, shadow tables, staged runs and half-built collections: whose run made each, and the "
+        "exact next command. Changes nothing. The exit status is 1 when something is to be done.",
+    )
+    repair = commands.add_parser(
+        "repair",
+        parents=[where],
+        help="remove what nobody can use any more",
+        description="Remove orphaned tables, and staged runs that are older than their retention. Without --yes it "
+        "only says what it would do. The live indexes and the collections that readers follow are never touched.",
+    )
+    repair.add_argument(
+        "--give-up", action="append", default=[], metavar="NAME", help="an index (database__table) or a collection "
+        "whose build has died: remove what it has built, and its claim; repeatable",
+    )  # fmt: skip
+    repair.add_argument("--yes", action="store_true", help="do it")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run the command line.
+
+    :param arguments: without the program's name; those of the process if ``None``.
+    :returns: exit status: 0, 1 when something is to be done, 2 when that could not be found out.
+    """
+    options = build_parser().parse_args(arguments)
+    # Airflow says much at its start that is not asked for here.
+    logging.disable(logging.INFO)
+    from airflow_reindex.cli import care
+
+    commands = {"doctor": care.doctor, "repair": care.repair}
+    try:
+        return commands[options.command](options)
+    except ReindexError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

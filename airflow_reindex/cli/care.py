@@ -1,0 +1,223 @@
+"""The commands `doctor` and `repair`: what runs that died have left."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import MySQLdb
+from rich.console import Console
+from rich.table import Table
+
+from airflow_reindex import config
+from airflow_reindex.collections import leftovers as collection_leftovers
+from airflow_reindex.core.claims import Owner
+from airflow_reindex.core.failures import RequestError, TransientError
+from airflow_reindex.core.leftovers import Condition, Leftover
+from airflow_reindex.core.records import REPORT, is_run_folder, task_records
+from airflow_reindex.core.report import Status
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director import leftovers as director_leftovers
+from airflow_reindex.director.sql import describe, session
+from airflow_reindex.hooks.collection import CollectionHook
+from airflow_reindex.hooks.connections import find_connection
+from airflow_reindex.hooks.qserv import QservHook
+from airflow_reindex.staging_sweep import sweep_old_folders
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """
+    Show what was left.
+
+    :param options: of the command line.
+    :returns: 1 when something is to be done.
+    """
+    found = _look(options)
+    if options.json:
+        print(json.dumps([{**asdict(one), "where": where} for where, one in found], indent=1))
+    elif not found:
+        print("nothing is left of any run, and no run is at work")
+    else:
+        _show(found)
+    return int(any(one.wrong for _, one in found))
+
+
+def repair(options: argparse.Namespace) -> int:
+    """
+    Remove what nobody can use, and what is given up.
+
+    :param options: of the command line.
+    :returns: 1 when something is still to be done.
+    """
+    done: list[str] = []
+    for name in options.give_up:
+        done += _give_up(options, name)
+    for conn_id in _qserv_ids(options):
+        with _czar(conn_id) as (connection, servers):
+            found = director_leftovers.look(connection, servers, conn_id, _timeout(), _runs())
+            if options.yes:
+                done += director_leftovers.remove_orphans(connection, servers, found)
+            else:
+                done += [one.name for one in found if one.condition == Condition.ORPHANED]
+    if options.yes:
+        sweep_old_folders(config.staging_root().child("none"))
+    else:
+        done += [folder.url for folder in _run_folders() if _expired(folder)]
+    verb = "removed" if options.yes else "would remove"
+    if options.json:
+        print(json.dumps({verb.replace(" ", "_"): done}, indent=1))
+    else:
+        print("\n".join(f"{verb} {name}" for name in done) or "there is nothing to remove")
+    return int(bool(done) and not options.yes)
+
+
+def _look(options: argparse.Namespace) -> list[tuple[str, Leftover]]:
+    found: list[tuple[str, Leftover]] = []
+    for conn_id in _qserv_ids(options):
+        with _czar(conn_id) as (connection, servers):
+            some = director_leftovers.look(connection, servers, conn_id, _timeout(), _runs())
+        found += [(conn_id, one) for one in some]
+    for conn_id in _collection_ids(options):
+        store = CollectionHook(conn_id).store
+        try:
+            found += [(conn_id, one) for one in collection_leftovers.look(store, conn_id, _timeout())]
+        finally:
+            store.close()
+    return found + [("staging", one) for one in _staged()]
+
+
+def _give_up(options: argparse.Namespace, name: str) -> list[str]:
+    """Give up an index or a collection, whichever has that name."""
+    indexes, collections = _qserv_ids(options), _collection_ids(options)
+    dead = {where for where, one in _look(options) if one.wrong and one.target == name}
+    for conn_id in [*indexes, *collections]:
+        if conn_id in dead:
+            if not options.yes:
+                return [f"what the dead run has built of {name}, and its claim"]
+            return _give_up_index(conn_id, name) if conn_id in indexes else _give_up_collection(conn_id, name)
+    raise RequestError(
+        f"'{name}' is neither an index nor a collection whose build has died, as far as "
+        f"{', '.join([*indexes, *collections]) or 'nothing'} was looked at. `airflow-reindex doctor` lists them."
+    )
+
+
+def _give_up_index(conn_id: str, name: str) -> list[str]:
+    owner = Owner(config.deployment(), "airflow-reindex", "repair", socket.gethostname(), "")
+    with _czar(conn_id) as (connection, servers):
+        return director_leftovers.give_up(connection, servers, name, owner, _timeout())
+
+
+def _give_up_collection(conn_id: str, name: str) -> list[str]:
+    store = CollectionHook(conn_id).store
+    try:
+        return collection_leftovers.give_up(store, name, _timeout())
+    finally:
+        store.close()
+
+
+def _qserv_ids(options: argparse.Namespace) -> list[str]:
+    return _asked(options, "qserv", QservHook.default_conn_name)
+
+
+def _collection_ids(options: argparse.Namespace) -> list[str]:
+    return _asked(options, "collections", CollectionHook.default_conn_name)
+
+
+def _asked(options: argparse.Namespace, name: str, default: str) -> list[str]:
+    given: list[str] | None = getattr(options, name)
+    if given is not None:
+        return given
+    # One kind that was asked for is enough.
+    if options.qserv is not None or options.collections is not None:
+        return []
+    try:
+        find_connection(default)
+    except RequestError:
+        return []
+    return [default]
+
+
+@contextmanager
+def _czar(conn_id: str) -> Iterator[tuple[Any, Any]]:
+    servers = QservHook(conn_id).servers
+    try:
+        with session(servers.czar) as connection:
+            yield connection, servers
+    except MySQLdb.Error as error:
+        raise TransientError(f"{conn_id}: {describe(error)}") from error
+
+
+def _timeout() -> float:
+    return float(config.integer("claim_timeout"))
+
+
+def _run_folders() -> Iterator[Folder]:
+    for dag in config.staging_root().folders():
+        yield from (folder for folder in dag.folders() if is_run_folder(folder))
+
+
+def _runs() -> dict[str, str]:
+    """The run of each token, from the records of the runs' plans."""
+    return {
+        record.token: f"the run of {folder.url}"
+        for folder in _run_folders()
+        for record in task_records(folder)
+        if record.task == "plan" and record.token
+    }
+
+
+def _expired(folder: Folder) -> bool:
+    return 0 < folder.newest() < time.time() - 86_400 * config.integer("staging_retention_days")
+
+
+def _staged() -> list[Leftover]:
+    found = []
+    for folder in _run_folders():
+        report = folder.read_json(REPORT)
+        ended = report is not None and report["status"] in (Status.DONE, Status.PENDING, Status.REFUSED)
+        silent = time.time() - folder.newest()
+        if ended and not folder.names("runs"):
+            continue
+        alive = silent <= _timeout()
+        days = max(0.0, config.integer("staging_retention_days") - silent / 86_400)
+        target = report["dest"] if report else ""
+        found.append(
+            Leftover(
+                kind="staged run",
+                name=folder.url,
+                target=target,
+                condition=Condition.AT_WORK if alive else Condition.ABANDONED,
+                owner=folder.url.rsplit("/", 1)[1],
+                silent=silent,
+                advice="nothing: it was written to just now." if alive else
+                f"clear the failed tasks of that run, and it does what is left; it is removed in {days:.1f} days, or "
+                "when a run of the same target has taken it over.",
+            )
+        )  # fmt: skip
+    return found
+
+
+def _show(found: list[tuple[str, Leftover]]) -> None:
+    console = Console()
+    table = Table()
+    for name in ("where", "what", "of", "state", "whose", "silent for"):
+        table.add_column(name, overflow="fold")
+    for where, one in found:
+        silent = f"{one.silent:,.0f} s" if one.silent >= 0 else ""
+        row = (where, f"{one.kind} {one.name}", one.target, one.condition.value, one.owner, silent)
+        table.add_row(*map(_plain, row), style="" if one.wrong else "dim")
+    console.print(table)
+    for _, one in found:
+        if one.wrong:
+            console.print(f"{one.kind} {one.name}: {one.advice}", markup=False, soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    # Names come from other systems: no markup of theirs is followed.
+    return text.replace("[", "\\[")
