@@ -157,6 +157,11 @@ _OPTIONS = {
         "False",
         "boolean",
     ),
+    "require_tls": _option(
+        "Whether connections in plain text are refused, to any server. Sockets of the same machine are none.",
+        "False",
+        "boolean",
+    ),
     "director_pool": _option(
         "The pool of the tasks that build and audit director indexes. Make it before it is named here.", "default_pool"
     ),

@@ -11,6 +11,7 @@ from airflow_reindex import config
 from airflow_reindex.collections.store import Store
 from airflow_reindex.core.failures import ReindexError, RequestError
 from airflow_reindex.hooks.connections import find_connection, json_object
+from airflow_reindex.hooks.encryption import check_postgres, check_url
 
 
 class CollectionHook(BaseHook):
@@ -89,6 +90,7 @@ def _pgvector(connection: Connection) -> Store:
         # What libpq knows of TLS and sessions; the Postgres provider's own settings mean nothing to it.
         **{name: value for name, value in connection.extra_dejson.items() if name in _LIBPQ},
     }
+    check_postgres(str(connection.conn_id), host, parameters.get("sslmode"))
     return PgVectorStore(
         connector(**{name: value for name, value in parameters.items() if value is not None}),
         label=f"database '{parameters['dbname']}' on {host}:{parameters['port']}",
@@ -110,6 +112,7 @@ def _lancedb(connection: Connection) -> Store:
         raise RequestError(
             f"the connection '{connection.conn_id}' needs a host: the folder or s3:// URL of the database."
         )
+    check_url(str(connection.conn_id), options.get("aws_endpoint") or options.get("endpoint"))
     secrets = {"aws_access_key_id": connection.login, "aws_secret_access_key": connection.password}
     return LanceStore(
         connection.host,

@@ -17,6 +17,7 @@ from airflow_reindex.collections.models import EmbeddingModel, ModelSpec
 from airflow_reindex.config import check_allowed, embedding_backends
 from airflow_reindex.core.failures import ReindexError, RequestError
 from airflow_reindex.hooks.connections import find_connection, json_object
+from airflow_reindex.hooks.encryption import check_url
 
 
 class EmbeddingModelHook(BaseHook):
@@ -102,6 +103,8 @@ class EmbeddingModelHook(BaseHook):
         timeout = fields.number("timeout", 60.0)
         if not timeout:
             raise fields.refuse("timeout", "must be more than 0")
+        url = _url(connection, fields)
+        check_url(model_id, url)
         return ModelSpec(
             model_id=model_id,
             backend=fields.text("backend", "openai"),
@@ -110,7 +113,7 @@ class EmbeddingModelHook(BaseHook):
             metric=fields.metric(),
             batch_size=fields.whole("batch_size", 32),
             in_flight=fields.whole("in_flight", 4),
-            url=_url(connection, fields),
+            url=url,
             secret=(connection.password or "").strip(),
             timeout=timeout,
             document_prefix=fields.text("document_prefix", ""),

@@ -22,6 +22,7 @@ from airflow_reindex.collections.splitting import Splitter
 from airflow_reindex.config import loader_definitions
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.hooks.connections import find_connection
+from airflow_reindex.hooks.encryption import check_store
 
 _KINDS = {"payload": PayloadSettings, "s3": S3Settings, "sql": SqlSettings}
 
@@ -80,6 +81,7 @@ def _s3(settings: S3Settings) -> Loader:
     if connection.conn_type != "aws":
         # Without a usable connection the hook goes on with whatever credentials the machine has.
         raise RequestError(f"the connection '{settings.aws_conn_id}' has the type '{connection.conn_type}', not 'aws'.")
+    check_store(settings.aws_conn_id, connection.extra_dejson)
     own = Config(
         retries={"mode": "standard", "total_max_attempts": 4},
         max_pool_connections=max(settings.concurrency, 1),

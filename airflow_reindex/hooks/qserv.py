@@ -15,8 +15,9 @@ from airflow_reindex.config import check_allowed
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.params import whole_number
 from airflow_reindex.director.servers import Servers
-from airflow_reindex.director.sql import Connect, Patience, describe, query, session
+from airflow_reindex.director.sql import Connect, Patience, code_of, describe, execute, query, session
 from airflow_reindex.director.tables import WORK_DATABASE
+from airflow_reindex.hooks import encryption
 from airflow_reindex.hooks.connections import find_connection, json_object
 
 #: Seconds until a worker that sends nothing counts as hung: rows come unsorted, the first ones at once.
@@ -25,6 +26,8 @@ WORKER_READ_TIMEOUT = 600
 MOST_SECONDS = 604_800
 #: How many connections one worker is asked for.
 DEFAULT_WORKER_CONNECTIONS, MOST_WORKER_CONNECTIONS = 4, 64
+#: Access denied: a privilege is missing.
+_NOT_ALLOWED = (1045, 1227)
 _TLS_FILES = ("ca", "capath", "cert", "key", "cipher")
 
 
@@ -50,6 +53,9 @@ class QservHook(BaseHook):
     * ``worker_read_timeout`` (600): until a worker that sends no byte of an answer counts as hung.
     * ``read_timeout`` (3600): the same of the czar's server. A load of a slice or a checksum sends nothing for minutes,
       so this only bounds the wait for a server that hangs while its machine is well.
+
+    With ``binary_log`` 0 in the extra nothing of a build is written to the czar's binary log: faster, where nobody
+    replicates the czar's server; a replica of it would lack the index.
 
     :param qserv_conn_id: a connection of type ``qserv`` that the deployment allows (``[reindex] allowed_conn_ids``).
     """
@@ -119,7 +125,13 @@ class QservHook(BaseHook):
         )
         readers = replace(patience, answer=self._seconds(extra, "worker_read_timeout", WORKER_READ_TIMEOUT))
         return Servers(
-            czar=_connect(connection, tls, patience, local_infile=True),
+            czar=_connect(
+                connection,
+                tls,
+                patience,
+                czar=True,
+                binary_log=bool(whole_number(extra.get("binary_log", 1), "binary_log")),
+            ),
             workers={
                 str(name): _connect(find_connection(str(conn_id)), tls, readers) for name, conn_id in workers.items()
             },
@@ -170,13 +182,32 @@ def _answer(name: str, connect: Connect) -> tuple[bool, str]:
         return False, f"{name}: {describe(error)}"
 
 
-def _connect(connection: Connection, tls: dict[str, Any], patience: Patience, *, local_infile: bool = False) -> Connect:
+def _stop_logging(connection: Any, conn_id: str) -> None:
+    try:
+        execute(connection, "SET SESSION sql_log_bin = 0")
+    except MySQLdb.Error as error:
+        connection.close()
+        if code_of(error) not in _NOT_ALLOWED:
+            raise
+        raise RequestError(
+            f"the account of connection '{conn_id}' may not work without the binary log, as 'binary_log' in its extra "
+            "asks for: GRANT BINLOG ADMIN ON *.* (MySQL: SESSION_VARIABLES_ADMIN), or remove 'binary_log'."
+        ) from error
+
+
+def _connect(
+    connection: Connection, tls: dict[str, Any], patience: Patience, *, czar: bool = False, binary_log: bool = True
+) -> Connect:
     # Only what concerns reaching the server is handed on: a cursor class or another client would break the streaming.
     extra = {key: value for key, value in connection.extra_dejson.items() if key in ("ssl", "ssl_mode", "unix_socket")}
     if tls and not extra.keys() & {"ssl", "ssl_mode"}:
         extra["ssl"] = {name: tls[name] for name in _TLS_FILES if tls.get(name)}
         verify = tls.get("ca") or tls.get("capath")
         extra["ssl_mode"] = tls.get("mode") or ("VERIFY_IDENTITY" if verify else "REQUIRED")
+    local = bool(extra.get("unix_socket"))
+    advice = "set 'tls' in the qserv connection's extra, or 'ssl' in its own"
+    encryption.check(str(connection.conn_id), bool(local or tls or extra.keys() & {"ssl", "ssl_mode"}), advice)
+    must_encrypt = bool(tls) or (encryption.is_required() and not local)
     server = Connection(
         conn_id=connection.conn_id,
         conn_type="mysql",
@@ -188,17 +219,20 @@ def _connect(connection: Connection, tls: dict[str, Any], patience: Patience, *,
     )
 
     def connect() -> Any:
-        hook = ServerHook(connection=server, local_infile=local_infile)
+        hook = ServerHook(connection=server, local_infile=czar)
         hook.patience = patience
         reached = hook.get_conn()
         patience.apply(reached)
-        if tls and not query(reached, "SHOW STATUS LIKE 'Ssl_cipher'")[0][1]:
+        if must_encrypt and not query(reached, "SHOW STATUS LIKE 'Ssl_cipher'")[0][1]:
             # MariaDB's client library goes on in plain text when the server offers no TLS, REQUIRED or not.
             reached.close()
             raise RequestError(
-                f"the server of connection '{connection.conn_id}' does not encrypt, but 'tls' is set in the qserv "
-                "connection's extra: switch TLS on in the server, or remove 'tls'."
+                f"the server of connection '{connection.conn_id}' does not encrypt, but "
+                + ("'tls' is set in the qserv connection's extra" if tls else "[reindex] require_tls is set")
+                + f": switch TLS on in the server{', or remove it' if tls else ''}."
             )
+        if not binary_log:
+            _stop_logging(reached, str(connection.conn_id))
         return reached
 
     return connect

@@ -10,6 +10,7 @@ from airflow.sdk import ObjectStoragePath
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.hooks.connections import find_connection
+from airflow_reindex.hooks.encryption import check_store
 
 #: For S3: time-outs in seconds, and how often botocore itself tries a request that the store could not answer.
 S3_OPTIONS: dict[str, Any] = {
@@ -36,7 +37,7 @@ def open_folder(url: str) -> Folder:
         raise RequestError(f"[reindex] staging_url '{url}' names no bucket: write {scheme}://conn_id@bucket/prefix.")
     if where:
         # The provider would go on without credentials.
-        find_connection(where, "[reindex] staging_url names it")
+        check_store(where, find_connection(where, "[reindex] staging_url names it").extra_dejson)
     try:
         path = ObjectStoragePath(url, **(S3_OPTIONS if scheme == "s3" else {}))
         filesystem = path.fs
