@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
+from fsspec.dircache import DirCache
 
 from airflow_reindex.core.failures import SpaceError
 
@@ -52,6 +53,10 @@ class Folder:
     def __init__(self, filesystem: AbstractFileSystem, root: str, scheme: str = "") -> None:
         self._fs, self.root, self._scheme = filesystem, root.rstrip("/"), scheme
         self._local = _is_local(filesystem)
+        if isinstance(listings := getattr(filesystem, "dircache", None), DirCache):
+            # Other tasks write here, too: a file that was not there when its folder was listed would be missing.
+            listings.use_listings_cache = False
+            listings.clear()
 
     @classmethod
     def at(cls, url: str) -> Folder:
@@ -177,8 +182,6 @@ class Folder:
 
         :param name: its name; the folder itself when empty.
         """
-        # Others write here, too: what was listed before is not what is there now.
-        self._fs.invalidate_cache()
         try:
             self._fs.rm(self.path(name) if name else self.root, recursive=True)
         except FileNotFoundError:
@@ -224,7 +227,6 @@ class Folder:
 
         :returns: seconds since the epoch; 0 for an empty or missing folder.
         """
-        self._fs.invalidate_cache()
         files = self._fs.find(self.root)
         return max((float(self._fs.modified(file).timestamp()) for file in files), default=0.0)
 

@@ -124,14 +124,9 @@ class QservHook(BaseHook):
             network=self._seconds(extra, "network_timeout", Patience.network),
         )
         readers = replace(patience, answer=self._seconds(extra, "worker_read_timeout", WORKER_READ_TIMEOUT))
+        binary_log = bool(whole_number(extra.get("binary_log", 1), "binary_log"))
         return Servers(
-            czar=_connect(
-                connection,
-                tls,
-                patience,
-                czar=True,
-                binary_log=bool(whole_number(extra.get("binary_log", 1), "binary_log")),
-            ),
+            czar=_connect(connection, tls, patience, czar=True, binary_log=binary_log),
             workers={
                 str(name): _connect(find_connection(str(conn_id)), tls, readers) for name, conn_id in workers.items()
             },

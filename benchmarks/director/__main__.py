@@ -67,6 +67,7 @@ def full(bench: Bench, options: argparse.Namespace) -> Scenarios:
         "small": lambda: bench.small(20),
         "changed": lambda: bench.changed(quarter, rows, 200),
         **{f"throttled {size}": partial(bench.throttled, size, rows // 2, 200, 10.0) for size in (quarter, large)},
+        "staging": lambda: bench.staging(quarter, rows // 2, 200, max(3, options.repeat)),
         "airflow": lambda: bench.airflow(1_000_000, 1000),
     }
 
@@ -86,6 +87,7 @@ def quick(bench: Bench, options: argparse.Namespace) -> Scenarios:
         "small": lambda: bench.small(5),
         "changed": lambda: bench.changed("16M", rows, 100),
         "throttled": lambda: bench.throttled("64M", rows, 100, 3.0),
+        "staging": lambda: bench.staging("16M", rows, 100, 1),
         "airflow": lambda: bench.airflow(rows, SMALL.chunks),
     }
 

@@ -23,6 +23,7 @@ from airflow_reindex.director.records import read_plan
 from airflow_reindex.director.request import BuildRequest
 from airflow_reindex.director.servers import Servers
 from airflow_reindex.director.throttle import Limits
+from airflow_reindex.hooks.staging import open_folder
 from airflow_reindex.sandbox.cluster import Sandbox
 from benchmarks.director.measure import Measured, measuring
 
@@ -69,10 +70,10 @@ class Builder:
 
     :param sandbox: the servers.
     :param pool: from :func:`processes`.
-    :param staging: where runs keep their folders.
+    :param staging: where runs keep their folders: a path, or the URL of an object store.
     """
 
-    def __init__(self, sandbox: Sandbox, pool: ProcessPoolExecutor, staging: Path) -> None:
+    def __init__(self, sandbox: Sandbox, pool: ProcessPoolExecutor, staging: Path | str) -> None:
         self.sandbox, self.pool, self.staging = sandbox, pool, staging
         self.servers = servers_of(sandbox.root)
 
@@ -97,7 +98,7 @@ class Builder:
         :param connections: connections that load at a time.
         :returns: what it took.
         """
-        folder = Folder.at(str(self.staging / uuid4().hex[:8]))
+        folder = open_folder(f"{self.staging}/{uuid4().hex[:8]}")
         request = BuildRequest(
             database=database,
             director_table="Object",
@@ -137,7 +138,7 @@ class Builder:
             claim_timeout=300.0,
             rows_per_task=ROWS_PER_TASK,
             memory=MEMORY,
-            open_folder=Folder.at,
+            open_folder=open_folder,
             kept=kept,
         )
 
@@ -154,7 +155,7 @@ def _task(task: Task) -> int:
     """One mapped task; returns the peak memory of its process, in bytes."""
     root, url, step, token, build, number = task
     _reset_peak()
-    folder = Folder.at(url)
+    folder = open_folder(url)
     assert read_plan(folder).token == token
     if step == "extract":
         steps.extract_group(servers_of(root), folder, token, number, MEMORY)

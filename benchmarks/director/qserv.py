@@ -40,7 +40,7 @@ def build(sandbox: Sandbox, database: str, rows: int) -> Measured:
     with measuring(sandbox, "qserv", rows, 0) as result:
         placed = run_sql(
             sandbox,
-            f"SELECT chunk, worker FROM qservReplica.replica WHERE `database` = '{database}' "
+            f"SELECT chunk, worker FROM qservReplica.replica WHERE `database` = '{database}' "  # noqa: S608 - the benchmark's own names
             "AND chunk <> 1234567890 ORDER BY chunk",
         )
         run_sql(sandbox, f"DROP TABLE IF EXISTS {TABLE}", f"CREATE TABLE {TABLE} {DEFINITION}")
@@ -94,7 +94,7 @@ def _extract(
         while (chunk := chunks.get()) is not None:
             path = server.infile_dir / f"{database}-{chunk}"
             cursor.execute(
-                f"SELECT `objectId`, {chunk}, `subChunkId` FROM `{database}`.`Object_{chunk}` ORDER BY `objectId` "
+                f"SELECT `objectId`, {chunk}, `subChunkId` FROM `{database}`.`Object_{chunk}` ORDER BY `objectId` "  # noqa: S608 - the benchmark's own names
                 f"INTO OUTFILE '{path}'"
             )
             ready.put(path)

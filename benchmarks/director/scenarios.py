@@ -20,6 +20,7 @@ from airflow_reindex.sandbox.stage import Stage
 from benchmarks.director import ceiling, qserv
 from benchmarks.director.lookups import Latency, Readers, compare
 from benchmarks.director.measure import Measured, run_sql
+from benchmarks.director.object_store import s3_server
 from benchmarks.director.project import Builder, processes
 
 MEGA = 1_000_000
@@ -102,7 +103,7 @@ class Bench:
             sandbox,
             "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'qservReplica' AND TABLE_NAME = 'replica'",
         )
-        known = there and run_sql(sandbox, f"SELECT 1 FROM qservReplica.replica WHERE `database` = '{spec.database}'")
+        known = there and run_sql(sandbox, f"SELECT 1 FROM qservReplica.replica WHERE `database` = '{spec.database}'")  # noqa: S608 - the benchmark's own names
         if not known:
             self.say(f"making a catalog of {rows:,} rows in {chunks:,} chunks")
             generate(sandbox, spec)
@@ -154,6 +155,33 @@ class Bench:
                     self._note(f"growth {spec.rows:,}", builder.build(spec.database, spec.rows, spec.chunks))
             for spec in specs:
                 self._drop(sandbox, spec)
+
+    def staging(self, pool_size: str, rows: int, chunks: int, times: int) -> None:
+        """
+        Build with the staged runs on the disk and on an object store, in turn.
+
+        The store is moto's S3 in a process of its own on the same machine: it takes processor time from the build, and
+        has no network's delay.
+
+        :param pool_size: the czar's buffer pool.
+        :param rows: the catalog's rows.
+        :param chunks: its chunks.
+        :param times: how often.
+        """
+        with s3_server() as url, self.builder(pool_size) as (sandbox, builder):
+            spec = self.catalog(sandbox, rows, chunks)
+            places = {"disk": builder.staging, "S3": url}
+            for number in range(times):
+                for name in places if number % 2 == 0 else reversed(places):
+                    builder.staging = places[name]
+                    self._note(f"staged on {name}", builder.build(spec.database, spec.rows, spec.chunks))
+            medians = {name: self.results.side(f"staged on {name}", "project") for name in places}
+            disk, store = medians["disk"], medians["S3"]
+            if disk and store:
+                ratio = store.seconds / disk.seconds
+                self.results.other["staging"] = {"disk": disk.seconds, "S3": store.seconds, "S3 : disk": ratio}
+                self.say(f"staged on S3 {store.seconds:.2f} s, on the disk {disk.seconds:.2f} s: {ratio:.2f}")
+            self._drop(sandbox, spec)
 
     def _one(self, side: str, sandbox: Sandbox, spec: CatalogSpec, builder: Builder, files: list[Path]) -> Measured:
         if side == "qserv":
@@ -215,14 +243,14 @@ class Bench:
     def _touch(self, sandbox: Sandbox, spec: CatalogSpec) -> None:
         placed = run_sql(
             sandbox,
-            f"SELECT chunk, worker FROM qservReplica.replica WHERE `database` = '{spec.database}' "
+            f"SELECT chunk, worker FROM qservReplica.replica WHERE `database` = '{spec.database}' "  # noqa: S608 - the benchmark's own names
             "AND chunk <> 1234567890 ORDER BY chunk",
         )
         for chunk, worker in placed[:: max(1, len(placed) // max(1, spec.chunks // 100))]:
             connection = sandbox.workers[worker].connect()
             with connection.cursor() as cursor:
                 # Whole seconds tell a change: the one before must be over.
-                cursor.execute(f"DO SLEEP(0.1); UPDATE `{spec.database}`.`Object_{chunk}` SET flags = flags + 1")
+                cursor.execute(f"DO SLEEP(0.1); UPDATE `{spec.database}`.`Object_{chunk}` SET flags = flags + 1")  # noqa: S608 - the benchmark's own names
             connection.close()
 
     def throttled(self, pool_size: str, rows: int, chunks: int, seconds: float) -> None:

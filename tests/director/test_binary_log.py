@@ -59,7 +59,7 @@ def test_the_setting(logging: Sandbox, tmp_path: Path, monkeypatch: pytest.Monke
     assert grown > SPEC.rows * 16, "a row's key and chunk are in it"
 
     refused = build(logging, tmp_path, monkeypatch, "refused", binary_log=0)
-    with pytest.raises(RequestError, match="may not work without the binary log.*GRANT BINLOG ADMIN"):
+    with pytest.raises(RequestError, match=r"may not work without the binary log.*GRANT BINLOG ADMIN"):
         refused.servers.czar()
 
     for host in grants.ACCOUNT_HOSTS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.hooks.staging import open_folder
 from airflow_reindex.sandbox.cluster import Sandbox
 
-REFUSED = "is in plain text, but .reindex. require_tls is set"
+REFUSED = r"is in plain text, but .reindex. require_tls is set"
 STORE = {"conn_type": "aws", "login": "key", "password": "secret"}
 MODEL = {"conn_type": "embedding_model"}
 POSTGRES = {"conn_type": "postgres", "login": "user", "password": "secret", "schema": "vectors"}
@@ -34,7 +35,7 @@ def setting(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def reach(kind: str) -> Any:
     """Use a connection as a task does."""
-    uses = {
+    uses: dict[str, Callable[[], Any]] = {
         "qserv": lambda: QservHook("qserv_default").servers,
         "collections": lambda: CollectionHook("collections_default").store,
         "model": lambda: EmbeddingModelHook("model").spec,
@@ -97,5 +98,5 @@ def test_a_setting_that_asks_for_tls_is_not_believed(sandbox: Sandbox, monkeypat
         # The client's library goes on in plain text when the server has no TLS.
         described["extra"] = {**described.get("extra", {}), "ssl_mode": "PREFERRED"}
         monkeypatch.setenv(name, json.dumps(described))
-    with pytest.raises(RequestError, match="does not encrypt, but .reindex. require_tls is set"):
+    with pytest.raises(RequestError, match=r"does not encrypt, but .reindex. require_tls is set"):
         reach("qserv").czar()

@@ -107,6 +107,15 @@ def test_what_others_write_is_seen_moved_and_removed(folder: Folder) -> None:
     assert other.names() == []
 
 
+def test_what_others_have_written_since_a_listing_is_found(folder: Folder, store: FlakyStore) -> None:
+    folder.write("runs/one", b"1")
+    assert folder.names("runs") == ["one"]
+    bucket, _, key = folder.path("runs/two").partition("/")
+    store.client().put_object(Bucket=bucket, Key=key, Body=b"2")
+    with folder.open("runs/two") as stream:
+        assert stream.read() == b"2"
+
+
 @pytest.mark.parametrize("status", [500, 503])
 def test_a_store_that_cannot_answer_is_asked_again(folder: Folder, store: FlakyStore, status: int) -> None:
     turns = itertools.count()
