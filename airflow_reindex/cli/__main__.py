@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 
 from airflow_reindex.core.failures import ReindexError
 
@@ -62,16 +64,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :returns: exit status: 0, 1 when something is to be done, 2 when that could not be found out.
     """
     options = build_parser().parse_args(arguments)
-    # Airflow says much at its start that is not asked for here.
-    logging.disable(logging.INFO)
-    from airflow_reindex.cli import care
+    # Without it Airflow takes this for a task, which asks its supervisor for connections, and not the database.
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+    out = sys.stdout
+    # Airflow writes its log to what it takes for the standard output: results are to be read by programs.
+    with redirect_stdout(sys.stderr):
+        logging.disable(logging.INFO)
+        from airflow_reindex.cli import care
 
-    commands = {"doctor": care.doctor, "repair": care.repair}
-    try:
-        return commands[options.command](options)
-    except ReindexError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        commands = {"doctor": care.doctor, "repair": care.repair}
+        try:
+            return commands[options.command](options, out)
+        except ReindexError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TextIO
 
 import MySQLdb
 from rich.console import Console
@@ -31,28 +31,30 @@ from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.staging_sweep import sweep_old_folders
 
 
-def doctor(options: argparse.Namespace) -> int:
+def doctor(options: argparse.Namespace, out: TextIO) -> int:
     """
     Show what was left.
 
     :param options: of the command line.
+    :param out: where the result goes.
     :returns: 1 when something is to be done.
     """
     found = _look(options)
     if options.json:
-        print(json.dumps([{**asdict(one), "where": where} for where, one in found], indent=1))
+        print(json.dumps([{**asdict(one), "where": where} for where, one in found], indent=1), file=out)
     elif not found:
-        print("nothing is left of any run, and no run is at work")
+        print("nothing is left of any run, and no run is at work", file=out)
     else:
-        _show(found)
+        _show(found, out)
     return int(any(one.wrong for _, one in found))
 
 
-def repair(options: argparse.Namespace) -> int:
+def repair(options: argparse.Namespace, out: TextIO) -> int:
     """
     Remove what nobody can use, and what is given up.
 
     :param options: of the command line.
+    :param out: where the result goes.
     :returns: 1 when something is still to be done.
     """
     done: list[str] = []
@@ -71,9 +73,9 @@ def repair(options: argparse.Namespace) -> int:
         done += [folder.url for folder in _run_folders() if _expired(folder)]
     verb = "removed" if options.yes else "would remove"
     if options.json:
-        print(json.dumps({verb.replace(" ", "_"): done}, indent=1))
+        print(json.dumps({verb.replace(" ", "_"): done}, indent=1), file=out)
     else:
-        print("\n".join(f"{verb} {name}" for name in done) or "there is nothing to remove")
+        print("\n".join(f"{verb} {name}" for name in done) or "there is nothing to remove", file=out)
     return int(bool(done) and not options.yes)
 
 
@@ -203,8 +205,8 @@ def _staged() -> list[Leftover]:
     return found
 
 
-def _show(found: list[tuple[str, Leftover]]) -> None:
-    console = Console()
+def _show(found: list[tuple[str, Leftover]], out: TextIO) -> None:
+    console = Console(file=out)
     table = Table()
     for name in ("where", "what", "of", "state", "whose", "silent for"):
         table.add_column(name, overflow="fold")
@@ -215,7 +217,7 @@ def _show(found: list[tuple[str, Leftover]]) -> None:
     console.print(table)
     for _, one in found:
         if one.wrong:
-            console.print(f"{one.kind} {one.name}: {one.advice}", markup=False, soft_wrap=True)
+            console.print(f"{one.kind} {one.name}: {one.advice}", markup=False, soft_wrap=True, file=out)
 
 
 def _plain(text: str) -> str:

@@ -119,6 +119,20 @@ class Deployment:
         for name in topology.COMMANDS:
             (self.home(name) / "dags" / file).write_text(text)
 
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the command line ``airflow-reindex`` as somebody on a machine of the deployment does.
+
+        :param arguments: of the command line
+        :returns: how it ended and what it said
+        """
+        return subprocess.run(  # noqa: S603
+            [sys.executable, "-m", "airflow_reindex.cli", *arguments],
+            env={**self._environment, **self._places("init")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     def _settings(self) -> dict[str, str]:
         """What all components have in common."""
         for database in (METADATA, VECTORS):
@@ -191,21 +205,25 @@ class Deployment:
 
     def _airflow(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         home = self.home(name)
-        own = {
-            "AIRFLOW_HOME": str(home),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
-            "TMPDIR": str(home / "tmp"),
-        }
         with (home / f"{name}.log").open("ab") as log:
             return subprocess.Popen(  # noqa: S603 - a list of arguments of its own, no shell
                 with_parent([sys.executable, "-m", "airflow", *arguments]),
-                env={**self._environment, **own},
+                env={**self._environment, **self._places(name)},
                 cwd=home,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def _places(self, name: str) -> dict[str, str]:
+        """A component's own folders."""
+        home = self.home(name)
+        return {
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
+            "TMPDIR": str(home / "tmp"),
+        }
 
     def _wait(self) -> None:
         """Wait until the API server answers and the workers listen."""

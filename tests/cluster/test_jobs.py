@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -144,3 +145,12 @@ def test_runs_share_the_workers(cluster: Cluster) -> None:
     (first_start, first_end), (second_start, second_end) = spans
     assert second_start < first_end, "the second waited until the first had ended"
     assert first_start < second_end
+
+
+def test_the_command_line_uses_the_deployments_connections(cluster: Cluster) -> None:
+    done = cluster.deployment.call("doctor", "--json")
+    assert done.returncode in (0, 1), done.stderr
+    assert all(one["condition"] != "orphaned" for one in json.loads(done.stdout)), done.stdout
+    absent = cluster.deployment.call("doctor", "--qserv", "qserv_absent")
+    assert absent.returncode == 2
+    assert absent.stderr.strip().endswith("error: there is no Airflow connection 'qserv_absent'.")
