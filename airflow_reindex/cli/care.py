@@ -217,7 +217,7 @@ def _show(found: list[tuple[str, Leftover]], out: TextIO) -> None:
     console.print(table)
     for _, one in found:
         if one.wrong:
-            console.print(f"{one.kind} {one.name}: {one.advice}", markup=False, soft_wrap=True, file=out)
+            console.print(f"{one.kind} {one.name}: {one.advice}", markup=False, soft_wrap=True)
 
 
 def _plain(text: str) -> str:
