@@ -1,7 +1,7 @@
 # Every target that needs .venv makes it first (scripts/setup); all state lies in .venv and .state.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cluster cluster-test faults bench quick-bench lint format clean
+.PHONY: help setup demo test cluster cluster-test faults bench quick-bench lint audit format clean
 BIN := .venv/bin
 # One more than there are cores: many tests wait for servers.
 PROCESSES := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
@@ -45,6 +45,9 @@ lint: setup ## check style and types
 	$(BIN)/ruff format --check
 	$(BIN)/codespell
 	$(BIN)/mypy
+
+audit: setup ## look for security mistakes in the code, and for known holes in the dependencies
+	@scripts/audit
 
 format: setup ## format the code
 	$(BIN)/ruff check --fix

@@ -66,7 +66,7 @@ def _embedding_server(options: argparse.Namespace) -> Iterator[str]:
         sys.executable, "-m", "airflow_reindex.sandbox.embedding_server", "--port", "0",
         "--model", f"new={options.dimensions}", "--latency", str(options.latency),
     ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - a list of arguments of its own, no shell
         try:
             assert process.stdout is not None
             line = process.stdout.readline()

@@ -26,20 +26,10 @@ from airflow_reindex.sandbox.cluster import Sandbox
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = (
-    "help",
-    "setup",
-    "demo",
-    "test",
-    "cluster",
-    "cluster-test",
-    "faults",
-    "bench",
-    "quick-bench",
-    "lint",
-    "format",
-    "clean",
+    *("help", "setup", "demo", "test", "cluster", "cluster-test", "faults", "bench", "quick-bench"),
+    *("lint", "audit", "format", "clean"),
 )
-SCRIPTS = ("scripts/setup", "scripts/clean", "scripts/compose-env", "docker/init", ".ci/run")
+SCRIPTS = ("scripts/setup", "scripts/clean", "scripts/audit", "scripts/compose-env", "docker/init", ".ci/run")
 FEW_TOOLS = ("bash", "sh", "dirname", "cat", "cksum", "cut", "sort", "id", "env", "mkdir", "tail")
 
 

@@ -104,7 +104,7 @@ def director_tables(connection: Connection, schema: str, database: str) -> list[
     """
     rows = query(
         connection,
-        f"SELECT `table` FROM {quote(schema, 'config_database_table')} WHERE BINARY `database` = %s "
+        f"SELECT `table` FROM {quote(schema, 'config_database_table')} WHERE BINARY `database` = %s "  # noqa: S608 - names are quoted
         "AND is_partitioned AND is_published AND COALESCE(director_table, '') = ''",
         (database,),
     )
@@ -125,11 +125,11 @@ def from_replication(connection: Connection, schema: str, request: BuildRequest)
     """
     database, table = request.database, request.director_table
     where = (database, table)
-    if not _matching(query(connection, f"SELECT `database` FROM {quote(schema, 'config_database')}"), database):
+    if not _matching(query(connection, f"SELECT `database` FROM {quote(schema, 'config_database')}"), database):  # noqa: S608 - names are quoted
         raise RequestError(f"no such database '{database}' in the replication system's configuration ('{schema}').")
     rows = query(
         connection,
-        "SELECT `table`, is_partitioned, director_table, director_key, unique_primary_key, is_published "
+        "SELECT `table`, is_partitioned, director_table, director_key, unique_primary_key, is_published "  # noqa: S608 - names are quoted
         f"FROM {quote(schema, 'config_database_table')} WHERE BINARY `database` = %s AND BINARY `table` = %s",
         where,
     )
@@ -146,7 +146,7 @@ def from_replication(connection: Connection, schema: str, request: BuildRequest)
     types = dict(
         query(
             connection,
-            f"SELECT col_name, col_type FROM {quote(schema, 'config_database_table_schema')} "
+            f"SELECT col_name, col_type FROM {quote(schema, 'config_database_table_schema')} "  # noqa: S608 - names are quoted
             "WHERE BINARY `database` = %s AND BINARY `table` = %s ORDER BY col_position",
             where,
         )
@@ -252,11 +252,11 @@ def _columns(types: Mapping[str, str], key: str, request: BuildRequest) -> tuple
 def _placement(connection: Connection, schema: str, request: BuildRequest) -> dict[int, tuple[str, ...]]:
     enabled = {
         str(name): bool(is_enabled)
-        for name, is_enabled in query(connection, f"SELECT name, is_enabled FROM {quote(schema, 'config_worker')}")
+        for name, is_enabled in query(connection, f"SELECT name, is_enabled FROM {quote(schema, 'config_worker')}")  # noqa: S608 - names are quoted
     }
     rows = query(
         connection,
-        f"SELECT chunk, worker FROM {quote(schema, 'replica')} WHERE BINARY `database` = %s ORDER BY chunk, worker",
+        f"SELECT chunk, worker FROM {quote(schema, 'replica')} WHERE BINARY `database` = %s ORDER BY chunk, worker",  # noqa: S608 - names are quoted
         (request.database,),
     )
     placement: dict[int, list[str]] = {}

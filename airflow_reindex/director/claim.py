@@ -78,7 +78,7 @@ def _read(connection: Connection, tables: IndexTables, name: str) -> Held:
     token = name.rsplit("_", 1)[1]
     rows = query(
         connection,
-        "SELECT deployment, dag_id, run_id, host, folder, adopt_from, TIMESTAMPDIFF(MICROSECOND, alive_at, NOW(6)) / "
+        "SELECT deployment, dag_id, run_id, host, folder, adopt_from, TIMESTAMPDIFF(MICROSECOND, alive_at, NOW(6)) / "  # noqa: S608 - names are quoted
         f"1e6 FROM {tables.sql('claim', token)}",
     )
     if rows:
@@ -130,10 +130,10 @@ def acquire(
                 own = held.owner.folder == owner.folder
                 adopt_from = held.adopt_from if own else held.owner.folder
         with transaction(connection):
-            execute(connection, f"DELETE FROM {tables.sql('claim', token)}")
+            execute(connection, f"DELETE FROM {tables.sql('claim', token)}")  # noqa: S608 - names are quoted
             execute(
                 connection,
-                f"INSERT INTO {tables.sql('claim', token)} "
+                f"INSERT INTO {tables.sql('claim', token)} "  # noqa: S608 - names are quoted
                 "(deployment, dag_id, run_id, host, folder, adopt_from, rows_per_second, connections, claimed_at, "
                 "alive_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, NOW(6), NOW(6))",
                 (*vars(owner).values(), adopt_from, *vars(limits).values()),
@@ -156,7 +156,7 @@ def set_limits(connection: Connection, tables: IndexTables, limits: Limits) -> H
         raise ConflictError(f"nobody builds index '{tables.database}.{tables.index}' right now.")
     execute(
         connection,
-        f"UPDATE {tables.sql('claim', held.token)} SET rows_per_second = %s, connections = %s",
+        f"UPDATE {tables.sql('claim', held.token)} SET rows_per_second = %s, connections = %s",  # noqa: S608 - names are quoted
         (limits.rows_per_second, limits.connections),
     )
     return held
@@ -214,7 +214,7 @@ def fence(connection: Connection, tables: IndexTables, token: str) -> None:
     :raises ClaimLostError: another run has taken over.
     """
     try:
-        rows = query(connection, f"SELECT 1 FROM {tables.sql('claim', token)}")
+        rows = query(connection, f"SELECT 1 FROM {tables.sql('claim', token)}")  # noqa: S608 - names are quoted
     except MySQLdb.Error as error:
         if code_of(error) == NO_SUCH_TABLE:
             raise lost(tables) from error
@@ -254,7 +254,7 @@ class _Pulse:
         claim = self._tables.sql("claim", self._token)
         try:
             connection = self._connection = self._connection or prepare(self._connect())
-            execute(connection, f"UPDATE {claim} SET alive_at = NOW(6)")
+            execute(connection, f"UPDATE {claim} SET alive_at = NOW(6)")  # noqa: S608 - names are quoted
             self._look(connection)
         except MySQLdb.Error as error:
             self._hang_up()
@@ -267,7 +267,7 @@ class _Pulse:
     def _look(self, connection: Connection) -> None:
         if self.watch is None:
             return
-        rows = query(connection, f"SELECT rows_per_second, connections FROM {self._tables.sql('claim', self._token)}")
+        rows = query(connection, f"SELECT rows_per_second, connections FROM {self._tables.sql('claim', self._token)}")  # noqa: S608 - names are quoted
         for rate, connections in rows:
             self.watch.set(Limits(int(rate), int(connections)), working(connection, self._tables.mark) if rate else 1)
 

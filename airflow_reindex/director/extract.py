@@ -240,7 +240,7 @@ def stream(source: Source, plan: Plan, chunk: int) -> Iterator[Rows]:
     """
     request = plan.request
     table = quote(request.database, f"{request.director_table}_{chunk}")
-    statement = f"SELECT {quote(plan.key_column)}, {quote('subChunkId')} FROM {table}"
+    statement = f"SELECT {quote(plan.key_column)}, {quote('subChunkId')} FROM {table}"  # noqa: S608 - names are quoted
     if source.wire is not None:
         # Nobody formats this one: a doubled percent sign of a quoted name is one.
         return _from_wire(source.wire, statement.replace("%%", "%"), plan, chunk)

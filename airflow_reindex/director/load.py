@@ -97,7 +97,8 @@ def markers(connection: Connection, tables: IndexTables, token: str, build: str)
     """
     try:
         rows = query(
-            connection, f"SELECT `range`, slice, `rows`, `keys`, mix FROM {tables.sql('slices', token, build)}"
+            connection,
+            f"SELECT `range`, slice, `rows`, `keys`, mix FROM {tables.sql('slices', token, build)}",  # noqa: S608 - names are quoted
         )
     except MySQLdb.Error as error:
         if code_of(error) == NO_SUCH_TABLE:
@@ -251,7 +252,7 @@ class RangeLoader:
             # First of all: a second delivery of this task waits here.
             execute(
                 self._connection,
-                f"INSERT INTO {slices} VALUES (%s, %s, 0, 0, 0, NOW(6))",
+                f"INSERT INTO {slices} VALUES (%s, %s, 0, 0, 0, NOW(6))",  # noqa: S608 - names are quoted
                 (key_range, number),
             )
             for text in texts:
@@ -269,7 +270,7 @@ class RangeLoader:
                 self._pace.add(affected, TRANSACTION_IDLE_SECONDS / 4)
             execute(
                 self._connection,
-                f"UPDATE {slices} SET `rows` = %s, `keys` = %s, mix = %s, loaded_at = NOW(6) "
+                f"UPDATE {slices} SET `rows` = %s, `keys` = %s, mix = %s, loaded_at = NOW(6) "  # noqa: S608 - names are quoted
                 "WHERE `range` = %s AND slice = %s",
                 (total.rows, total.keys, total.mix, key_range, number),
             )

@@ -165,7 +165,7 @@ def checksum(
     conditions = [(f"{key} >= %s", low), (f"{key} < %s", high)]
     wanted = [(text, bound) for text, bound in conditions if bound is not None]
     where = f" WHERE {' AND '.join(text for text, _ in wanted)}" if wanted else ""
-    statement = f"SELECT {Checksum.select(key)} FROM {tables.sql('shadow', plan.token, build)}{where}"
+    statement = f"SELECT {Checksum.select(key)} FROM {tables.sql('shadow', plan.token, build)}{where}"  # noqa: S608 - names are quoted
     return Checksum.from_row(query(connection, statement, [bound for _, bound in wanted])[0])
 
 

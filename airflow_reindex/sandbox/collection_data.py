@@ -56,7 +56,7 @@ def index_documents(store: Store, model: EmbeddingModel, documents: Sequence[Doc
     """
     spec, splitter = model.spec, Splitter(_PART)
     owner = Owner("sandbox", "sandbox", "index_documents", "localhost", "")
-    claim = Claim(dest=spec.model_id, source="", token="sandbox", owner=owner)  # noqa: S106
+    claim = Claim(dest=spec.model_id, source="", token="sandbox", owner=owner)  # noqa: S106 - no secret: a claim's mark
     store.prepare()
     store.take(claim, lambda claims: next((other for other in claims if other.dest == claim.dest), None))
     info = CollectionInfo(

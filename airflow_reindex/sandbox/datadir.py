@@ -110,7 +110,7 @@ def make_template(folder: Path) -> Path:
         command.append("--user=root")
     with tempfile.TemporaryDirectory(dir=folder, prefix="tmp-") as own:
         # In a shared folder each server that starts removes the temporary tables of the others.
-        result = subprocess.run(  # noqa: S603
+        result = subprocess.run(  # noqa: S603 - a list of arguments of its own, no shell
             command,
             capture_output=True,
             text=True,

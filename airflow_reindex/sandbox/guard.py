@@ -38,7 +38,7 @@ def launch(root: Path, owner_pid: int) -> subprocess.Popen[bytes]:
     package_parent = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH", "")]))
     with (root / "guard.log").open("wb") as log:
-        return subprocess.Popen(  # noqa: S603
+        return subprocess.Popen(  # noqa: S603 - a list of arguments of its own, no shell
             [sys.executable, "-m", __name__, mark(root), str(owner_pid), owner],
             stdin=subprocess.DEVNULL,
             stdout=log,

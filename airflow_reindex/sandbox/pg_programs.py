@@ -88,7 +88,7 @@ def may(command: list[str]) -> bool:
     :returns: True if it ended well
     """
     try:
-        done = subprocess.run(command, capture_output=True, check=False, cwd="/", **identity())  # noqa: S603
+        done = subprocess.run(command, capture_output=True, check=False, cwd="/", **identity())  # noqa: S603 - a list of arguments of its own, no shell
     except PermissionError:
         return False
     return done.returncode == 0

@@ -282,7 +282,7 @@ class Postgres:
             ]
             command += ["--auth-local=scram-sha-256", "--auth-host=reject", "--encoding=UTF8", "--locale=C.UTF-8"]
             command += ["--no-sync", "--no-instructions"]
-            done = subprocess.run(  # noqa: S603
+            done = subprocess.run(  # noqa: S603 - a list of arguments of its own, no shell
                 command, capture_output=True, text=True, check=False, cwd="/", **pg_programs.identity()
             )
         if done.returncode:
@@ -302,7 +302,7 @@ class Postgres:
         command = [pg_programs.path("postgres", self._known(self._home)), "-D", str(self.data_dir)]
         command += [word for key, value in options.items() for word in ("-c", f"{key}={value}")]
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603
+            self._process = subprocess.Popen(  # noqa: S603 - a list of arguments of its own, no shell
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -367,7 +367,7 @@ class Postgres:
         package_parent = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH", "")]))
         with (self.root / "postgres-guard.log").open("wb") as log:
-            return subprocess.Popen(  # noqa: S603
+            return subprocess.Popen(  # noqa: S603 - a list of arguments of its own, no shell
                 [sys.executable, "-m", "airflow_reindex.sandbox.postgres", self._guard_mark, str(owner_pid), owner],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -15,7 +15,7 @@ _POLL_SECONDS = 0.01
 
 def _ps(*arguments: str) -> str:
     command = ["ps", "-ww", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a list of arguments of its own, no shell
     return result.stdout.strip()
 
 

@@ -63,7 +63,7 @@ class Redis:
         # A file, as a command line can be read by others.
         write_private(file, "".join(f"{name} {value}\n" for name, value in settings.items()))
         with (self.root / "redis.log").open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603
+            self._process = subprocess.Popen(  # noqa: S603 - a list of arguments of its own, no shell
                 with_parent([program, str(file)]), stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
             )
         deadline = time.monotonic() + _WAIT_SECONDS

@@ -68,7 +68,7 @@ def forget(connection: Connection, database: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute(f"USE `{DATABASE}`")
         for table in _PER_DATABASE:
-            cursor.execute(f"DELETE FROM `{table}` WHERE `database` = %s", (database,))
+            cursor.execute(f"DELETE FROM `{table}` WHERE `database` = %s", (database,))  # noqa: S608 - names of this module
 
 
 def register(connection: Connection, spec: CatalogSpec, placement: Mapping[int, Sequence[str]]) -> None:

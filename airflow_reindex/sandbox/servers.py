@@ -232,7 +232,7 @@ class MariaDBServer:
         datadir.write_private(self.folder / "my.cnf", self._configuration(socket_path))
         self.error_log.write_text("")
         with self.error_log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603
+            self._process = subprocess.Popen(  # noqa: S603 - a list of arguments of its own, no shell
                 [datadir.find_program("mariadbd", "mysqld"), self._mark],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

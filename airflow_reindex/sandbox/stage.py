@@ -131,7 +131,7 @@ class Stage:
         # In a group of its own: Ctrl-C reaches this process alone, which then ends Airflow and stops the servers.
         with (
             self._log.open("a", encoding="utf-8") as log,
-            subprocess.Popen(  # noqa: S603
+            subprocess.Popen(  # noqa: S603 - a list of arguments of its own, no shell
                 command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 text=True, errors="replace", process_group=0,
             ) as process,

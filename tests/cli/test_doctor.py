@@ -52,7 +52,7 @@ def command(
 @pytest.fixture
 def died(catalog: CatalogFactory, build: Factory, sandbox: Sandbox) -> Build:
     """A build whose run fell silent after the load."""
-    run = build(catalog(CatalogSpec(rows=2_000, chunks=10)).spec.database)
+    run = build(catalog(CatalogSpec(rows=2_000, chunks=10)).spec.database, rebuild=1)
     run.plan()
     run.extract_all()
     run.split()
@@ -63,7 +63,7 @@ def died(catalog: CatalogFactory, build: Factory, sandbox: Sandbox) -> Build:
 
 
 def test_nothing_is_left_of_a_build_that_is_done(catalog: CatalogFactory, build: Factory, command: Doctor) -> None:
-    finish_whole(build(catalog(CatalogSpec(rows=200, chunks=4)).spec.database))
+    finish_whole(build(catalog(CatalogSpec(rows=200, chunks=4)).spec.database, rebuild=1))
     assert command("doctor", "--qserv", "qserv_default") == (0, [])
 
 
@@ -82,7 +82,7 @@ def test_a_run_that_died_is_named_and_can_be_resumed(died: Build, command: Docto
 
 
 def test_a_run_at_work_is_left_alone(catalog: CatalogFactory, build: Factory, command: Doctor) -> None:
-    run = build(catalog(CatalogSpec(rows=200, chunks=4)).spec.database)
+    run = build(catalog(CatalogSpec(rows=200, chunks=4)).spec.database, rebuild=1)
     run.plan()
     status, found = command("doctor", "--qserv", "qserv_default")
     assert (status, [one["condition"] for one in found]) == (0, ["at work"])

@@ -195,6 +195,7 @@ def test_dags_of_the_project(monkeypatch: pytest.MonkeyPatch, airflow: None) -> 
     assert sorted(bag.dags) == [
         "audit_director_index",
         "build_director_index",
+        "rebuild_catalog",
         "reindex_collection",
         "rollback_collection",
         "throttle_director_index",

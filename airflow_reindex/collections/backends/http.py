@@ -270,8 +270,8 @@ def _wait(state: RetryCallState) -> float:
     error = _failure(state)
     if error.after is not None:
         # A little later than asked for, and not all at once.
-        return error.after + random.uniform(0, FIRST_WAIT)  # noqa: S311
-    return random.uniform(0, FIRST_WAIT * 2 ** (state.attempt_number - 1))  # noqa: S311
+        return error.after + random.uniform(0, FIRST_WAIT)  # noqa: S311 - spreads retries, no secret
+    return random.uniform(0, FIRST_WAIT * 2 ** (state.attempt_number - 1))  # noqa: S311 - spreads retries, no secret
 
 
 def _stop(state: RetryCallState) -> bool:
@@ -281,7 +281,7 @@ def _stop(state: RetryCallState) -> bool:
 
 def _failure(state: RetryCallState) -> _AgainError:
     error = state.outcome.exception() if state.outcome else None
-    assert isinstance(error, _AgainError)  # noqa: S101
+    assert isinstance(error, _AgainError)  # noqa: S101 - for the type checker
     return error
 
 

@@ -268,7 +268,7 @@ class LanceCollection:
             return pa.table(arrays, schema=schema(self._info.dimensions))
 
     def _remember(self, marks: Mapping[str, Mark]) -> None:
-        assert self._marks is not None  # noqa: S101
+        assert self._marks is not None  # noqa: S101 - for the type checker
         texts = {name: [getattr(mark, name) for mark in marks.values()] for name in ("content", "run")}
         rows = {
             "object_id": list(marks),
@@ -396,7 +396,7 @@ class LanceCollection:
         """
         with self._database.translated():
             query = self._table.search(vector, vector_column_name="vector")
-            assert isinstance(query, LanceVectorQueryBuilder)  # noqa: S101
+            assert isinstance(query, LanceVectorQueryBuilder)  # noqa: S101 - for the type checker
             query = query.distance_type(DISTANCES[self._info.metric])
             query = query.bypass_vector_index() if exact else query.ef(max(_EF, _REFINE * k)).refine_factor(_REFINE)
             found = query.select(["part_id", "object_id", "_distance"]).limit(k).to_list()

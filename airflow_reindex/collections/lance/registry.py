@@ -84,7 +84,7 @@ class Registry:
             result = change(document)
             if self._swap(table, row["generation"], document):
                 return result
-            time.sleep(random.uniform(0.01, 0.2))  # noqa: S311
+            time.sleep(random.uniform(0.01, 0.2))  # noqa: S311 - spreads retries, no secret
         raise TransientError(f"{self._database.uri}: others change {NAME} all the time.")
 
     def _swap(self, table: Table, generation: int, document: Document) -> bool:

@@ -41,7 +41,7 @@ def check(connection: Connection, label: str) -> None:
         "WHERE nspname = %s)",
         (SCHEMA,),
     ).fetchone()
-    assert row is not None  # noqa: S101
+    assert row is not None  # noqa: S101 - for the type checker
     user, database, schema, creates, creates_tables, own = row
     if own is False:
         raise RequestError(f'{label}: GRANT USAGE, CREATE ON SCHEMA {SCHEMA} TO "{user}"; is missing.')

@@ -111,7 +111,7 @@ def _prepare(connection: Connection, names: Names, info: CollectionInfo, buildin
         "pg_size_bytes(current_setting('maintenance_work_mem')) FROM pg_class WHERE oid = to_regclass(quote_ident(%s))",
         (building.memory, names.parts_name),
     ).fetchone()
-    assert row is not None  # noqa: S101
+    assert row is not None  # noqa: S101 - for the type checker
     rows, most, present = row
     # The vector, its neighbours on all levels, and what pgvector keeps of each node; and a quarter more.
     graph = 1.25 * rows * (4 * info.dimensions + 2.2 * info.m * 16 + 256)
