@@ -1,0 +1,197 @@
+"""A task of either job in a process of its own that stops at a given moment: `python -m tests.faults.held`."""
+
+from __future__ import annotations
+
+import json
+import os
+import pkgutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from airflow_reindex.collections import pipeline
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director import claim
+from airflow_reindex.director.request import BuildRequest
+from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.sandbox.embedding_server import EmbeddingServer
+from airflow_reindex.sandbox.postgres import Postgres
+from tests.collections.harness import Reindex
+from tests.faults.collection_task import WRITE_PARTS, Elsewhere
+from tests.harness import Build
+
+#: What a process says when it has come to its moment, and before what became of its task.
+HELD, TOLD, DONE, FAILED = "held", "told to stop", "done", "failed: "
+
+Run = Build | Reindex
+
+
+class HeldTask:
+    """
+    A process that does one task, and stops before a function is called, until it is released.
+
+    As in Airflow, SIGTERM by itself does not end it: there it calls the operator's ``on_kill``, and some seconds later
+    SIGKILL follows.
+
+    :param run: the run.
+    :param step: the task: a method of the run.
+    :param number: its map index, where it has one.
+    :param at: the moment: a function as ``package.module:name``; empty: it goes through.
+    :param call: which call of that function.
+    """
+
+    def __init__(self, run: Run, step: str, number: int | None = None, *, at: str = "", call: int = 1) -> None:
+        order = {**_describe(run), "step": step, "number": number, "at": at, "call": call}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.held"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=Path(__file__).parents[2],
+            text=True,
+        )
+        self._say(json.dumps(order))
+
+    def __enter__(self) -> HeldTask:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def wait(self) -> HeldTask:
+        """Until it has come to its moment."""
+        assert self._hear() == HELD
+        return self
+
+    def release(self) -> None:
+        """Let it go on."""
+        self._say("go on")
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def kill(self) -> bool:
+        """Kill it; whether it was still at work."""
+        self._process.kill()
+        return DONE not in self._process.communicate()[0].split()
+
+    def cancel(self) -> None:
+        """End it as Airflow's supervisor does: SIGTERM, and SIGKILL as it is still there."""
+        self.tell()
+        self._process.kill()
+        assert self._process.wait() == -signal.SIGKILL
+
+    def tell(self) -> None:
+        """SIGTERM, which it has got when this returns."""
+        self.send(signal.SIGTERM)
+        assert self._hear() == TOLD
+
+    def result(self) -> str:
+        """Wait for its end; empty when all went well, else the error."""
+        said = self._hear()
+        assert said == DONE or said.startswith(FAILED), said
+        return said.removeprefix(FAILED) if said != DONE else ""
+
+    def _say(self, text: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(text + "\n")
+        self._process.stdin.flush()
+
+    def _hear(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+def staging_of(run: Run) -> Path:
+    """Where runs keep their folders."""
+    return Path(run.folder.path("plan.json")).parents[1]
+
+
+def _describe(run: Run) -> dict[str, Any]:
+    common = {
+        "staging": str(staging_of(run)),
+        "run_id": run.run_id,
+        "states": [[*key, state] for key, state in run.states.items()],
+    }
+    if isinstance(run, Build):
+        sizes = {"rows_per_task": run.rows_per_task, "rows_in_memory": run.rows_in_memory}
+        return {**common, "root": str(run.sandbox.root), "request": asdict(run.request), "sizes": sizes}
+    where = {"root": str(run.postgres.root), "database": run.database, "server": run.server.url}
+    return {**common, **where, "params": run.params}
+
+
+def _made(order: dict[str, Any]) -> Run:
+    staging = Path(order["staging"])
+    run: Run
+    if "request" in order:
+        request = BuildRequest.from_dict(order["request"])
+        run = Build(Sandbox.load(Path(order["root"])), staging, request.database, order["run_id"], {})
+        run.request = request
+        for name, value in order["sizes"].items():
+            setattr(run, name, value)
+    else:
+        run = Reindex(
+            Postgres(Path(order["root"])),
+            order["database"],
+            cast(EmbeddingServer, Elsewhere(order["server"])),
+            staging,
+            order["run_id"],
+            **order["params"],
+        )
+    run.folder = Folder.at(str(staging / order["run_id"]))
+    run.states = {(dag, other): state for dag, other, state in order["states"]}
+    return run
+
+
+def hold(at: str, call: int, stop: Callable[[], None]) -> None:
+    """Stop before a call of a function."""
+    module, _, path = at.partition(":")
+    owner, _, name = path.rpartition(".")
+    place = pkgutil.resolve_name(f"{module}:{owner}")
+    real, calls = getattr(place, name), 0
+
+    def wrapped(*values: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            stop()
+        return real(*values, **options)
+
+    setattr(place, name, wrapped)
+
+
+def _say(text: str) -> None:
+    # Not print: a signal's handler may interrupt one.
+    os.write(1, f"{text}\n".encode())
+
+
+def main() -> None:
+    """Do what was ordered."""
+    pipeline.WRITE_PARTS = WRITE_PARTS
+    claim.BEAT_SECONDS = 0.1
+    order = json.loads(sys.stdin.readline())
+    run = _made(order)
+
+    def stop() -> None:
+        _say(HELD)
+        sys.stdin.readline()
+
+    signal.signal(signal.SIGTERM, lambda *_: _say(TOLD))
+    if order["at"]:
+        hold(order["at"], order["call"], stop)
+    try:
+        getattr(run, order["step"])(*([] if order["number"] is None else [order["number"]]))
+    except Exception as error:
+        _say(f"{FAILED}{type(error).__name__}: {' '.join(str(error).split())}")
+    else:
+        _say(DONE)
+
+
+if __name__ == "__main__":
+    main()
