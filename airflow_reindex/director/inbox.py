@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from airflow_reindex.director.sql import Connection, code_of, describe, execute
 DISK_FULL = frozenset({28, 1021, 1114, 135, 136})
 #: What a row takes as text at most: three numbers of 64, 31 and 64 bits, and what separates them.
 TEXT_BYTES = 55
+
+
+#: A probe file lives for less than a second.
+PROBE_SECONDS = 3_600
 
 
 @dataclass(frozen=True)
@@ -74,11 +79,14 @@ class Inbox:
         """
         if self.local or self.folder is None:
             return
-        for path in Path(self.folder).glob(f"reindex-{mark}-*.tsv"):
-            if not keep or keep not in path.name:
-                # Another run may sweep at the same time, or the file be another account's.
-                with suppress(OSError):
-                    path.unlink()
+        folder = Path(self.folder)
+        dead = [path for path in folder.glob(f"reindex-{mark}-*.tsv") if not keep or keep not in path.name]
+        # A fresh one belongs to a plan that is at work right now.
+        dead += [path for path in folder.glob("reindex-probe-*.tsv") if _age(path) > PROBE_SECONDS]
+        for path in dead:
+            # Another run may sweep at the same time, or the file be another account's.
+            with suppress(OSError):
+                path.unlink()
 
     def seen_by_server(self, path: Path) -> str:
         """
@@ -162,3 +170,10 @@ def explain_load_error(error: MySQLdb.Error, *, local: bool) -> RequestError | N
             f"use local=1 ({text})"
         )
     return None
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file was written; 0 for one that is gone."""
+    with suppress(OSError):
+        return time.time() - path.stat().st_mtime
+    return 0.0

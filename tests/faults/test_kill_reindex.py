@@ -20,6 +20,7 @@ from tests.collections.contents import assert_moved, assert_vectors, follower, k
 from tests.collections.harness import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
 from tests.faults.collection_task import MOMENTS, WRITE_PARTS, TaskProcess
 from tests.faults.contents import note
+from tests.faults.held import HeldTask
 
 Admin = psycopg.Connection[Any]
 Factory = Callable[..., Reindex]
@@ -155,13 +156,17 @@ def test_killed_while_the_index_is_built(shaky: Factory, database: Postgres) -> 
     assert run.report()["status"] == "done"
 
 
-def verified(shaky: Factory, **params: Any) -> Reindex:
-    """A run that has verified, whose readers see the old collection."""
-    run = shaky(deploy_as_blue=True, alias="products", **params)
+def to_switch(run: Reindex) -> Reindex:
+    """All tasks before the switch."""
     run.plan()
     run.windows()
     run.verify()
     return run
+
+
+def verified(shaky: Factory, **params: Any) -> Reindex:
+    """A run that has verified, whose readers see the old collection."""
+    return to_switch(shaky(deploy_as_blue=True, alias="products", **params))
 
 
 def assert_readers_see_a_whole_collection(run: Reindex) -> str:
@@ -238,6 +243,75 @@ def test_a_database_that_is_killed_in_mid_window(shaky: Factory, database: Postg
     after = run.embedded()
     assert all(after[text] == counts[text] for text in there), "what had landed was embedded again"
     run.verify()
+    with connect(run) as admin:
+        assert_moved(admin)
+    assert run.report()["status"] == "done"
+
+
+def strike(run: Reindex, step: str, number: int | None, at: str, seconds: float, chance: Random) -> bool:
+    """Kill a task some time after it has come to a function; whether it was still at work."""
+    with HeldTask(run, step, number, at=at) as task:
+        task.wait().release()
+        time.sleep(chance.uniform(0, seconds))
+        return task.kill()
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(7, marks=pytest.mark.slow_fault)])
+def test_killed_all_its_life(shaky: Factory, chance: Random, kills: int) -> None:
+    """Each of the six tasks is killed so often, at any moment of its life."""
+    model, run = (shaky(deploy_as_blue=True, alias="products") for _ in range(2))
+    seconds: dict[str, float] = {}
+    steps = [("plan", None), *(("window", number) for number in range(3)), ("verify", None), ("switch", None)]
+    for step, number in steps:
+        began = time.monotonic()
+        getattr(model, step)(*([] if number is None else [number]))
+        seconds[step] = time.monotonic() - began
+        struck = 0
+        for _ in range(kills):
+            at = f"tests.collections.harness:Reindex.{step}"
+            struck += strike(run, step, number, at, 1.2 * seconds[step], chance)
+            seen = assert_readers_see_a_whole_collection(run)
+            assert seen in (("",) if step != "switch" else ("", NEW))
+        note(f"{step}: {struck} of {kills} kills struck within {seconds[step]:.2f} s")
+        counts, there = run.embedded(), landed(run) if step == "window" else set()
+        getattr(run, step)(*([] if number is None else [number]))
+        after = run.embedded()
+        assert all(after[text] == counts[text] for text in there), "what had landed was embedded again"
+    assert assert_readers_see_a_whole_collection(run) == NEW
+    assert contents(run) == contents(model)
+    assert run.report()["status"] == "done"
+
+
+#: Where the narrow windows begin, and about how long they last.
+WINDOWS = {
+    "the claim": ("plan", "airflow_reindex.collections.pgvector.registry:take_claim", 0.02),
+    "the switch's lock": ("switch", "airflow_reindex.collections.switching:_last_catch_up", 0.05),
+    "the views": ("switch", "airflow_reindex.collections.switching:_repoint", 0.02),
+}
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow_fault)])
+@pytest.mark.parametrize("window", WINDOWS)
+def test_killed_in_a_narrow_window(shaky: Factory, chance: Random, window: str, kills: int) -> None:
+    step, at, seconds = WINDOWS[window]
+    run = shaky(deploy_as_blue=True, alias="products")
+    struck = 0
+    if step != "plan":
+        to_switch(run)
+    for _ in range(kills):
+        if step == "switch" and assert_readers_see_a_whole_collection(run) == NEW:
+            # Switched before it died: a retry finishes it, and another run moves to the same place again.
+            run.switch()
+            run = shaky(deploy_as_blue=True, alias="products")
+            to_switch(run)
+        struck += strike(run, step, None, at, seconds, chance)
+        assert assert_readers_see_a_whole_collection(run) in (("",) if step == "plan" else ("", NEW))
+        assert len(run.store().claims()) <= 1
+    note(f"{window}: {struck} of {kills} kills struck")
+    if step == "plan":
+        to_switch(run)
+    run.switch()
+    assert assert_readers_see_a_whole_collection(run) == NEW
     with connect(run) as admin:
         assert_moved(admin)
     assert run.report()["status"] == "done"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -103,6 +105,18 @@ def test_files_of_a_dead_run_do_not_stay(sky: CatalogSummary, shaky_build: Calla
     orphan = orphan_of(first, first.plan().token)
     second.plan()
     assert not orphan.exists()
+
+
+def test_probes_of_dead_plans_do_not_stay(sky: CatalogSummary, shaky_build: Callable[..., Build]) -> None:
+    run = shaky_build(SPEC.database, rebuild=1, force_takeover=1)
+    old, fresh = (run.sandbox.czar.infile_dir / f"reindex-probe-{name}.tsv" for name in ("old", "fresh"))
+    for path in (old, fresh):
+        path.write_text("1\t2\t3\n")
+    os.utime(old, (time.time() - 7_200,) * 2)
+    run.plan()
+    assert not old.exists()
+    assert fresh.exists(), "it may be that of a plan at work"
+    fresh.unlink()
 
 
 def test_files_of_another_build_stay(sky: CatalogSummary, shaky_build: Callable[..., Build]) -> None:
