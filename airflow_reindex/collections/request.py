@@ -177,6 +177,8 @@ def _text(params: Mapping[str, Any], name: str, *, required: bool = False) -> st
         return ""
     if not isinstance(value, str):
         raise RequestError(f"the parameter {name} takes a text, not {value!r}.")
+    if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in value):
+        raise RequestError(f"the parameter {name} has characters that no database can store: {value!r}.")
     return value
 
 

@@ -18,17 +18,21 @@ def check_identifier(name: str, what: str) -> str:
     :param what: what is named, for the message ("database", "director table").
     :returns: the name, unchanged.
     :raises RequestError: empty, longer than 64 characters, ends with a blank, or has characters that identifiers
-        cannot have (NUL, control characters, outside the basic multilingual plane).
+        cannot have (NUL, control characters, halves of surrogate pairs, outside the basic multilingual plane).
     """
     if not isinstance(name, str) or not name:
         raise RequestError(f"the {what} name is empty.")
     if len(name) > MAX_IDENTIFIER:
         raise RequestError(f"MySQL table name limit of 64 characters has been exceeded for {what} '{name}'.")
-    if name != name.rstrip() or any(ord(char) < 32 or ord(char) > 0xFFFF or ord(char) == 127 for char in name):
+    if name != name.rstrip() or any(map(_is_foreign, map(ord, name))):
         raise RequestError(
             f"the {what} name {name!r} is not an identifier: it ends with a blank or has control characters."
         )
     return name
+
+
+def _is_foreign(char: int) -> bool:
+    return char < 32 or char == 127 or 0xD800 <= char <= 0xDFFF or char > 0xFFFF
 
 
 def quote(*parts: str) -> str:

@@ -32,7 +32,10 @@ def open_folder(url: str) -> Folder:
     scheme, separator, _ = url.partition("://")
     if not separator or scheme == "file":
         return Folder.at(url)
-    where, _, bucket = urlsplit(url).netloc.rpartition("@")
+    try:
+        where, _, bucket = urlsplit(url).netloc.rpartition("@")
+    except ValueError:
+        bucket = ""
     if not bucket:
         raise RequestError(f"[reindex] staging_url '{url}' names no bucket: write {scheme}://conn_id@bucket/prefix.")
     if where:
