@@ -27,7 +27,8 @@ Doctor = Callable[..., tuple[int, Any]]
 
 @pytest.fixture(autouse=True)
 def clean(sandbox: Sandbox) -> Iterator[None]:
-    """Nothing is left of other tests."""
+    """Nothing is left of other tests, which may have left builds unfinished."""
+    run_sql(sandbox.czar, "DROP DATABASE IF EXISTS airflow_reindex")
     with clean_czar(sandbox):
         yield
 
