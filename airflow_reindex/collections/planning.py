@@ -290,7 +290,10 @@ def _take(
 
 
 def _with_windows(plan: ReindexPlan, folder: Folder, source: Collection, listed: Sequence[str] | None) -> ReindexPlan:
-    for name in (REPORT, *(f"{TASKS}/{name}" for name in folder.names(TASKS) if not name.startswith("plan-"))):
+    for name in (
+        REPORT,
+        *(f"{TASKS}/{name}" for name in folder.names(TASKS) if not name.lstrip(".").startswith("plan-")),
+    ):
         folder.remove(name)
     folder.remove(OUTCOMES)
     wanted = None if listed is None else frozenset(listed)

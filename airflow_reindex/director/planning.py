@@ -24,7 +24,7 @@ from airflow_reindex.director.request import BuildRequest
 from airflow_reindex.director.room import INDEX_BYTES, ServerRoom
 from airflow_reindex.director.runs import RUNS, Manifest
 from airflow_reindex.director.servers import Servers
-from airflow_reindex.director.sql import Connect, Connection, describe, session
+from airflow_reindex.director.sql import Connect, Connection, describe, session, transaction
 from airflow_reindex.director.tables import IndexTables, ensure_work_database
 
 log = logging.getLogger(__name__)
@@ -276,12 +276,16 @@ def _claim(
         sources += [source for url in sorted(urls) if is_run_folder(source := run.open_folder(url))]
     adopted = adopt(folder, [*sources, *([run.kept] if run.kept else [])], draft)
     plan = draft_plan(servers, request, run, table, inventories, token, adopted)
-    for name in (SPLIT, FILES, REPORT, *(n for n in folder.names() if n.startswith("groups-"))):
-        folder.remove(name)
-    for name in folder.names(TASKS):
-        if not name.startswith("plan-"):
-            folder.remove(f"{TASKS}/{name}")
-    write_plan(folder, plan)
+    # Of two deliveries of this task the later one has the claim: the earlier one must not write over its plan.
+    with transaction(czar):
+        claim.fence(czar, tables, token)
+        for name in (SPLIT, FILES, REPORT, *(n for n in folder.names() if n.startswith("groups-"))):
+            folder.remove(name)
+        for name in folder.names(TASKS):
+            # A record that the other delivery is just writing has a dot before its name.
+            if not name.lstrip(".").startswith("plan-"):
+                folder.remove(f"{TASKS}/{name}")
+        write_plan(folder, plan)
     for source in sources[1:]:
         drop_staged(source)
     if run.kept:

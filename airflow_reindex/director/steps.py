@@ -198,7 +198,12 @@ def publish_build(servers: Servers, folder: Folder) -> Published:
         czar = prepare(servers.czar())
         try:
             if not swap_done(czar, tables, plan.token):
-                _prove_and_swap(servers, czar, folder, plan, split)
+                try:
+                    _prove_and_swap(servers, czar, folder, plan, split)
+                except ClaimLostError:
+                    # The same task was delivered twice, and the other one has swapped.
+                    if not swap_done(czar, tables, plan.token):
+                        raise
                 log.info("index %s.%s is published", tables.database, tables.index)
             # A statement whose answer got lost is no proof: the renamed claim is.
             if not swap_done(czar, tables, plan.token):

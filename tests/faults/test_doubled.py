@@ -1,0 +1,310 @@
+"""The same task in two processes at once, and a task that sleeps through a takeover: each thing is done once."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from airflow_reindex.core.failures import ConflictError, ReindexError
+from airflow_reindex.director.records import read_split
+from airflow_reindex.sandbox.catalog import CatalogSpec, generate
+from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.sandbox.postgres import Postgres
+from tests.collections.contents import assert_moved, finish, wait_until, waiting_for_lock
+from tests.collections.harness import NEW, OLD
+from tests.director.claims import claim_row, wait_for
+from tests.director.test_zombies import waits_for_lock
+from tests.faults.contents import Changing
+from tests.faults.held import HeldTask
+from tests.faults.moving import ITEMS, Factory, assert_readers_follow, claimants, connect, moving
+from tests.harness import Build, assert_same, run_sql
+
+SPEC = CatalogSpec(database="sky_doubled", rows=8_000, chunks=12, empty_chunks=0)
+DIRECTOR, COLLECTIONS = "airflow_reindex.director", "airflow_reindex.collections"
+#: Where a task of a build falls asleep: the task, its map index, the moment.
+ASLEEP = {
+    "extract": ("extract", 0, f"{DIRECTOR}.extract:stream"),
+    "split": ("split", None, f"{DIRECTOR}.steps:create_tables"),
+    "load": ("load", 0, f"{DIRECTOR}.load:write_text"),
+    "publish": ("publish", None, f"{DIRECTOR}.steps:swap"),
+}
+#: Where a task of a reindex does.
+ASLEEP_MOVING = {
+    "window": ("window", 0, f"{COLLECTIONS}.pgvector.collection:PgVectorCollection.put"),
+    "verify": ("verify", None, f"{COLLECTIONS}.pgvector.collection:PgVectorCollection.build_index"),
+    "switch": ("switch", None, f"{COLLECTIONS}.pgvector:PgVectorStore.hold_writers"),
+}
+_SUB_CHUNKS = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def sky(shaky: Sandbox) -> Changing:
+    """A catalog that changes."""
+    made = generate(shaky, SPEC)
+    return Changing(shaky, SPEC, {chunk: workers[0] for chunk, workers in made.placement.items()})
+
+
+@pytest.fixture
+def build(sky: Changing, shaky_build: Callable[..., Build]) -> Callable[..., Build]:
+    """A factory of runs over a live index that is out of date."""
+    shaky_build(SPEC.database, run_id="before", rebuild=1, force_takeover=1).run()
+    sky.change(list(sky.placement), next(_SUB_CHUNKS))
+    return lambda run_id="run": shaky_build(SPEC.database, run_id=run_id, rebuild=1)
+
+
+@pytest.fixture
+def make(postgres: Postgres, tmp_path: Path) -> Iterator[Factory]:
+    """Runs in a database of the test's own."""
+    with moving(postgres, tmp_path) as factory:
+        yield factory
+
+
+def assert_done(sky: Changing, run: Build) -> None:
+    """The index is what the catalog says, and nothing else is left."""
+    run.finish()
+    assert_same(run.index(), sky.rows)
+    assert run.working_tables() == []
+    assert list(run.sandbox.czar.infile_dir.glob(f"reindex-*{run.plan_made.token}*")) == []
+    sky.check_table()
+    sky.check_alone()
+
+
+def test_extract_delivered_twice(sky: Changing, build: Callable[..., Build]) -> None:
+    run = build()
+    plan = run.plan()
+    with ExitStack() as stack:
+        both = [stack.enter_context(HeldTask(run, "extract", 0, at=f"{DIRECTOR}.steps:Extraction")) for _ in "ab"]
+        for task in both:
+            task.wait()
+        for task in both:
+            task.release()
+        assert [task.result() for task in both] == ["", ""]
+    staged = run.staged_chunks()
+    # The one that found its group taken may have read another one meanwhile.
+    assert {chunk.chunk for chunk in plan.groups[0]} <= set(staged)
+    assert len(staged) == len(set(staged))
+    run.extract_all()
+    assert run.staged_chunks() == sorted(chunk.chunk for group in plan.groups for chunk in group)
+    run.split()
+    run.load_all()
+    assert run.publish().rows == SPEC.rows
+    assert_done(sky, run)
+
+
+def test_split_delivered_twice(sky: Changing, build: Callable[..., Build]) -> None:
+    run = build()
+    run.plan()
+    run.extract_all()
+    with HeldTask(run, "split", at=f"{DIRECTOR}.steps:create_tables") as one:
+        one.wait()
+        run.split()
+        run.load(0)
+        one.release()
+        assert one.result() == ""
+    # What is loaded counts: the split is a function of what is staged.
+    run.load_all()
+    assert run.publish().rows == SPEC.rows
+    assert_done(sky, run)
+
+
+def test_load_delivered_twice(sky: Changing, build: Callable[..., Build]) -> None:
+    run = build()
+    run.to_load()
+    with ExitStack() as stack:
+        one = stack.enter_context(HeldTask(run, "load", 0, at=f"{DIRECTOR}.load:load_file")).wait()
+        other = stack.enter_context(HeldTask(run, "load", 0))
+        inserting = "INFO LIKE 'INSERT INTO %slices%' AND TIME_MS > 200"
+        waiting = f"SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE {inserting}"
+        wait_for(lambda: run_sql(run.sandbox.czar, waiting) == [(1,)])
+        one.release()
+        assert [one.result(), other.result()] == ["", ""]
+    ranges = read_split(run.folder).ranges
+    (slices,) = [name for name in run.working_tables() if name.startswith("slices_")]
+    loaded = run_sql(run.sandbox.czar, f"SELECT SUM(`rows`) FROM airflow_reindex.`{slices}` WHERE `range` = 0")
+    assert loaded == [(ranges[0].rows,)]
+    run.load_all()
+    assert run.publish().rows == SPEC.rows
+    assert_done(sky, run)
+
+
+@pytest.mark.parametrize("moment", ["verify", "swap"])
+def test_publish_delivered_twice(sky: Changing, build: Callable[..., Build], moment: str) -> None:
+    run = build()
+    run.to_load()
+    run.load_all()
+    with ExitStack() as stack:
+        one = stack.enter_context(HeldTask(run, "publish", at=f"{DIRECTOR}.steps:{moment}")).wait()
+        other = stack.enter_context(HeldTask(run, "publish"))
+        assert other.result() == ""
+        new = sky.proof()
+        one.release()
+        # The index is published by this very run: nobody took over, and nothing failed.
+        assert one.result() == ""
+    assert sky.proof() == new
+    assert_done(sky, run)
+
+
+@pytest.mark.parametrize("moment", ["adopt", "write_plan"])
+def test_plan_delivered_twice(sky: Changing, build: Callable[..., Build], moment: str) -> None:
+    # The later one has the claim; the earlier one must not put its plan into the folder afterwards.
+    run = build()
+    with HeldTask(run, "plan", at=f"{DIRECTOR}.planning:{moment}") as one:
+        one.wait()
+        with HeldTask(run, "plan") as other:
+            if moment == "write_plan":
+                # It holds the claim until its plan is there.
+                wait_for(lambda: waits_for_lock(run.sandbox, "RENAME TABLE `airflow_reindex`.`claim"))
+                one.release()
+                assert [one.result(), other.result()] == ["", ""]
+            else:
+                assert other.result() == ""
+                one.release()
+                assert one.result().startswith("ClaimLostError: ")
+    (name,) = [name for name in run.working_tables() if name.startswith("claim_")]
+    assert name.endswith(run.plan_made.token)
+    run.extract_all()
+    run.split()
+    run.load_all()
+    assert run.publish().rows == SPEC.rows
+    assert_done(sky, run)
+
+
+def test_two_runs_plan_at_the_same_instant(sky: Changing, build: Callable[..., Build]) -> None:
+    runs = {name: build(name) for name in ("one", "two")}
+    with ExitStack() as stack:
+        tasks = {
+            name: stack.enter_context(HeldTask(run, "plan", at=f"{DIRECTOR}.planning:_claim"))
+            for name, run in runs.items()
+        }
+        for task in tasks.values():
+            task.wait()
+        for task in tasks.values():
+            task.release()
+        results = {name: task.result() for name, task in tasks.items()}
+    (winner,) = [name for name, error in results.items() if not error]
+    (refused,) = filter(None, results.values())
+    assert refused.startswith("ConflictError: ")
+    assert f"is being built by run '{winner}' of DAG 'build_director_index'" in refused
+    run = runs[winner]
+    assert claim_row(run) == winner
+    run.extract_all()
+    run.split()
+    run.load_all()
+    run.publish()
+    assert_done(sky, run)
+
+
+@pytest.mark.parametrize("step", ASLEEP)
+def test_build_task_that_sleeps_through_a_takeover(sky: Changing, build: Callable[..., Build], step: str) -> None:
+    zombie, heir = build("zombie"), build("heir")
+    for name in ("plan", "extract_all", "split", "load_all"):
+        if name.removesuffix("_all") == step:
+            break
+        getattr(zombie, name)()
+    _, number, at = ASLEEP[step]
+    with HeldTask(zombie, step, number, at=at) as task:
+        task.wait()
+        with pytest.raises(ConflictError, match="is being built by run 'zombie'"):
+            heir.plan()
+        task.send(signal.SIGSTOP)
+        heir.claim_timeout = 0.5
+        wait_for(lambda: silent(zombie) > 0.5)
+        heir.run()
+        new, tables = sky.proof(), heir.working_tables()
+        task.send(signal.SIGCONT)
+        task.release()
+        told = task.result()
+        if step == "extract" and not told:
+            # It was done before its next sign of life. Its files lie in its own folder; what comes next is refused.
+            with pytest.raises(ReindexError, match=r"the plan in .* is gone"):
+                zombie.split()
+        else:
+            assert told.startswith("ClaimLostError: "), told
+            assert "another run took over" in told
+    assert (sky.proof(), heir.working_tables()) == (new, tables)
+    assert_done(sky, heir)
+
+
+def silent(run: Build) -> float:
+    """Seconds since the last sign of life."""
+    (name,) = [name for name in run.working_tables() if name.startswith("claim_")]
+    since = "SELECT TIMESTAMPDIFF(MICROSECOND, alive_at, NOW(6)) / 1e6"
+    return float(run_sql(run.sandbox.czar, f"{since} FROM airflow_reindex.`{name}`")[0][0])
+
+
+def test_window_delivered_twice(make: Factory) -> None:
+    run = make()
+    run.plan()
+    with ExitStack() as stack, connect(run) as admin:
+        one = stack.enter_context(HeldTask(run, "window", 0, at=f"{COLLECTIONS}.pgvector.writing:copy_parts")).wait()
+        other = stack.enter_context(HeldTask(run, "window", 0))
+        blocked = "SELECT 1 FROM pg_locks WHERE NOT granted"
+        wait_until(lambda: admin.execute(blocked).fetchone())
+        one.release()
+        assert [one.result(), other.result()] == ["", ""]
+    run.verify()
+    run.switch()
+    with connect(run) as admin:
+        assert_moved(admin)
+    assert_readers_follow(run, NEW)
+    assert max(Counter(run.embedded()).values()) <= 3  # two deliveries, and the probe's text
+    report = run.report()
+    assert (report["status"], report["count"], report["failed"]) == ("done", ITEMS, 0)
+
+
+def test_switch_delivered_twice(make: Factory) -> None:
+    run = make()
+    run.plan()
+    run.windows()
+    run.verify()
+    with ExitStack() as stack, connect(run) as admin:
+        one = stack.enter_context(HeldTask(run, "switch", at=f"{COLLECTIONS}.switching:_repoint")).wait()
+        other = stack.enter_context(HeldTask(run, "switch"))
+        wait_until(lambda: waiting_for_lock(admin, "dbo_old_model"))
+        one.release()
+        assert [one.result(), other.result()] == ["", ""]
+    assert_readers_follow(run, NEW)
+    pointer = run.store().pointer("products")
+    assert pointer is not None
+    # A roll-back needs to know where readers came from.
+    assert (pointer.previous_collection_id, pointer.previous_model_id, pointer.hooked) == (OLD, OLD, True)
+    with connect(run) as admin:
+        assert_moved(admin)
+    assert run.report()["status"] == "done"
+
+
+@pytest.mark.parametrize("step", ASLEEP_MOVING)
+def test_reindex_task_that_sleeps_through_a_takeover(make: Factory, step: str) -> None:
+    zombie, heir = make("zombie"), make("heir")
+    for name in ("plan", "windows", "verify"):
+        if name.removesuffix("s") == step:
+            break
+        getattr(zombie, name)()
+    _, number, at = ASLEEP_MOVING[step]
+    with HeldTask(zombie, step, number, at=at) as task:
+        task.wait()
+        with pytest.raises(ConflictError, match="is being built by run 'zombie'"):
+            heir.plan()
+        task.send(signal.SIGSTOP)
+        heir.claim_timeout = 0.0
+        report = heir.run()
+        assert (report["status"], report["count"]) == ("done", ITEMS)
+        before = heir.embedded()
+        task.send(signal.SIGCONT)
+        task.release()
+        told = task.result()
+        assert told.startswith("ClaimLostError: "), told
+        assert "another run" in told
+    assert heir.embedded() == before
+    assert_readers_follow(heir, NEW)
+    assert claimants(heir) == ["heir"]
+    with connect(heir) as admin:
+        assert_moved(admin)
+    finish(heir)
+    assert claimants(heir) == []
