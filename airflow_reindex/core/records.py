@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pendulum
 
-from airflow_reindex.core.failures import ReindexError, RequestError
+from airflow_reindex.core.failures import ReindexError, RequestError, SpaceError
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
 
@@ -77,7 +77,9 @@ def recorded(folder: Folder, task: str, index: int = -1, token: str = "") -> Ite
         raise
     finally:
         record.ended_at = now()
-        folder.write_json(name, asdict(record))
+        # On a full disk, what has filled it is what the user must hear of.
+        with suppress(*([SpaceError] if record.error else [])):
+            folder.write_json(name, asdict(record))
 
 
 def task_records(folder: Folder) -> list[TaskRecord]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 from urllib.parse import quote
@@ -36,6 +39,28 @@ def full_message(where: str, free: int, need: int) -> str:
         f"{where} has {free / 1e9:.2f} GB left, {need / 1e9:.2f} GB are needed now, and {RESERVE_BYTES / 1e9:.2f} GB "
         "stay free: make room, then clear the failed tasks; what is done stays done."
     )
+
+
+class DiskFullError(SpaceError, OSError):
+    """A disk has become full while it was written to; who expects the system's own errors of files gets one."""
+
+
+@contextmanager
+def told_when_full(where: str) -> Iterator[None]:
+    """
+    Say which disk it is that has become full since its room was looked at.
+
+    :param where: the folder that is written to.
+    :raises DiskFullError: no room is left.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFullError(
+            f"{where} has no room left ({error}): make room, then clear the failed tasks; what is done stays done."
+        ) from error
 
 
 class Folder:
@@ -239,9 +264,10 @@ class _Writer:
 
     def __enter__(self) -> BinaryIO:
         if self._local:
-            make_private(self._folder)
-            # A plain file on a disk: its descriptor is needed for fsync.
-            self._stream: Any = open(self._written, "wb", opener=_private)
+            with told_when_full(self._folder):
+                make_private(self._folder)
+                # A plain file on a disk: its descriptor is needed for fsync.
+                self._stream: Any = open(self._written, "wb", opener=_private)
         else:
             self._stream = self._fs.open(self._path, "wb", block_size=PUT_BYTES)
         return cast("BinaryIO", self._stream)
@@ -249,18 +275,29 @@ class _Writer:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is not None:
             self._abandon()
+            if self._local and isinstance(error, OSError):
+                with told_when_full(self._folder):
+                    raise error
             return
-        if self._local:
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-        self._stream.close()
-        if self._local:
-            os.replace(self._written, self._path)  # noqa: PTH105
+        if not self._local:
+            self._stream.close()
+            return
+        try:
+            with told_when_full(self._folder):
+                self._stream.flush()
+                os.fsync(self._stream.fileno())
+                self._stream.close()
+                os.replace(self._written, self._path)  # noqa: PTH105
+        except BaseException:
+            self._abandon()
+            raise
 
     def _abandon(self) -> None:
         if self._local:
-            self._stream.close()
-            os.unlink(self._written)  # noqa: PTH108
+            # On a full disk closing fails, too: what is left to be written finds no room.
+            with suppress(OSError):
+                self._stream.close()
+            Path(self._written).unlink(missing_ok=True)
         else:
             self._stream.discard()
             # Or it would be stored after all when the garbage is collected.

@@ -17,7 +17,7 @@ from pyarrow import csv
 
 from airflow_reindex.core.failures import RequestError, SpaceError, TransientError
 from airflow_reindex.core.identifiers import quote
-from airflow_reindex.core.staging import RESERVE_BYTES, full_message
+from airflow_reindex.core.staging import RESERVE_BYTES, DiskFullError, full_message, told_when_full
 from airflow_reindex.director.columns import Rows
 from airflow_reindex.director.sql import Connection, code_of, describe, execute
 
@@ -105,9 +105,15 @@ def write_text(rows: Rows, path: Path) -> None:
     :param rows: the rows.
     :param path: the file; readable by all, as the server runs under another account.
     :raises TransientError: the file was removed meanwhile.
+    :raises DiskFullError: no room is left.
     """
     table = pa.table({"key": rows.key, "chunk": rows.chunk, "sub_chunk": rows.sub_chunk})
-    csv.write_csv(table, path, csv.WriteOptions(include_header=False, delimiter="\t", batch_size=65_536))
+    try:
+        with told_when_full(str(path.parent)):
+            csv.write_csv(table, path, csv.WriteOptions(include_header=False, delimiter="\t", batch_size=65_536))
+    except DiskFullError:
+        path.unlink(missing_ok=True)
+        raise
     try:
         os.chmod(path, 0o644)  # noqa: PTH101
     except FileNotFoundError as error:
@@ -161,7 +167,8 @@ def explain_load_error(error: MySQLdb.Error, *, local: bool) -> RequestError | N
             "the server's secure_file_priv does not allow 'server_staging_dir' of the qserv connection: set one to the "
             f"other, or use local=1 ({text})"
         )
-    if code in DISK_FULL:
+    # Of a temporary file, such as the binary log's cache, the server gives the system's error.
+    if code in DISK_FULL or "Errcode: 28 " in text:
         return RequestError(f"the czar's server has no room left: make some, then clear the failed tasks ({text})")
     if not local and code in (2, 13, 29):
         return RequestError(
