@@ -65,7 +65,8 @@ class HeldTask:
 
     def wait(self) -> HeldTask:
         """Until it has come to its moment."""
-        assert self._hear() == HELD
+        said = self._hear()
+        assert said == HELD, said
         return self
 
     def release(self) -> None:
