@@ -17,11 +17,11 @@ from airflow_reindex.collections.plan import ReindexPlan, coarse_ranges, planned
 from airflow_reindex.collections.planning import Tools
 from airflow_reindex.collections.quality import Query, compare_models
 from airflow_reindex.collections.recall import measure_recall
-from airflow_reindex.collections.reconcile import Reconciler, Tally
+from airflow_reindex.collections.reconcile import Reconciler, Tally, recipe_of
 from airflow_reindex.collections.store import Pointer
 from airflow_reindex.collections.switching import Switched, already_switched, switch_readers
 from airflow_reindex.core.claims import BEAT_SECONDS, Claim, Keeper, Owner
-from airflow_reindex.core.failures import ClaimLostError, DataError
+from airflow_reindex.core.failures import ClaimLostError, DataError, RequestError
 from airflow_reindex.core.records import TASKS, recorded
 from airflow_reindex.core.staging import Folder
 
@@ -94,7 +94,14 @@ def session(tools: Tools, plan: ReindexPlan, owner: Owner) -> Iterator[Session]:
     :param owner: the run.
     :yields: the session.
     :raises ClaimLostError: another run has taken over.
+    :raises RequestError: vectors would be others than the plan's.
     """
+    if recipe_of(tools.kitchen).hex() != plan.recipe:
+        raise RequestError(
+            f"the model '{tools.dest_spec.model_id}', the loader or the splitter is set otherwise than when this run "
+            "was planned, and the collection would hold vectors of both: set it back, or clear this run from its task "
+            "'plan' on, which embeds everything anew."
+        )
     store = tools.store
     claim = claim_of(plan, owner)
 

@@ -252,6 +252,10 @@ def tidy(connection: Connection, plan: Plan, tables: IndexTables, build: str) ->
     :returns: the quoted name of the previous index, where it is kept.
     """
     drop(connection, tables.sql("slices", plan.token, build))
+    # Of splits that were made before this one.
+    for kind in ("shadow", "slices"):
+        for name in table_names(connection, tables.work, tables.name(kind, plan.token) + "_"):
+            drop(connection, quote(tables.work, name))
     own = tables.name("previous", plan.token)
     kept = ""
     # A roll-back has left the index that it replaced.

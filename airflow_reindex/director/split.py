@@ -146,8 +146,9 @@ def make_split(token: str, staged: Sequence[Manifest], rows_per_task: int, slice
     """
     Cut the key space.
 
-    The result is a function of the staged runs: a split made again from the same runs is the same, so that what was
-    loaded for it still counts; from other runs it has another ``build``, and nothing of the old one is used.
+    The result is a function of the staged runs and the sizes asked for: a split made again from the same ones is the
+    same, so that what was loaded for it still counts; from others it has another ``build``, and nothing of the old one
+    is used.
 
     :param token: the plan's token.
     :param staged: the manifests that count.
@@ -156,10 +157,9 @@ def make_split(token: str, staged: Sequence[Manifest], rows_per_task: int, slice
     :returns: the split; without rows it has no ranges.
     """
     names = {manifest.name: manifest.dropped for manifest in sorted(staged, key=lambda m: m.name)}
-    build = hashlib.sha256("\n".join((token, *names)).encode()).hexdigest()[:8]
     rows = sum(manifest.rows for manifest in staged)
     if not rows:
-        return Split(build, names, 0, ())
+        return Split(_build(token, names, ()), names, 0, ())
     cuts = quantiles(staged, -(-rows // slice_rows))
     bounds: list[int | None] = [None, *cuts, None]
     slices = len(bounds) - 1
@@ -168,7 +168,13 @@ def make_split(token: str, staged: Sequence[Manifest], rows_per_task: int, slice
         KeyRange(number, tuple(bounds[group.start : group.stop + 1]), rows * len(group) // slices)
         for number, group in enumerate(contiguous_groups([1] * slices, tasks))
     )
-    return Split(build, names, rows, ranges)
+    return Split(_build(token, names, ranges), names, rows, ranges)
+
+
+def _build(token: str, names: Iterable[str], ranges: Sequence[KeyRange]) -> str:
+    """What is loaded is known by the numbers of range and slice: with other bounds they mean other rows."""
+    bounds = (str(key_range.bounds) for key_range in ranges)
+    return hashlib.sha256("\n".join((token, *names, *bounds)).encode()).hexdigest()[:8]
 
 
 def quantiles(staged: Sequence[Manifest], parts: int) -> list[int]:
