@@ -186,7 +186,7 @@ def test_model_of_other_dimensions_is_refused_by_the_plan(make: Factory) -> None
         assert_moved(admin)
 
 
-@pytest.mark.parametrize("change", ["dimensions", "name"])
+@pytest.mark.parametrize("change", [pytest.param("dimensions", marks=pytest.mark.slow_fault), "name"])
 @pytest.mark.parametrize("step", ["window", "verify", "switch"])
 def test_model_that_changes_after_the_plan_is_refused(make: Factory, change: str, step: str) -> None:
     run = make(batch_size=100)

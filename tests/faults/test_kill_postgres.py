@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from _pytest.mark import ParameterSet
 
 from airflow_reindex.collections.store import Pointer
 from airflow_reindex.sandbox.embedding_server import EmbeddingServer
@@ -33,6 +34,11 @@ SWITCHES = {
 }
 
 Factory = Callable[..., Reindex]
+
+
+def one_of(moments: Iterable[str], quick: str) -> list[ParameterSet]:
+    """All moments; those but one are for `make faults`."""
+    return [pytest.param(name, marks=() if name == quick else pytest.mark.slow_fault) for name in moments]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +104,7 @@ def ann_indexes(admin: psycopg.Connection[Any]) -> list[tuple[bool, bool]]:
     ).fetchall()
 
 
-@pytest.mark.parametrize("moment", WRITES)
+@pytest.mark.parametrize("moment", one_of(WRITES, "rows without parts"))
 def test_server_dies_in_mid_upsert(make: Factory, moment: str) -> None:
     run = make(deploy_as_blue=True, alias="products")
     run.plan()
@@ -160,7 +166,7 @@ def test_server_dies_in_mid_index_build(make: Factory) -> None:
     assert run.report()["status"] == "done"
 
 
-@pytest.mark.parametrize("moment", SWITCHES)
+@pytest.mark.parametrize("moment", one_of(SWITCHES, "views in mid-transaction"))
 def test_server_dies_in_the_switch(make: Factory, moment: str) -> None:
     run = make(deploy_as_blue=True, alias="products")
     run.plan()
