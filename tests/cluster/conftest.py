@@ -99,7 +99,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with Deployment(tmp_path_factory.mktemp("cluster"), dags, IMPATIENT) as deployment:
         running = Cluster(deployment)
         running.wait_up()
-        running.poll(lambda client: client.get("/api/v2/dags/nightly_sky").status_code == 200)
+        names = ["nightly_sky", "nightly_words", *(path.stem for path in (ROOT / "dags").glob("*.py"))]
+        running.poll(lambda client: all(client.get(f"/api/v2/dags/{name}").is_success for name in names))
         with running.client("admin") as client:
             for path in dags.glob("*.py"):
                 if path.stem != "nightly":
