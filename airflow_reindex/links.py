@@ -1,4 +1,4 @@
-"""Extra links on the tasks of a run: to its report, and to what is known of its index."""
+"""Extra links on the tasks of a run: to its page, its report, and what is known of its index."""
 
 from __future__ import annotations
 
@@ -14,11 +14,29 @@ if TYPE_CHECKING:
 
 #: Where the plugin serves its pages.
 PREFIX = "/reindex"
+#: Where EmbeddingStudio's clients look for its internal API.
+INTERNAL = "/api/v1/internal"
 
 
 def _url(page: str, ti_key: TaskInstanceKey) -> str:
     base = str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
     return f"{base}{PREFIX}/{page}/{quote(ti_key.dag_id, safe='')}/{quote(ti_key.run_id, safe='')}"
+
+
+class PageLink(BaseOperatorLink):
+    """Leads from a task to the page that shows its run."""
+
+    name = "Progress"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
+        """
+        Form the URL.
+
+        :param operator: the task's operator.
+        :param ti_key: names the DAG and the run.
+        :returns: the page's URL on the API server.
+        """
+        return _url("page", ti_key)
 
 
 class ReportLink(BaseOperatorLink):

@@ -168,6 +168,27 @@ _OPTIONS = {
     "director_queue": _option("The queue of these tasks. Empty: the executor's default.", ""),
     "collection_pool": _option("The pool of the tasks that move collections.", "default_pool"),
     "collection_queue": _option("The queue of these tasks. Empty: the executor's default.", ""),
+    "director_dag_id": _option("The DAG that Qserv's service of the API server runs.", "build_director_index"),
+    "collection_dag_id": _option("The DAG that the reindex tasks of the API server are runs of.", "reindex_collection"),
+    "qserv_api_conn_id": _option(
+        "A connection whose password is the auth_key of Qserv's clients; its extra may have an admin_auth_key. Without "
+        "it they need the bearer token of an Airflow user.",
+        "qserv_api",
+    ),
+    "qserv_api_local": _option("What local is in requests of Qserv's clients that do not say.", "0", "integer"),
+    "qserv_api_flat_errors": _option(
+        "Whether error_ext goes without the tables, as Qserv's own service has it since its version 21, and not as its "
+        "documentation says.",
+        "False",
+        "boolean",
+    ),
+    "api_requests_per_minute": _option(
+        "How many requests a client's address may send to this package's routes in a minute, to each process of the "
+        "API server.",
+        "1200",
+        "integer",
+    ),
+    "api_body_bytes": _option("The largest body of a request to these routes.", "65536", "integer"),
     "loaders": _option(
         "Where contents come from: a JSON object of definitions by name, each with a kind (payload, s3 or sql) and its "
         "fields. The loader payload is always there.",
@@ -235,6 +256,7 @@ def get_provider_info() -> dict[str, Any]:
             },
         ],
         "extra-links": [
+            "airflow_reindex.links.PageLink",
             "airflow_reindex.links.ReportLink",
             "airflow_reindex.links.IndexLink",
             "airflow_reindex.links.CollectionLink",

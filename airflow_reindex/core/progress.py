@@ -1,9 +1,11 @@
-"""Progress of long work in the task log: rows, rate and the time that is left."""
+"""Progress of long work, in the task log and for those who look at the run: rows, rate and the time that is left."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+
+from airflow_reindex.core import pulse
 
 
 def duration(seconds: float) -> str:
@@ -41,6 +43,7 @@ class Progress:
         self._say, self._what, self._total, self._every = say, what, total, every
         self._started = self._said = time.monotonic()
         self.rows = 0
+        self._pulse = pulse.current()
 
     def add(self, rows: int, note: str = "") -> None:
         """
@@ -54,6 +57,8 @@ class Progress:
         if now - self._said >= self._every:
             self._said = now
             self._say(self._line(now, note))
+        if self._pulse is not None:
+            self._pulse.beat(self._what, self._unit, self.rows, self._total, note)
 
     def finish(self, note: str = "") -> None:
         """

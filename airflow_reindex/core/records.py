@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -10,10 +10,15 @@ from typing import Any
 import pendulum
 
 from airflow_reindex.core.failures import ReindexError, RequestError, SpaceError
+from airflow_reindex.core.pulse import LIVE, Pulse, pulsing
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
 
 PLAN, REPORT, TASKS = "plan.json", "report.json", "tasks"
+#: What is shown of a run whose staged rows are gone.
+VIEW = "view.json"
+#: That a person has ended the run.
+CANCELED = "canceled.json"
 
 
 @dataclass
@@ -69,8 +74,10 @@ def recorded(folder: Folder, task: str, index: int = -1, token: str = "") -> Ite
     name = f"{TASKS}/{task}-{index}.json"
     # Written at once, so that a task that dies without a word is known to have started.
     folder.write_json(name, asdict(record))
+    folder.remove(f"{LIVE}/{task}-{index}.json")
     try:
-        yield record
+        with pulsing(Pulse(folder, task, index, token)):
+            yield record
     except Exception as error:
         record.error = record.error or str(error) or type(error).__name__
         record.refused = isinstance(error, RequestError)
@@ -90,7 +97,17 @@ def task_records(folder: Folder) -> list[TaskRecord]:
     :returns: one a task instance that has started.
     """
     values = [folder.read_json(f"{TASKS}/{name}") for name in folder.names(TASKS) if name.endswith(".json")]
-    return [TaskRecord(**{**v, "failures": [Failure(**f) for f in v["failures"]]}) for v in values if v]
+    return [task_record(value) for value in values if value]
+
+
+def task_record(value: Mapping[str, Any]) -> TaskRecord:
+    """
+    Read a record back.
+
+    :param value: the record as its file has it.
+    :returns: the record.
+    """
+    return TaskRecord(**{**value, "failures": [Failure(**failure) for failure in value["failures"]]})
 
 
 def plan_value(folder: Folder, token: str | None = None) -> dict[str, Any]:
@@ -128,7 +145,7 @@ def is_run_folder(folder: Folder) -> bool:
     )
 
 
-def drop_staged(folder: Folder, keep: Sequence[str] = (REPORT,)) -> None:
+def drop_staged(folder: Folder, keep: Sequence[str] = (REPORT, VIEW)) -> None:
     """
     Remove what a run has staged.
 

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -192,6 +192,45 @@ class Folder:
         except FileNotFoundError:
             return []
         return sorted(PurePosixPath(entry).name for entry in entries)
+
+    def stamps(self, under: str = "") -> dict[str, object]:
+        """
+        The files directly below, each with what is different once it has been written again.
+
+        :param under: a sub-folder's name; the folder itself when empty.
+        :returns: by name without the path; empty when the folder does not exist.
+        """
+        try:
+            entries = self._fs.ls(self.path(under) if under else self.root, detail=True, refresh=True)
+        except FileNotFoundError:
+            return {}
+        found = {
+            PurePosixPath(entry["name"]).name: tuple(
+                str(entry.get(part)) for part in ("size", "ino", "mtime", "LastModified", "ETag")
+            )
+            for entry in entries
+            if entry["type"] == "file"
+        }
+        # A hidden one is still being written.
+        return {name: stamp for name, stamp in found.items() if not name.startswith(".")}
+
+    def read_many(self, names: Sequence[str]) -> dict[str, bytes]:
+        """
+        Read small files whole; from an object store several at a time.
+
+        :param names: their names.
+        :returns: the contents of those that are there.
+        """
+        paths = {self.path(name): name for name in names}
+        if not paths:
+            return {}
+        result = {}
+        for path, content in self._fs.cat(list(paths), on_error="return").items():
+            if isinstance(content, bytes):
+                result[paths[path]] = content
+            elif not isinstance(content, FileNotFoundError):
+                raise content
+        return result
 
     def folders(self) -> list[Folder]:
         """

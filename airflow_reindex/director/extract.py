@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -172,6 +173,7 @@ class Extractor:
 
     def _read(self, chunk: PlannedChunk, worker: str, progress: Progress, note: str) -> int:
         source = self._source(worker)
+        begun = time.monotonic()
         try:
             total = self._stream(source, chunk, progress, note)
         except SurpriseError:
@@ -180,7 +182,8 @@ class Extractor:
             self._hang_up(worker)
             total = self._stream(self._source(worker, fast=False), chunk, progress, note)
             self._hang_up(worker)
-        self._buffer.end_chunk(StagedChunk(chunk.chunk, worker, chunk.fingerprints.get(worker, ""), total))
+        mark, seconds = chunk.fingerprints.get(worker, ""), round(time.monotonic() - begun, 4)
+        self._buffer.end_chunk(StagedChunk(chunk.chunk, worker, mark, total, seconds))
         return total.rows
 
     def _stream(self, source: Source, chunk: PlannedChunk, progress: Progress, note: str) -> Checksum:

@@ -39,12 +39,14 @@ class StagedChunk:
     :param worker: the worker it was read from.
     :param fingerprint: the state of its table, as planned.
     :param checksum: of its rows as they left the worker.
+    :param seconds: how long it took to read.
     """
 
     chunk: int
     worker: str
     fingerprint: str
     checksum: Checksum
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Manifest:
             "group": self.group,
             "layout": self.layout,
             "chunks": [
-                [c.chunk, c.worker, c.fingerprint, c.checksum.rows, c.checksum.keys, c.checksum.mix]
+                [c.chunk, c.worker, c.fingerprint, c.checksum.rows, c.checksum.keys, c.checksum.mix, c.seconds]
                 for c in self.chunks
             ],
             "files": [[f.name, f.rows, f.low, f.high, f.step, f.sample, f.bytes] for f in self.files],
@@ -139,7 +141,8 @@ class Manifest:
             value["token"],
             value["group"],
             value["layout"],
-            tuple(StagedChunk(c, w, mark, Checksum(*sums)) for c, w, mark, *sums in value["chunks"]),
+            # Runs that were staged before their seconds were noted have none.
+            tuple(StagedChunk(c, w, mark, Checksum(*rest[:3]), *rest[3:]) for c, w, mark, *rest in value["chunks"]),
             tuple(
                 StagedFile(name_, rows, low, high, step, tuple(sample), size)
                 for name_, rows, low, high, step, sample, size in value["files"]

@@ -24,6 +24,7 @@ from airflow_reindex.collections.request import ReindexRequest
 from airflow_reindex.collections.store import Pointer
 from airflow_reindex.core.claims import Contender
 from airflow_reindex.core.failures import ReindexError, RequestError
+from airflow_reindex.core.pulse import LIVE
 from airflow_reindex.core.records import REPORT, recorded
 from airflow_reindex.core.report import Report, Status
 from airflow_reindex.core.staging import Folder
@@ -33,7 +34,7 @@ from airflow_reindex.hooks.embedding_model import EmbeddingModelHook
 from airflow_reindex.hooks.loaders import make_loader
 from airflow_reindex.hooks.queries import read_queries
 from airflow_reindex.hooks.switch import switch_hook
-from airflow_reindex.links import CollectionLink, ReportLink
+from airflow_reindex.links import CollectionLink, PageLink, ReportLink
 from airflow_reindex.operators.base import ReindexOperator, airflow_errors, skip_dry_run
 from airflow_reindex.staging_sweep import sweep_old_folders
 
@@ -65,7 +66,7 @@ class CollectionOperator(ReindexOperator):
     :param query_sets: definitions of queries by name, besides the deployment's.
     """
 
-    operator_extra_links = (ReportLink(), CollectionLink())
+    operator_extra_links = (PageLink(), ReportLink(), CollectionLink())
 
     def __init__(
         self,
@@ -350,5 +351,5 @@ class AggregateOperator(CollectionOperator):
                 store.close()
         except ReindexError as error:
             self.log.warning("the claim stays until the next run: %s", error)
-        for name in (ITEMS, account.OUTCOMES):
+        for name in (ITEMS, account.OUTCOMES, LIVE):
             folder.remove(name)

@@ -22,9 +22,11 @@ from airflow_reindex.director.planning import RunContext, make_plan
 from airflow_reindex.director.request import BuildRequest
 from airflow_reindex.director.sql import describe
 from airflow_reindex.hooks.qserv import QservHook
-from airflow_reindex.links import IndexLink, ReportLink
+from airflow_reindex.links import IndexLink, PageLink, ReportLink
 from airflow_reindex.operators.base import ReindexOperator, airflow_errors, skip_dry_run
 from airflow_reindex.staging_sweep import sweep_old_folders
+from airflow_reindex.view.facts import RunFacts
+from airflow_reindex.view.material import keep
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -64,7 +66,7 @@ def server_errors() -> Iterator[None]:
 class DirectorIndexOperator(ReindexOperator):
     """What the tasks of a build have in common: the servers that its plan names."""
 
-    operator_extra_links = (ReportLink(), IndexLink())
+    operator_extra_links = (PageLink(), ReportLink(), IndexLink())
 
     def servers(self, folder: Folder) -> Servers:
         """
@@ -251,6 +253,8 @@ class AggregateOperator(DirectorIndexOperator):
         value = report.as_dict()
         plan = records.read_plan(folder) if report.status is Status.DONE else None
         kept = config.kept_runs(plan.conn_id, plan.request.index_table) if plan is not None else None
+        if plan is not None:
+            self._keep_view(context, folder)
         outcome.write_report(folder, value, failures, kept)
         self.log.info(
             "status %s: %s of %s chunks, %s rows%s",
@@ -275,6 +279,11 @@ class AggregateOperator(DirectorIndexOperator):
             dest = f"{plan['index_database']}.{asked['database']}__{asked['director_table']}"
         states = task_states(self.states_now(context), outcome.STEPS)
         return outcome.make_report(folder, context["dag_run"].run_id, states, source, dest)
+
+    def _keep_view(self, context: Context, folder: Folder) -> None:
+        run = context["dag_run"]
+        tasks = task_states(self.states_now(context), outcome.STEPS)
+        keep(folder, RunFacts(dag_id=run.dag_id, run_id=run.run_id, state="success", tasks=tasks))
 
     def _announce(self, context: Context, report: Mapping[str, Any]) -> None:
         index = report["notes"]["index"]

@@ -3,39 +3,50 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
 from airflow.sdk.plugins_manager import AirflowPlugin
 
-from airflow_reindex.links import PREFIX
+from airflow_reindex.links import INTERNAL, PREFIX
 from airflow_reindex.plugin.fair_share import FairShare
 
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
+def _made_once(factory: str) -> Any:
+    """An ASGI application that is made at its first request."""
 
-@cache
-def _app() -> FastAPI:
     # Every Airflow process loads plugins, but only the API server needs FastAPI and the auth manager.
-    from airflow_reindex.plugin.reports import create_app
+    @cache
+    def made() -> Any:
+        return getattr(import_module("airflow_reindex.plugin.app"), factory)()
 
-    return create_app()
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await made()(scope, receive, send)
 
-
-async def application(scope: Any, receive: Any, send: Any) -> None:
-    """
-    The package's ASGI application, made at its first request.
-
-    :param scope: as ASGI defines it.
-    :param receive: as ASGI defines it.
-    :param send: as ASGI defines it.
-    """
-    await _app()(scope, receive, send)
+    return application
 
 
 class ReindexPlugin(AirflowPlugin):
-    """Serves the reports of runs, where the extra links of the tasks lead; shares slots between runs."""
+    """Serves pages, reports and the contracts of both original systems; shares slots between runs."""
 
     name = "airflow_reindex"
-    fastapi_apps = [{"app": application, "url_prefix": PREFIX, "name": "airflow-reindex"}]  # noqa: RUF012
+    fastapi_apps = [  # noqa: RUF012
+        {"app": _made_once("create_app"), "url_prefix": PREFIX, "name": "airflow-reindex"},
+        {"app": _made_once("create_task_app"), "url_prefix": INTERNAL, "name": "airflow-reindex tasks"},
+    ]
+    external_views = [  # noqa: RUF012
+        {
+            "name": "Reindex",
+            "href": f"{PREFIX}/page/{{DAG_ID}}/{{RUN_ID}}",
+            "destination": "dag_run",
+            "url_route": "reindex",
+        },
+        {
+            "name": "Reindex runs",
+            "href": f"{PREFIX}/page",
+            "destination": "nav",
+            "url_route": "reindex-runs",
+            "category": "browse",
+        },
+    ]
     priority_weight_strategies = [FairShare]  # noqa: RUF012

@@ -6,26 +6,20 @@ from typing import Any
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import requires_access_dag
-from fastapi import Depends, FastAPI, HTTPException, status
+from fastapi import APIRouter, Depends, HTTPException, status
 
-from airflow_reindex import __version__
 from airflow_reindex.config import run_folder
 from airflow_reindex.core.records import REPORT
+from airflow_reindex.plugin.access import REFUSALS
+
+router = APIRouter(
+    tags=["Reports"],
+    dependencies=[Depends(requires_access_dag("GET", DagAccessEntity.RUN))],
+    responses={**REFUSALS, 404: {"description": "No report (yet)"}},
+)
 
 
-def create_app() -> FastAPI:
-    """
-    Make the application.
-
-    :returns: an application whose every route asks Airflow's auth manager; its own documentation pages are off.
-    """
-    app = FastAPI(title="airflow-reindex", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    may_see_runs = [Depends(requires_access_dag("GET", DagAccessEntity.RUN))]
-    for page, answer in (("report", report), ("index", index), ("collection", collection)):
-        app.add_api_route(f"/{page}/{{dag_id}}/{{run_id}}", answer, methods=["GET"], dependencies=may_see_runs)
-    return app
-
-
+@router.get("/report/{dag_id}/{run_id}")
 def report(dag_id: str, run_id: str) -> dict[str, Any]:
     """
     Read a run's report.
@@ -44,6 +38,7 @@ def report(dag_id: str, run_id: str) -> dict[str, Any]:
     return dict(found)
 
 
+@router.get("/index/{dag_id}/{run_id}")
 def index(dag_id: str, run_id: str) -> dict[str, Any]:
     """
     Say which index a run built, and whether it is published.
@@ -60,6 +55,7 @@ def index(dag_id: str, run_id: str) -> dict[str, Any]:
     return {**described, "status": found["status"], "rows": found["rows"], "updated_at": found["updated_at"], **kept}
 
 
+@router.get("/collection/{dag_id}/{run_id}")
 def collection(dag_id: str, run_id: str) -> dict[str, Any]:
     """
     Say which collection a run built, and whether readers follow it.

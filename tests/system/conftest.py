@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import httpx
@@ -125,6 +126,10 @@ dag = collection_reindex_dag("approved_reindex", bind={"max_subtasks": 2}, appro
 """
 
 
+#: What clients of Qserv's service have in their requests.
+QSERV_KEY, QSERV_ADMIN_KEY = token_hex(8), token_hex(8)
+
+
 @pytest.fixture(scope="module")
 def deployment(
     airflow: None, sandbox: Sandbox, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
@@ -137,7 +142,8 @@ def deployment(
     postgres.create_database("deployed")
     found = {"collections_default": postgres.airflow_connection("deployed"), **model_connections()}
     collections = {f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in found.items()}
-    running = Deployment(home, sandbox.connections() | collections)
+    key = json.dumps({"conn_type": "generic", "password": QSERV_KEY, "extra": {"admin_auth_key": QSERV_ADMIN_KEY}})
+    running = Deployment(home, {**sandbox.connections(), **collections, "AIRFLOW_CONN_QSERV_API": key})
     running.start()
     try:
         deadline = time.monotonic() + 120

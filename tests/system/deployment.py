@@ -14,6 +14,9 @@ from pathlib import Path
 from secrets import token_hex
 
 from tests.system.api import Api
+from tests.system.auth import RIGHTS
+
+ROOT = Path(__file__).parents[2]
 
 COMPONENTS = (["api-server"], ["scheduler", "--skip-serve-logs"], ["dag-processor"])
 
@@ -25,7 +28,8 @@ class Deployment(Api):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-        self.passwords = {"admin": token_hex(8), "viewer": token_hex(8)}
+        roles = {"admin": "admin", "viewer": "viewer", **dict.fromkeys(RIGHTS, "user")}
+        self.passwords = {name: token_hex(8) for name in roles}
         passwords = home / "passwords.json"
         passwords.write_text(json.dumps(self.passwords))
         self.home = home
@@ -38,7 +42,9 @@ class Deployment(Api):
             "AIRFLOW__CORE__PARALLELISM": "2",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
-            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,viewer:viewer",
+            "AIRFLOW__CORE__AUTH_MANAGER": "tests.system.auth.RightsManager",
+            "PYTHONPATH": str(ROOT),
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{user}:{role}" for user, role in roles.items()),
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
             "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__API__PORT": self.url.rsplit(":", 1)[1],

@@ -35,7 +35,7 @@ def test_build_and_rebuild(sandbox: Sandbox, catalog: CatalogFactory, trigger: T
     assert report["count"] == report["total"] == len(made.placement) + 1, "the dummy chunk is one of them"
     assert report["error_ext"] == {}
     assert [phase["name"] for phase in report["phases"]] == ["plan", "extract", "split", "load", "publish"]
-    assert run.folder.names() == ["report.json"], "staged rows are removed after success"
+    assert run.folder.names() == ["report.json", "view.json"], "staged rows are removed after success"
     assert working_tables(sandbox, f"{made.spec.database}__Object") == []
     assert_same(read_index(sandbox, f"{database}__Object"), truth(made.spec).index_rows())
 

@@ -1,0 +1,231 @@
+"""
+Runs as Airflow's metadata database has them: looked up, triggered, canceled and resumed.
+
+For the API server and the command line, which have that database; tasks have it not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import pendulum
+from airflow.exceptions import DagNotFound, DagRunAlreadyExists
+from airflow.models.dag import DagModel, DagTag
+from airflow.models.dagbag import DBDagBag
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.session import create_session
+from airflow.utils.types import DagRunTriggeredByType
+from sqlalchemy import and_, exists, func, select
+from sqlalchemy.exc import IntegrityError
+
+from airflow_reindex.config import run_folder
+from airflow_reindex.core.failures import ConflictError, RequestError
+from airflow_reindex.core.records import CANCELED, now
+from airflow_reindex.view.facts import RunFacts
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+#: What both jobs' DAGs are tagged with, and tasks that only they have.
+TAG, OWN_TASKS = "reindex", ("load", "verify")
+#: States of a run that goes on.
+LIVE = ("queued", "running")
+#: States of tasks that a resumed run does again; skipped are those that a cancel kept from their turn.
+_AGAIN = ("failed", "upstream_failed", "skipped", "removed", None)
+
+
+def find_run(dag_id: str, run_id: str) -> RunFacts | None:
+    """
+    Look a run up.
+
+    :param dag_id: its DAG.
+    :param run_id: its id.
+    :returns: what Airflow knows of it; ``None`` when there is none.
+    """
+    with create_session() as session:
+        run = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
+        return _facts(session, [run])[0] if run is not None else None
+
+
+def list_runs(
+    dag_ids: Collection[str] | None = None, states: Sequence[str] = (), *, offset: int = 0, limit: int = 50
+) -> tuple[list[RunFacts], int]:
+    """
+    The runs of both jobs, the newest first.
+
+    :param dag_ids: of these DAGs; ``None``: of all.
+    :param states: in these of Airflow's states; none: in all.
+    :param offset: how many to leave out.
+    :param limit: how many to give.
+    :returns: the runs, and how many there are in all.
+    """
+    tagged = select(DagTag.dag_id).where(DagTag.name == TAG)
+    own = exists().where(
+        TaskInstance.dag_id == DagRun.dag_id, TaskInstance.run_id == DagRun.run_id, TaskInstance.task_id.in_(OWN_TASKS)
+    )
+    wanted = and_(
+        DagRun.dag_id.in_(tagged),
+        own,
+        *([DagRun.dag_id.in_(dag_ids)] if dag_ids is not None else []),
+        *([DagRun.state.in_(states)] if states else []),
+    )
+    with create_session() as session:
+        total = session.scalar(select(func.count()).select_from(DagRun).where(wanted)) or 0
+        query = select(DagRun).where(wanted).order_by(DagRun.run_after.desc(), DagRun.id.desc())
+        return _facts(session, list(session.scalars(query.offset(offset).limit(limit)))), total
+
+
+def reindex_dags() -> set[str]:
+    """The DAGs of this package, by their tag."""
+    with create_session() as session:
+        return set(session.scalars(select(DagTag.dag_id).where(DagTag.name == TAG)))
+
+
+def state_of(dag_id: str, run_id: str) -> str | None:
+    """
+    The state of a run, for those who ask often.
+
+    :param dag_id: its DAG.
+    :param run_id: its id.
+    :returns: as Airflow has it; ``None`` when there is no such run.
+    """
+    with create_session() as session:
+        state = session.scalar(select(DagRun.state).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
+        return str(state) if state is not None else None
+
+
+def runs_like(dag_id: str, prefix: str) -> tuple[str | None, int]:
+    """
+    Runs whose ids begin alike.
+
+    :param dag_id: their DAG.
+    :param prefix: what the ids begin with.
+    :returns: the one that goes on, if any, and how many there are.
+    """
+    alike = and_(DagRun.dag_id == dag_id, DagRun.run_id.startswith(prefix, autoescape=True))
+    with create_session() as session:
+        live = session.scalar(
+            select(DagRun.run_id).where(alike, DagRun.state.in_(LIVE)).order_by(DagRun.id.desc()).limit(1)
+        )
+        return live, session.scalar(select(func.count()).select_from(DagRun).where(alike)) or 0
+
+
+def _facts(session: Session, runs: Sequence[DagRun]) -> list[RunFacts]:
+    states: dict[tuple[str, str], dict[str, dict[int, str]]] = {}
+    by_dag: dict[str, list[str]] = {}
+    for run in runs:
+        by_dag.setdefault(run.dag_id, []).append(run.run_id)
+    for dag_id, run_ids in by_dag.items():
+        columns = (TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index, TaskInstance.state)
+        found = session.execute(select(*columns).where(TaskInstance.dag_id == dag_id, TaskInstance.run_id.in_(run_ids)))
+        for run_id, task, index, state in found:
+            states.setdefault((dag_id, run_id), {}).setdefault(task, {})[index] = str(state or "none")
+    return [
+        RunFacts(
+            dag_id=run.dag_id,
+            run_id=run.run_id,
+            state=str(run.state),
+            tasks=states.get((run.dag_id, run.run_id), {}),
+            conf=run.conf if isinstance(run.conf, dict) else {},
+            queued_at=_text(run.queued_at),
+            started_at=_text(run.start_date),
+            ended_at=_text(run.end_date),
+        )
+        for run in runs
+    ]
+
+
+def _text(moment: datetime | None) -> str | None:
+    return pendulum.instance(moment).in_timezone("UTC").to_iso8601_string() if moment is not None else None
+
+
+def trigger(dag_id: str, conf: Mapping[str, Any], *, run_id: str | None = None, user: str | None = None) -> str:
+    """
+    Trigger a run.
+
+    :param dag_id: the DAG.
+    :param conf: the run's params.
+    :param run_id: its id; ``None``: as Airflow makes it.
+    :param user: who asks for it.
+    :returns: the run's id.
+    :raises RequestError: there is no such DAG, or it is paused.
+    :raises ConflictError: there is a run of that id already.
+    """
+    from airflow.api.common.trigger_dag import trigger_dag
+
+    with create_session() as session:
+        model = session.get(DagModel, dag_id)
+        if model is None or model.is_stale or model.has_import_errors:
+            raise RequestError(f"there is no DAG '{dag_id}' in this Airflow, or its file has errors: ask who runs it.")
+        if model.is_paused:
+            raise RequestError(f"the DAG '{dag_id}' is paused, its runs would never begin: unpause it first.")
+    try:
+        run = trigger_dag(
+            dag_id,
+            triggered_by=DagRunTriggeredByType.REST_API,
+            triggering_user_name=user,
+            run_id=run_id,
+            conf=dict(conf),
+        )
+    except (DagRunAlreadyExists, IntegrityError) as error:
+        raise ConflictError(f"there is a run '{run_id}' of the DAG '{dag_id}' already.") from error
+    except DagNotFound as error:
+        raise RequestError(f"there is no DAG '{dag_id}' in this Airflow.") from error
+    if run is None:
+        raise RequestError(f"the DAG '{dag_id}' could not be triggered.")
+    return str(run.run_id)
+
+
+def resume(facts: RunFacts) -> int:
+    """
+    Clear what has failed in a run that has ended, and what a cancel kept from its turn; the rest stays done.
+
+    :param facts: the run.
+    :returns: how many task instances were cleared.
+    :raises ConflictError: it goes on.
+    """
+    if facts.live:
+        raise ConflictError(f"run '{facts.run_id}' of '{facts.dag_id}' is {facts.state}: there is nothing to resume.")
+    with create_session() as session:
+        query = select(TaskInstance.task_id, TaskInstance.map_index, TaskInstance.state).where(
+            TaskInstance.dag_id == facts.dag_id, TaskInstance.run_id == facts.run_id
+        )
+        wanted: list[str | tuple[str, int]] = [
+            (task, index) if index >= 0 else task for task, index, state in session.execute(query) if state in _AGAIN
+        ]
+        if not wanted:
+            return 0
+        # Its account is out of date as soon as anything else is done again.
+        if "aggregate" not in wanted:
+            wanted.append("aggregate")
+        run = session.scalar(select(DagRun).where(DagRun.dag_id == facts.dag_id, DagRun.run_id == facts.run_id))
+        dag = DBDagBag().get_dag_for_run(run, session=session) if run is not None else None
+        if dag is None:
+            raise RequestError(f"the DAG '{facts.dag_id}' is gone: nothing can be resumed.")
+        cleared = dag.clear(task_ids=wanted, run_id=facts.run_id, session=session)
+    run_folder(facts.dag_id, facts.run_id).remove(CANCELED)
+    return int(cleared)
+
+
+def cancel(facts: RunFacts, user: str) -> None:
+    """
+    End a run: what is at work is stopped, what waits is skipped. What it has done stays, for a resume.
+
+    :param facts: the run.
+    :param user: who asks for it.
+    :raises ConflictError: it has ended.
+    """
+    from airflow.api.common.mark_tasks import set_dag_run_state_to_failed
+
+    if not facts.live:
+        raise ConflictError(f"run '{facts.run_id}' of '{facts.dag_id}' has ended: there is nothing to cancel.")
+    with create_session() as session:
+        run = session.scalar(select(DagRun).where(DagRun.dag_id == facts.dag_id, DagRun.run_id == facts.run_id))
+        dag = DBDagBag().get_dag_for_run(run, session=session) if run is not None else None
+        if dag is None:
+            raise RequestError(f"the DAG '{facts.dag_id}' is gone: mark its run as failed in Airflow's UI.")
+        set_dag_run_state_to_failed(dag=dag, run_id=facts.run_id, commit=True, session=session)
+    run_folder(facts.dag_id, facts.run_id).write_json(CANCELED, {"at": now(), "by": user})

@@ -1,0 +1,56 @@
+"""The applications that the API server mounts: pages, reports and both contracts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.api_fastapi.core_api.security import GetUserDep
+from fastapi import FastAPI
+
+from airflow_reindex import __version__, config
+from airflow_reindex.links import INTERNAL
+from airflow_reindex.plugin import pages, qserv, reports, tasks
+from airflow_reindex.plugin.limits import Limits
+
+
+def create_app() -> FastAPI:
+    """
+    Make the application with all routes.
+
+    :returns: an application whose every route asks Airflow's auth manager, its description too.
+    """
+    app = _bare()
+    for router in (reports.router, pages.router, qserv.router):
+        app.include_router(router)
+    app.include_router(tasks.router, prefix=INTERNAL)
+    _describe(app)
+    return app
+
+
+def create_task_app() -> FastAPI:
+    """
+    Make the application that has the reindex tasks alone, for the address that EmbeddingStudio's clients know.
+
+    :returns: the application.
+    """
+    app = _bare()
+    app.include_router(tasks.router)
+    _describe(app)
+    return app
+
+
+def _bare() -> FastAPI:
+    app = FastAPI(title="airflow-reindex", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(
+        Limits,
+        requests_a_minute=config.integer("api_requests_per_minute"),
+        body_bytes=config.integer("api_body_bytes"),
+    )
+    return app
+
+
+def _describe(app: FastAPI) -> None:
+    def openapi(_: GetUserDep) -> dict[str, Any]:
+        return app.openapi()
+
+    app.add_api_route("/openapi.json", openapi, methods=["GET"], include_in_schema=False)

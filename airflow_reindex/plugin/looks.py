@@ -1,0 +1,85 @@
+"""Runs as several people look at them at the same time: read once for all of them, and not at each request."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from airflow_reindex.config import run_folder
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.view.facts import RunFacts
+from airflow_reindex.view.failures import Failures, read_failures
+from airflow_reindex.view.material import Gatherer, Material
+
+#: For how long a look at a run that goes on, or has ended, is good enough; in seconds.
+LIVE_SECONDS, ENDED_SECONDS = 1.5, 10.0
+#: Runs that are kept in memory.
+MOST_RUNS = 16
+
+
+@dataclass
+class Look:
+    """
+    What was seen of a run.
+
+    :param gatherer: reads its folder.
+    :param seen: when, by the monotonic clock.
+    :param state: what Airflow said of it then.
+    :param material: what its folder had.
+    :param failures: what had failed, once somebody has asked for it.
+    """
+
+    gatherer: Gatherer
+    seen: float = 0.0
+    state: str = ""
+    material: Material | None = None
+    failures: Failures | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def folder(self) -> Folder:
+        """The run's folder."""
+        return self.gatherer.folder
+
+
+class Looks:
+    """The runs that were looked at last."""
+
+    def __init__(self) -> None:
+        self._looks: OrderedDict[tuple[str, str], Look] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def at(self, facts: RunFacts) -> tuple[Look, Material]:
+        """
+        Look at a run.
+
+        :param facts: what Airflow knows of it now.
+        :returns: the look, and what the run's folder has.
+        """
+        key = facts.dag_id, facts.run_id
+        with self._lock:
+            look = self._looks.setdefault(key, Look(Gatherer(run_folder(*key))))
+            self._looks.move_to_end(key)
+            while len(self._looks) > MOST_RUNS:
+                self._looks.popitem(last=False)
+        with look.lock:
+            age = time.monotonic() - look.seen
+            state = f"{facts.state} {facts.started_at}"
+            if look.material is None or look.state != state or age > (LIVE_SECONDS if facts.live else ENDED_SECONDS):
+                look.material = look.gatherer.gather(facts)
+                look.seen, look.state, look.failures = time.monotonic(), state, None
+            return look, look.material
+
+    def failures(self, facts: RunFacts) -> Failures:
+        """
+        Look at what has failed in a run.
+
+        :param facts: what Airflow knows of it now.
+        """
+        look, material = self.at(facts)
+        with look.lock:
+            if look.failures is None:
+                look.failures = read_failures(look.folder, material, facts)
+            return look.failures

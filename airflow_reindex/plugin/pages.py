@@ -1,0 +1,217 @@
+"""The page of a run, the list of runs, and the data that they show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.resources import files
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from airflow.api_fastapi.core_api.security import GetUserDep
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Response, status
+from fastapi.responses import StreamingResponse
+
+from airflow_reindex import metadata
+from airflow_reindex.core.failures import RequestError
+from airflow_reindex.core.records import now
+from airflow_reindex.links import PREFIX
+from airflow_reindex.plugin.access import REFUSALS, VisibleRun, check_right, readable_dags
+from airflow_reindex.plugin.looks import Looks
+from airflow_reindex.view.facts import COLLECTION, RunFacts
+from airflow_reindex.view.failures import Filter
+from airflow_reindex.view.overview import overview
+from airflow_reindex.view.phases import pieces
+
+router = APIRouter(tags=["Runs"], responses=REFUSALS)
+looks = Looks()
+
+_MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "No such run"}}
+_TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript"}
+Offset = Annotated[int, Query(ge=0, le=10**9)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+def _file(name: str) -> Response:
+    kind = _TYPES.get(name.rpartition(".")[2])
+    # By name from what there is: nothing else can be asked for.
+    found = {entry.name: entry for entry in files("airflow_reindex.plugin").joinpath("static").iterdir()}
+    if kind is None or name not in found:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, f"there is no file '{name}'")
+    return Response(found[name].read_bytes(), media_type=f"{kind}; charset=utf-8")
+
+
+@router.get("/static/{name}", responses=_MISSING, include_in_schema=False)
+def static(name: str, _: GetUserDep) -> Response:
+    """
+    A file of the pages.
+
+    :param name: its name.
+    """
+    return _file(name)
+
+
+@router.get("/page", include_in_schema=False)
+def runs_page(_: GetUserDep) -> Response:
+    """The page that lists runs."""
+    return _file("runs.html")
+
+
+@router.get("/page/{dag_id}/{run_id}", include_in_schema=False)
+def run_page(_: VisibleRun) -> Response:
+    """The page of a run."""
+    return _file("run.html")
+
+
+@router.get("/replay/{dag_id}/{run_id}", include_in_schema=False)
+def replay_page(_: VisibleRun) -> Response:
+    """The page that asks whether to replay the failed items of a run."""
+    return _file("replay.html")
+
+
+def page_of(facts: RunFacts) -> str:
+    """
+    Where the page of a run is.
+
+    :param facts: the run.
+    """
+    return f"{PREFIX}/page/{quote(facts.dag_id, safe='')}/{quote(facts.run_id, safe='')}"
+
+
+@router.get("/runs")
+def runs(
+    user: GetUserDep, offset: Offset = 0, limit: Annotated[int, Query(ge=1, le=100)] = 50, dag_id: str = ""
+) -> dict[str, Any]:
+    """
+    The runs of both jobs that the user may see, the newest first.
+
+    :param user: the user.
+    :param offset: how many to leave out.
+    :param limit: how many to give.
+    :param dag_id: of this DAG only.
+    :returns: ``total`` and ``runs``.
+    """
+    dags = readable_dags(user)
+    found, total = metadata.list_runs(dags & {dag_id} if dag_id else dags, offset=offset, limit=limit)
+    return {"total": total, "dags": sorted(dags & metadata.reindex_dags()), "runs": [_row(facts) for facts in found]}
+
+
+def _row(facts: RunFacts) -> dict[str, Any]:
+    seen = overview(looks.at(facts)[1], facts)
+    names = ("dag_id", "run_id", "kind", "status", "started_at", "ended_at", "source", "dest", "progress")
+    return {**{name: seen[name] for name in names}, "page": page_of(facts)}
+
+
+@router.get("/run/{dag_id}/{run_id}", responses=_MISSING)
+def run(facts: VisibleRun) -> dict[str, Any]:
+    """
+    A run at a glance.
+
+    :param facts: the run.
+    """
+    seen = overview(looks.at(facts)[1], facts)
+    dag, name = quote(facts.dag_id, safe=""), quote(facts.run_id, safe="")
+    replay = facts.kind == COLLECTION and not facts.live and seen["failed"]
+    links = {
+        "grid": f"/dags/{dag}/runs/{name}",
+        "report": f"{PREFIX}/report/{dag}/{name}" if looks.at(facts)[1].report else None,
+        "replay": f"{PREFIX}/replay/{dag}/{name}" if replay else None,
+    }
+    return {**seen, "links": links}
+
+
+@router.get("/run/{dag_id}/{run_id}/chunks", responses=_MISSING)
+def chunks(facts: VisibleRun) -> dict[str, Any]:
+    """
+    Every chunk of a build, in columns.
+
+    :param facts: the run.
+    :raises HTTPException: 404: the run has no chunks, or has not planned them yet.
+    """
+    found = looks.at(facts)[1].chunks
+    if found is None:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, f"run '{facts.run_id}' has no chunks (yet).")
+    return found.shown()
+
+
+@router.get("/run/{dag_id}/{run_id}/ranges", responses=_MISSING)
+def ranges(facts: VisibleRun, offset: Offset = 0, limit: Limit = 100) -> dict[str, Any]:
+    """
+    The key ranges or windows of a run.
+
+    :param facts: the run.
+    :param offset: how many to leave out.
+    :param limit: how many to give.
+    :returns: ``total`` and ``rows``.
+    """
+    material = looks.at(facts)[1]
+    wanted = replace(material, pieces=material.pieces[offset : offset + limit])
+    return {"total": len(material.pieces), "rows": pieces(wanted, facts, now())}
+
+
+def _filter(
+    q: Annotated[str, Query(max_length=200)] = "",
+    kind: Annotated[str, Query(max_length=2000)] = "",
+    worker: Annotated[str, Query(max_length=2000)] = "",
+    sort: Literal["table", "worker", "chunk", "kind", "message"] = "chunk",
+    order: Literal["asc", "desc"] = "asc",
+) -> Filter:
+    return Filter(text=q, kind=kind, worker=worker, sort=sort, descending=order == "desc")
+
+
+Wanted = Annotated[Filter, Depends(_filter)]
+
+
+@router.get("/run/{dag_id}/{run_id}/failures", responses=_MISSING)
+def failures(facts: VisibleRun, wanted: Wanted, offset: Offset = 0, limit: Limit = 100) -> dict[str, Any]:
+    """
+    What has failed in a run.
+
+    :param facts: the run.
+    :param wanted: which failures, in which order.
+    :param offset: how many to leave out.
+    :param limit: how many to give.
+    :returns: ``total``, ``matched``, ``columns``, ``kinds``, ``workers`` and ``rows``.
+    """
+    return looks.failures(facts).page(wanted, offset, limit)
+
+
+@router.get(
+    "/run/{dag_id}/{run_id}/failures.csv",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}, "description": "CSV"}, **_MISSING},
+)
+def failures_csv(facts: VisibleRun, wanted: Wanted) -> StreamingResponse:
+    """
+    What has failed in a run, as CSV.
+
+    :param facts: the run.
+    :param wanted: which failures, in which order.
+    """
+    lines: Iterator[str] = looks.failures(facts).csv(wanted)
+    heading = {"Content-Disposition": f"attachment; filename*=UTF-8''failures-{quote(facts.run_id, safe='')}.csv"}
+    return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=heading)
+
+
+@router.post("/run/{dag_id}/{run_id}/replay", responses={**_MISSING, 400: {"description": "Nothing to replay"}})
+def replay(facts: VisibleRun, user: GetUserDep, x_requested_with: Annotated[str, Header()]) -> dict[str, str]:
+    """
+    Trigger a run that tries the failed items of another one again.
+
+    :param facts: the run with the failed items.
+    :param user: the user.
+    :param x_requested_with: any text; pages of other sites cannot send it.
+    :returns: ``run_id`` and ``page`` of the new run.
+    :raises HTTPException: 400: the run is not of a collection, or has not ended.
+    """
+    del x_requested_with
+    check_right(user, facts.dag_id, "POST")
+    if facts.kind != COLLECTION or facts.live:
+        raise HTTPException(status.HTTP_400_BAD_REQUEST, f"run '{facts.run_id}' has no failed items to replay.")
+    try:
+        run_id = metadata.trigger(
+            facts.dag_id, {**facts.conf, "only_failed_of": facts.run_id}, user=user.get_name()
+        )  # fmt: skip
+    except RequestError as error:
+        raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from error
+    return {"run_id": run_id, "page": page_of(replace(facts, run_id=run_id))}

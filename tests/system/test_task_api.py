@@ -1,0 +1,182 @@
+"""Reindex tasks as EmbeddingStudio's clients know them; behind them a real deployment and a real collection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from airflow_reindex.collections.backends import open_model
+from airflow_reindex.collections.pgvector import PgVectorStore, connector
+from airflow_reindex.sandbox.collection_data import SOURCE_MODEL, index_documents, word_model
+from airflow_reindex.sandbox.postgres import Postgres
+from airflow_reindex.sandbox.texts import documents
+from tests.system.api import instances
+from tests.system.deployment import Deployment
+
+ITEMS = 40
+TASKS = "/api/v1/internal/reindex-tasks"
+MOVES = "/api/v2/dags/reindex_collection"
+FIELDS = {
+    "id", "status", "created_at", "updated_at", "progress", "detail", "count", "total", "children", "failed_items",
+    "deploy_as_blue", "wait_on_conflict",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def source(deployment: Deployment, postgres: Postgres) -> Iterator[psycopg.Connection[Any]]:
+    """A collection whose third item cannot be embedded: it has no text."""
+    store = PgVectorStore(connector(postgres.connection_uri("deployed")), label="test")
+    index_documents(store, open_model(word_model(SOURCE_MODEL), {}), documents(ITEMS), "packages")
+    store.close()
+    with postgres.connect("deployed") as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def client(deployment: Deployment, source: psycopg.Connection[Any]) -> Iterator[httpx.Client]:
+    """A client of the user who may run this DAG alone."""
+    with deployment.client("mover") as found:
+        yield found
+
+
+def move(client: httpx.Client, task_id: str | None = None, dest: str = "words_128", **params: Any) -> dict[str, Any]:
+    """Begin a task."""
+    body = {
+        "source": {"embedding_model_id": SOURCE_MODEL},
+        "dest": {"embedding_model_id": dest},
+        "deploy_as_blue": None,
+        "wait_on_conflict": False,
+        "params": {"batch_size": 5, **params},
+        **({"id": task_id} if task_id else {}),
+    }
+    answer = client.post(f"{TASKS}/run", json=body)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    assert found.keys() == FIELDS
+    return found
+
+
+def wait(client: httpx.Client, task_id: str, wanted: tuple[str, ...], seconds: float = 150) -> dict[str, Any]:
+    """Wait until a task is in one of some states; as it is then."""
+    deadline = time.monotonic() + seconds
+    found: dict[str, Any] = {}
+    while time.monotonic() < deadline:
+        found = client.get(f"{TASKS}/info", params={"task_id": task_id}).raise_for_status().json()
+        if found["status"] in wanted:
+            return found
+        time.sleep(0.2)
+    raise AssertionError(found)
+
+
+def first_item(source: psycopg.Connection[Any]) -> str:
+    """The id of an item of the source."""
+    ((found,),) = source.execute(f"SELECT min(object_id) FROM dbo_{SOURCE_MODEL}").fetchall()
+    return str(found)
+
+
+def test_task_fails_is_mended_and_restarted(client: httpx.Client, source: psycopg.Connection[Any]) -> None:
+    bad = first_item(source)
+    ((payload,),) = source.execute(
+        f"SELECT payload::text FROM dbo_{SOURCE_MODEL} WHERE object_id = %s", (bad,)
+    ).fetchall()
+    source.execute(f"UPDATE dbo_{SOURCE_MODEL} SET payload = '{{}}' WHERE object_id = %s", (bad,))
+    source.commit()
+    begun = move(client, "65f0c0ffee65f0c0ffee65f0", max_failed=0)
+    assert begun["id"] == "65f0c0ffee65f0c0ffee65f0"
+    assert begun["status"] in ("pending", "processing")
+    ended = wait(client, begun["id"], ("done", "failed"))
+    assert ended["status"] == "failed", ended
+    assert (ended["total"], ended["progress"]) == (ITEMS, 1.0)
+    assert "items failed" in ended["detail"]
+    assert len(ended["children"]) == ITEMS // 5
+    # What was not begun after the limit was reached is listed, too.
+    assert ended["count"] == ITEMS - len(ended["failed_items"])
+    (item,) = [item for item in ended["failed_items"] if item["failure_stage"] != "other"]
+    assert (item["object_id"], item["failure_stage"]) == (bad, "on_downloading"), item
+    assert item["detail"]
+    # The same id again is the same task.
+    assert move(client, begun["id"], max_failed=0)["status"] == "failed"
+
+    source.execute(f"UPDATE dbo_{SOURCE_MODEL} SET payload = %s WHERE object_id = %s", (payload, bad))
+    source.commit()
+    before = instances(client, begun["id"], MOVES)
+    done = {key for key, ti in before.items() if key[0] == "reindex" and ti["state"] == "success"}
+    assert done
+    restarted = client.put(f"{TASKS}/restart", params={"task_id": begun["id"]}).raise_for_status().json()
+    assert restarted["status"] in ("pending", "processing")
+    ended = wait(client, begun["id"], ("done", "failed"))
+    assert (ended["status"], ended["count"], ended["failed_items"]) == ("done", ITEMS, []), ended
+    after = instances(client, begun["id"], MOVES)
+    again = {key for key in done if after[key]["try_number"] > before[key]["try_number"]}
+    assert again == set(), "windows that were done are done again"
+
+
+def test_cancel_stops_children_and_restart_goes_on(client: httpx.Client, source: psycopg.Connection[Any]) -> None:
+    begun = move(client, dest="words_256", batch_size=1, max_subtasks=1)
+    assert len(begun["id"]) == 24
+    deadline = time.monotonic() + 100
+    while True:
+        found = instances(client, begun["id"], MOVES)
+        done = [key for key, ti in found.items() if key[0] == "reindex" and ti["state"] == "success"]
+        if done:
+            break
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+    canceled = client.put(f"{TASKS}/cancel", params={"task_id": begun["id"]}).raise_for_status().json()
+    assert canceled["status"] == "canceled"
+    assert "canceled by mover" in canceled["detail"]
+    found = instances(client, begun["id"], MOVES)
+    assert {ti["state"] for ti in found.values()} <= {"success", "failed", "skipped", "removed"}
+    listed = client.get(f"{TASKS}/list", params={"status": "canceled"}).raise_for_status().json()
+    assert [task["id"] for task in listed] == [begun["id"]]
+    # Again is no error, and changes nothing.
+    assert (
+        client.put(f"{TASKS}/cancel", params={"task_id": begun["id"]}).raise_for_status().json()["status"] == "canceled"
+    )
+
+    client.put(f"{TASKS}/restart", params={"task_id": begun["id"]}).raise_for_status()
+    ended = wait(client, begun["id"], ("done", "failed", "canceled"))
+    assert (ended["status"], ended["count"]) == ("done", ITEMS), ended
+
+
+def test_list_and_unknown_tasks(client: httpx.Client) -> None:
+    listed = client.get(f"{TASKS}/list", params={"limit": 1}).raise_for_status().json()
+    assert len(listed) == 1
+    assert listed[0].keys() == FIELDS
+    for verb, path in (("GET", "info"), ("PUT", "restart"), ("PUT", "cancel")):
+        answer = client.request(verb, f"{TASKS}/{path}", params={"task_id": "never"})
+        assert answer.status_code == 404
+        assert "never" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        ({"deploy_as_blue": ...}, 422, "deploy_as_blue"),
+        ({"source": {}}, 422, "embedding_model_id"),
+        ({"id": "../../etc"}, 422, "id"),
+        ({"params": {"tables": "x"}}, 400, "there are no params tables"),
+        ({"params": {"max_failed": 1.5}}, 400, "max_failed must be"),
+        ({"dest": {"embedding_model_id": SOURCE_MODEL}}, 400, SOURCE_MODEL),
+    ],
+)
+def test_bad_tasks_start_nothing(client: httpx.Client, change: dict[str, Any], code: int, said: str) -> None:
+    body: dict[str, Any] = {
+        "source": {"embedding_model_id": SOURCE_MODEL},
+        "dest": {"embedding_model_id": "words_128"},
+        "deploy_as_blue": False,
+        "wait_on_conflict": False,
+        **change,
+    }
+    answer = client.post(f"{TASKS}/run", json={name: value for name, value in body.items() if value is not ...})
+    assert answer.status_code == code, answer.text
+    assert said in answer.text
+
+
+def test_same_routes_below_the_prefix(client: httpx.Client) -> None:
+    assert client.get(f"/reindex{TASKS}/list").raise_for_status().json() == client.get(f"{TASKS}/list").json()
