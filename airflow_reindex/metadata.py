@@ -23,8 +23,8 @@ from sqlalchemy.exc import IntegrityError
 
 from airflow_reindex.config import run_folder
 from airflow_reindex.core.failures import ConflictError, RequestError
-from airflow_reindex.core.records import CANCELED, now
-from airflow_reindex.view.facts import RunFacts
+from airflow_reindex.core.records import CANCELED, now, task_records
+from airflow_reindex.view.facts import COLLECTION, RunFacts
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -193,14 +193,16 @@ def resume(facts: RunFacts) -> int:
         query = select(TaskInstance.task_id, TaskInstance.map_index, TaskInstance.state).where(
             TaskInstance.dag_id == facts.dag_id, TaskInstance.run_id == facts.run_id
         )
+        failed = _windows_with_failures(facts)
+        # The account, and the proof of a window's items, are out of date as soon as anything is done again.
+        after = {"verify", "approve", "switch", "aggregate"} if failed else {"aggregate"}
         wanted: list[str | tuple[str, int]] = [
-            (task, index) if index >= 0 else task for task, index, state in session.execute(query) if state in _AGAIN
+            (task, index) if index >= 0 else task
+            for task, index, state in session.execute(query)
+            if state in _AGAIN or task in after or (task == "reindex" and index in failed)
         ]
-        if not wanted:
+        if wanted == ["aggregate"] and facts.state == "success":
             return 0
-        # Its account is out of date as soon as anything else is done again.
-        if "aggregate" not in wanted:
-            wanted.append("aggregate")
         run = session.scalar(select(DagRun).where(DagRun.dag_id == facts.dag_id, DagRun.run_id == facts.run_id))
         dag = DBDagBag().get_dag_for_run(run, session=session) if run is not None else None
         if dag is None:
@@ -208,6 +210,14 @@ def resume(facts: RunFacts) -> int:
         cleared = dag.clear(task_ids=wanted, run_id=facts.run_id, session=session)
     run_folder(facts.dag_id, facts.run_id).remove(CANCELED)
     return int(cleared)
+
+
+def _windows_with_failures(facts: RunFacts) -> set[int]:
+    """Windows that ended well as tasks, with items that failed: these are tried again when their window is."""
+    if facts.kind != COLLECTION:
+        return set()
+    records = task_records(run_folder(facts.dag_id, facts.run_id))
+    return {record.index for record in records if record.task == "reindex" and record.result.get("failed")}
 
 
 def cancel(facts: RunFacts, user: str) -> None:

@@ -35,10 +35,13 @@ from airflow_reindex.hooks.loaders import make_loader
 from airflow_reindex.hooks.queries import read_queries
 from airflow_reindex.hooks.switch import switch_hook
 from airflow_reindex.links import CollectionLink, PageLink, ReportLink
+from airflow_reindex.operators import metrics
 from airflow_reindex.operators.base import ReindexOperator, airflow_errors, skip_dry_run
+from airflow_reindex.operators.lineage import collection_lineage, lineage_of
 from airflow_reindex.staging_sweep import sweep_old_folders
 
 if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
 #: Consumers schedule on this alias, or on the asset of one collection.
@@ -221,6 +224,7 @@ class WindowOperator(CollectionOperator):
         folder, given = self.folder(context), self.window
         with airflow_errors(), self.planned(folder, given["token"]) as tools:
             done = steps.reindex_window(tools, folder, self.claimant(context), given["token"], given["window"])
+        metrics.count_task(context, outcome.KIND, done.seen)
         return {"offset": given["offset"], "limit": given["limit"], **asdict(done)}
 
     def _wait_for_turn(self, context: Context) -> None:
@@ -256,6 +260,15 @@ class VerifyOperator(CollectionOperator):
             least = config.fraction("least_recall")
             with self.planned(folder) as tools:
                 return steps.verify(tools, folder, self.claimant(context), least_recall=least, queries=queries)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
+        """
+        What OpenLineage's listener asks for.
+
+        :param task_instance: the task instance.
+        :returns: from the source collection to the destination.
+        """
+        return lineage_of(task_instance, collection_lineage)
 
 
 class SwitchOperator(CollectionOperator):
@@ -318,6 +331,9 @@ class AggregateOperator(CollectionOperator):
         report = outcome.make_report(folder, context["dag_run"].run_id, states, source, dest)
         folder.write_json(REPORT, report.as_dict())
         self._tell(report)
+        # An unplanned run may have the list of an earlier life.
+        failed = account.read_failed(folder) if report.failed else ()
+        metrics.count_run(context, report, metrics.ITEMS, report.count, (item.failure_stage for item in failed))
         if report.status is Status.DONE:
             self._announce(context, report.as_dict())
             self._tidy(context, folder)

@@ -12,6 +12,7 @@ from airflow.sdk import Asset, AssetAlias
 
 from airflow_reindex import config
 from airflow_reindex.core.failures import ReindexError, TransientError, detail
+from airflow_reindex.core.kinds import failure_kind
 from airflow_reindex.core.records import PLAN, REPORT, recorded
 from airflow_reindex.core.report import Failure, Report, Status
 from airflow_reindex.core.staging import Folder
@@ -23,12 +24,15 @@ from airflow_reindex.director.request import BuildRequest
 from airflow_reindex.director.sql import describe
 from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.links import IndexLink, PageLink, ReportLink
+from airflow_reindex.operators import metrics
 from airflow_reindex.operators.base import ReindexOperator, airflow_errors, skip_dry_run
+from airflow_reindex.operators.lineage import index_lineage, lineage_of
 from airflow_reindex.staging_sweep import sweep_old_folders
 from airflow_reindex.view.facts import RunFacts
 from airflow_reindex.view.material import keep
 
 if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
     from airflow_reindex.director.servers import Servers
@@ -158,6 +162,7 @@ class ExtractOperator(DirectorIndexOperator):
         with server_errors():
             servers = self.servers(folder)
             done = steps.extract_group(servers, folder, self.group["token"], self.group["group"], memory)
+        metrics.count_task(context, outcome.KIND, done.rows)
         return {"group": self.group["group"], "chunks": done.chunks, "rows": done.rows}
 
 
@@ -205,6 +210,7 @@ class LoadOperator(DirectorIndexOperator):
             servers = self.servers(folder)
             memory = config.task_memory()
             done = steps.load_range(servers, folder, given["token"], given["build"], given["range"], memory)
+        metrics.count_task(context, outcome.KIND, done.rows)
         return {"range": given["range"], "rows": done.rows, "new_rows": done.new_rows}
 
 
@@ -223,6 +229,15 @@ class PublishOperator(DirectorIndexOperator):
         with server_errors():
             published = steps.publish_build(self.servers(folder), folder)
         return {"rows": published.rows, "previous": published.previous}
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
+        """
+        What OpenLineage's listener asks for.
+
+        :param task_instance: the task instance.
+        :returns: from the director table to the index.
+        """
+        return lineage_of(task_instance, index_lineage)
 
 
 class AggregateOperator(DirectorIndexOperator):
@@ -264,6 +279,8 @@ class AggregateOperator(DirectorIndexOperator):
             f"{report.rows:,}",
             f"; {report.detail}" if report.detail else "",
         )
+        kinds = {failure.chunk: failure_kind(failure.message) for failure in failures}
+        metrics.count_run(context, report, metrics.ROWS, report.rows, kinds.values())
         if plan is not None:
             self._announce(context, value)
             self._forget_mark(plan)

@@ -1,0 +1,118 @@
+"""What runs tell OpenLineage: which data became which. Nothing here is called where its provider is not installed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow_reindex import config
+from airflow_reindex.collections.plan import ReindexPlan
+from airflow_reindex.collections.steps import VERIFY
+from airflow_reindex.core.records import PLAN, REPORT, task_records
+from airflow_reindex.core.report import Status
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director.plan import Plan
+
+if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
+
+log = logging.getLogger(__name__)
+
+
+def lineage_of(
+    ti: Any, describe: Callable[[Folder], OperatorLineage[Any, Any] | None]
+) -> OperatorLineage[Any, Any] | None:
+    """
+    Describe the data of a task's run; what goes wrong is logged and fails nothing.
+
+    :param ti: the task instance.
+    :param describe: takes the run's folder.
+    :returns: the lineage; ``None`` when there is nothing to tell.
+    """
+    try:
+        return describe(config.run_folder(ti.dag_id, ti.run_id))
+    except Exception as error:
+        log.warning("no lineage of this task: %s: %s", type(error).__name__, error)
+        return None
+
+
+def index_lineage(folder: Folder) -> OperatorLineage[Any, Any] | None:
+    """
+    The lineage of a director index that was published.
+
+    :param folder: the run's folder.
+    :returns: from the director table to the index.
+    """
+    value = folder.read_json(PLAN)
+    if value is None:
+        # The event may come after the report: the plan is gone then, and the report has the same facts.
+        return _reported_index(folder)
+    plan = Plan.from_dict(value)
+    published = next((r for r in task_records(folder) if (r.task, r.token) == ("publish", plan.token)), None)
+    return _lineage(
+        f"qserv://{plan.conn_id}",
+        f"{plan.request.database}.{plan.request.director_table}",
+        f"{plan.index_database}.{plan.request.index_table}",
+        rows=published.rows if published and published.result and not published.error else None,
+        columns={plan.key_column: plan.key.sql, "chunkId": "INT", "subChunkId": plan.sub_chunk.sql},
+    )
+
+
+def _reported_index(folder: Folder) -> OperatorLineage[Any, Any] | None:
+    report = folder.read_json(REPORT)
+    if report is None or report["status"] != Status.DONE:
+        return None
+    index = report["notes"]["index"]
+    return _lineage(
+        f"qserv://{index['qserv_conn_id']}",
+        report["source"],
+        report["dest"],
+        rows=report["rows"],
+        columns={name: kind.removesuffix(" NOT NULL") for name, kind in index["columns"].items()},
+    )
+
+
+def collection_lineage(folder: Folder) -> OperatorLineage[Any, Any] | None:
+    """
+    The lineage of a collection that was proven.
+
+    :param folder: the run's folder.
+    :returns: from the source collection to the destination.
+    """
+    value = folder.read_json(PLAN)
+    if value is None:
+        return None
+    plan = ReindexPlan.from_dict(value)
+    proven = next((r for r in task_records(folder) if (r.task, r.token) == (VERIFY, plan.token)), None)
+    result = proven.result if proven and not proven.error else {}
+    return _lineage(
+        f"collection://{plan.conn_id}",
+        plan.source.collection_id,
+        plan.dest.collection_id,
+        rows=result["seen"] - result["failed"] if result else None,
+    )
+
+
+def _lineage(
+    namespace: str, source: str, dest: str, *, rows: int | None, columns: Mapping[str, str] | None = None
+) -> OperatorLineage[Any, Any]:
+    from airflow.providers.openlineage.extractors import OperatorLineage
+    from openlineage.client.event_v2 import InputDataset, OutputDataset
+    from openlineage.client.facet_v2 import output_statistics_output_dataset, schema_dataset
+
+    schema = schema_dataset.SchemaDatasetFacet(
+        fields=[schema_dataset.SchemaDatasetFacetFields(name=n, type=kind) for n, kind in (columns or {}).items()]
+    )
+    count = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(rowCount=rows)
+    return OperatorLineage(
+        inputs=[InputDataset(namespace=namespace, name=source)],
+        outputs=[
+            OutputDataset(
+                namespace=namespace,
+                name=dest,
+                facets={"schema": schema} if columns else {},
+                outputFacets={"outputStatistics": count} if rows is not None else {},
+            )
+        ],
+    )

@@ -1,0 +1,62 @@
+"""What runs tell the deployment's metrics, through Airflow's own client; a backend that fails never fails a task."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from airflow.sdk.observability.stats import Stats
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_reindex.core.report import Report
+
+log = logging.getLogger(__name__)
+
+ROWS, ITEMS, TASK_ROWS = "reindex.rows", "reindex.items", "reindex.task_rows"
+RUNS, FAILURES, PHASE_SECONDS = "reindex.runs", "reindex.failures", "reindex.phase_seconds"
+
+
+def count_run(context: Context, report: Report, name: str, made: int, failures: Iterable[str]) -> None:
+    """
+    Count a run that has its report.
+
+    :param context: of the task that made the report.
+    :param report: the report.
+    :param name: the counter of what such runs make, :data:`ROWS` or :data:`ITEMS`.
+    :param made: how much of it this run has made.
+    :param failures: the kind of each failed chunk or item.
+    """
+    tags = {"job": report.kind, "dag_id": context["dag_run"].dag_id}
+    with _harmless():
+        Stats.incr(RUNS, tags={**tags, "status": report.status.value})
+        Stats.incr(name, made, tags=tags)
+        for kind, count in Counter(failures).items():
+            Stats.incr(FAILURES, count, tags={**tags, "kind": kind})
+        for phase in report.phases:
+            Stats.gauge(PHASE_SECONDS, phase.seconds, tags={**tags, "phase": phase.name})
+
+
+def count_task(context: Context, job: str, rows: int) -> None:
+    """
+    Count what a mapped task has done that ends well.
+
+    :param context: the task's context.
+    :param job: its job.
+    :param rows: rows, or items, that went through it.
+    """
+    with _harmless():
+        tags = {"job": job, "dag_id": context["dag_run"].dag_id, "phase": context["ti"].task_id}
+        Stats.incr(TASK_ROWS, rows, tags=tags)
+
+
+@contextmanager
+def _harmless() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        log.warning("metrics were not sent: %s: %s", type(error).__name__, error)
