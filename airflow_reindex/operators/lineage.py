@@ -55,7 +55,7 @@ def index_lineage(folder: Folder) -> OperatorLineage[Any, Any] | None:
         f"{plan.request.database}.{plan.request.director_table}",
         f"{plan.index_database}.{plan.request.index_table}",
         rows=published.rows if published and published.result and not published.error else None,
-        columns={plan.key_column: plan.key.sql, "chunkId": "INT", "subChunkId": plan.sub_chunk.sql},
+        columns={plan.key_column: f"{plan.key.sql} NOT NULL", "chunkId": "INT", "subChunkId": plan.sub_chunk_type},
     )
 
 
@@ -69,7 +69,7 @@ def _reported_index(folder: Folder) -> OperatorLineage[Any, Any] | None:
         report["source"],
         report["dest"],
         rows=report["rows"],
-        columns={name: kind.removesuffix(" NOT NULL") for name, kind in index["columns"].items()},
+        columns=index["columns"],
     )
 
 

@@ -13,8 +13,8 @@ from airflow_reindex.view.facts import RunFacts
 from airflow_reindex.view.failures import Failures, read_failures
 from airflow_reindex.view.material import Gatherer, Material
 
-#: For how long a look at a run that goes on, or has ended, is good enough; in seconds.
-LIVE_SECONDS, ENDED_SECONDS = 1.5, 10.0
+#: For how long a look is good enough, in seconds.
+GOOD_SECONDS = 1.5
 #: Runs that are kept in memory.
 MOST_RUNS = 16
 
@@ -27,6 +27,7 @@ class Look:
     :param gatherer: reads its folder.
     :param seen: when, by the monotonic clock.
     :param state: what Airflow said of it then.
+    :param stamps: of the files in its folder.
     :param material: what its folder had.
     :param failures: what had failed, once somebody has asked for it.
     """
@@ -34,6 +35,7 @@ class Look:
     gatherer: Gatherer
     seen: float = 0.0
     state: str = ""
+    stamps: object = None
     material: Material | None = None
     failures: Failures | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -65,12 +67,18 @@ class Looks:
             while len(self._looks) > MOST_RUNS:
                 self._looks.popitem(last=False)
         with look.lock:
-            age = time.monotonic() - look.seen
-            state = f"{facts.state} {facts.started_at}"
-            if look.material is None or look.state != state or age > (LIVE_SECONDS if facts.live else ENDED_SECONDS):
-                look.material = look.gatherer.gather(facts)
-                look.seen, look.state, look.failures = time.monotonic(), state, None
+            if time.monotonic() - look.seen > GOOD_SECONDS or look.material is None:
+                self._look_again(look, facts)
+            assert look.material is not None  # noqa: S101 - for the type checker
             return look, look.material
+
+    def _look_again(self, look: Look, facts: RunFacts) -> None:
+        state = f"{facts.state} {facts.started_at}"
+        # Of a run that has ended, nothing changes below the folder without a file in it.
+        stamps = None if facts.live else look.folder.stamps()
+        if stamps is None or look.material is None or (look.state, look.stamps) != (state, stamps):
+            look.material, look.failures = look.gatherer.gather(facts), None
+        look.seen, look.state, look.stamps = time.monotonic(), state, stamps
 
     def failures(self, facts: RunFacts) -> Failures:
         """

@@ -143,12 +143,17 @@ def kinds_of(messages: pa.ChunkedArray) -> pa.ChunkedArray:
     """
     kinds = messages
     quoted = r"(^|\W)(?:'[^']*'|\"[^\"]*\"|`[^`]*`)"
-    for pattern, instead in ((r"[\r\n]+", " "), (quoted, r"\1…"), (r"-?\d[\d.,:]*", "N")):
+    for pattern, instead in (
+        (r"[\r\n]+", " "),
+        (r"[,;]? ?\(?errno:? \d+\)?", ""),
+        (quoted, r"\1…"),
+        (r"-?\d[\d.,:]*", "N"),
+    ):
         kinds = pc.replace_substring_regex(kinds, pattern, instead)
-    # With its space in "errno: 1146", the number is what tells errors apart: it is put back where there is one.
+    # An error's number tells it from others with like words.
     codes = pc.struct_field(pc.extract_regex(messages, r"errno:? (?P<code>\d+)"), "code")
     kinds = pc.utf8_slice_codeunits(kinds, 0, 120)
-    coded = pc.binary_join_element_wise(pc.utf8_trim_whitespace(kinds), pc.fill_null(codes, ""), " · ")
+    coded = pc.binary_join_element_wise(pc.utf8_trim_whitespace(kinds), pc.fill_null(codes, ""), ", errno ")
     return pc.if_else(pc.is_valid(codes), coded, pc.utf8_trim_whitespace(kinds))
 
 

@@ -12,7 +12,7 @@ from airflow_reindex.core.report import Status
 from airflow_reindex.core.tasks import first_error
 from airflow_reindex.view.facts import DIRECTOR, MAPPED, STEPS, RunFacts
 from airflow_reindex.view.material import Material
-from airflow_reindex.view.phases import PhaseView, phases, pieces, remaining, worker_spans
+from airflow_reindex.view.phases import PhaseView, phases, pieces, remaining, work_done, worker_spans
 
 
 def fresh_report(material: Material, facts: RunFacts) -> Mapping[str, Any] | None:
@@ -78,6 +78,7 @@ def overview(material: Material, facts: RunFacts) -> dict[str, Any]:
         "live": facts.live,
         "unit": "chunks" if facts.kind == DIRECTOR else "items",
         **counts,
+        **({"progress": work_done(found)} if facts.live and material.chunks else {}),
         "eta": asdict(eta) if eta else None,
         "phases": [phase.as_dict() for phase in found],
         "workers": material.chunks.by_worker(worker_spans(material, facts, at)) if material.chunks else [],
@@ -178,7 +179,10 @@ def _some(result: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, str
 def _notes(material: Material, report: Mapping[str, Any] | None) -> dict[str, str]:
     planned = material.record("plan")
     result = planned.result if planned else {}
-    notes = _some(result, {"time": "Estimate", "staging_bytes": "Staging, bytes", "index_bytes": "Index, bytes"})
+    notes = _some(result, {"time": "Estimate"})
+    for name, label in (("staging_bytes", "Staging"), ("index_bytes", "Index")):
+        if result.get(name):
+            notes[label] = f"about {result[name] / 1e9:,.3g} GB"
     if report is not None:
         labels = {"not_checked": "Not checked", "adopted_chunks": "Chunks taken over from earlier runs"}
         notes |= _some(report.get("notes", {}), labels)

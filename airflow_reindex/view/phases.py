@@ -19,7 +19,12 @@ from airflow_reindex.view.rates import Eta, estimate, seconds_between
 
 #: What Airflow calls a task that is done with, and one that is not yet.
 _ENDED = ("success", "skipped")
-_FAILED = ("failed", "upstream_failed", "removed")
+#: What a row costs in each step of a build, in microseconds, two connections of each kind.
+_COSTS = {
+    "extract": (FAST.read_server + FAST.read_client) / LOADING_CONNECTIONS,
+    "load": FAST.load_many / LOADING_CONNECTIONS,
+    "publish": FAST.verify / LOADING_CONNECTIONS,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +109,7 @@ def _phase(step: str, material: Material, facts: RunFacts, now: str) -> PhaseVie
     unit = "rows" if facts.kind == DIRECTOR else "items"
     done, total = _done(step, material, beats)
     seconds = _seconds(records, beats, now, running=state == "running")
-    rate = done / seconds if seconds and done else None
+    rate = done / seconds if seconds and done and step != "plan" else None
     eta = None
     if state == "running" and total and rate:
         eta = estimate(max(0, total - done), rate, sum(beat.recent for beat in beats))
@@ -147,7 +152,7 @@ def _done(step: str, material: Material, beats: Sequence[Beat]) -> tuple[int, in
         return sum(record.rows for record in ended) + at_work, planned or None
     rows = sum(record.rows for record in ended)
     total = beats[0].total if beats else None
-    return rows or at_work, rows or total or None
+    return rows or at_work, (rows or total or None) if step != "plan" else None
 
 
 def _extracted(chunks: Chunks, beats: Sequence[Beat]) -> tuple[int, int]:
@@ -178,12 +183,25 @@ def remaining(found: Sequence[PhaseView], material: Material) -> Eta | None:
     if material.chunks is None:
         return total
     rows = int(material.chunks.rows.sum())
-    costs = {"load": FAST.load_many / LOADING_CONNECTIONS, "publish": FAST.verify / LOADING_CONNECTIONS}
     for phase in found:
-        if phase.state == "waiting" and phase.name in costs:
-            seconds = rows * costs[phase.name] * 1e-6
+        if phase.state == "waiting" and phase.name in _COSTS:
+            seconds = rows * _COSTS[phase.name] * 1e-6
             total += Eta(seconds=seconds, low=seconds, high=3 * seconds)
     return total
+
+
+def work_done(found: Sequence[PhaseView]) -> float:
+    """
+    How much of a build's work is done, each step weighed by what a row costs in it.
+
+    :param found: its phases.
+    :returns: from 0 to 1.
+    """
+    done = 0.0
+    for phase in found:
+        part = 1.0 if phase.state == "done" else phase.done / phase.total if phase.total else 0.0
+        done += _COSTS.get(phase.name, 0.0) * min(1.0, part)
+    return round(done / sum(_COSTS.values()), 6)
 
 
 def pieces(material: Material, facts: RunFacts, now: str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from airflow.sdk._shared.observability.metrics.otel_logger import SafeOtelLogger
 from airflow.sdk.observability import stats
+from airflow.sdk.observability.metrics.stats_utils import get_stats_factory
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 
@@ -52,4 +53,4 @@ def metered(backend: Any = None) -> Iterator[Meter]:
     try:
         yield meter
     finally:
-        stats.initialize(factory=lambda: stats.Stats, export_legacy_names=True)
+        stats.initialize(factory=get_stats_factory(), export_legacy_names=True)

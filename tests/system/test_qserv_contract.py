@@ -152,10 +152,10 @@ def test_equal_requests_join_and_leaving_stops_nothing(
     started = ask(client, database, rebuild=1, version=55, wait=0)
     assert started["success"] == 1
     run_id = started["run_id"]
-    body = {"database": database, "director_table": "Object", "rebuild": 1, "version": 55, "auth_key": QSERV_KEY}
+    body: dict[str, Any] = {"database": database, "rebuild": 1, "version": 55}
     # A client that does not have the patience.
     with pytest.raises(httpx.ReadTimeout), httpx.Client(base_url=deployment.url, timeout=1.0) as hasty:
-        hasty.post(BUILD, json=body)
+        ask(hasty, **body)
     answers: list[dict[str, Any]] = []
     threads = [threading.Thread(target=lambda: answers.append(ask(client, **body))) for _ in range(3)]
     for thread in threads:

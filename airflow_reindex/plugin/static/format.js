@@ -26,4 +26,7 @@ export function moment(text) {
 
 export const between = (begin, end) => (begin && end ? Math.max(0, (new Date(end) - new Date(begin)) / 1000) : null);
 
-export const tasks = (states) => Object.entries(states).map(([state, number]) => `${number} ${state}`).join(", ");
+// Airflow has no word for a task whose turn has not come.
+const NAMES = { none: "not yet", upstream_failed: "kept back", up_for_retry: "to be tried again" };
+
+export const tasks = (states) => Object.entries(states).map(([state, number]) => `${number} ${NAMES[state] ?? state}`).join(", ");

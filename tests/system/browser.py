@@ -1,0 +1,54 @@
+"""Headless Chromium, signed in as one of the deployment's users."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from playwright.sync_api import Page, sync_playwright
+
+from tests.system.deployment import Deployment
+
+#: It speaks to nobody but the page's server.
+ARGUMENTS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+@contextmanager
+def browsing(
+    deployment: Deployment, user: str | None, *, theme: Literal["light", "dark"] = "light", width: int = 1300
+) -> Iterator[tuple[Page, list[str]]]:
+    """A page of a browser, and what its console complains of or asks other hosts for."""
+    program = shutil.which("chromium")
+    assert program, "Chromium is missing: scripts/setup chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS))
+        context = browser.new_context(color_scheme=theme, viewport={"width": width, "height": 1000})
+        if user:
+            with deployment.client(user) as client:
+                token = client.headers["Authorization"].removeprefix("Bearer ")
+            context.add_cookies([{"name": "_token", "value": token, "url": deployment.url}])
+        page, wrong = context.new_page(), list[str]()
+        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda r: None if r.url.startswith((deployment.url, "data:")) else wrong.append(r.url))
+        try:
+            yield page, wrong
+        finally:
+            browser.close()
+
+
+def address(deployment: Deployment, dag_id: str, run_id: str) -> str:
+    """Where the page of a run is."""
+    return f"{deployment.url}/reindex/page/{dag_id}/{quote(run_id, safe='')}"
+
+
+def shoot(page: Page, folder: Path, name: str) -> None:
+    """Take a picture of the whole page, for people who want to look."""
+    page.screenshot(path=folder / f"{name}.png", full_page=True)
