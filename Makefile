@@ -18,6 +18,7 @@ demo: setup ## run both jobs on private servers, prove the results, and let each
 	@$(BIN)/python -m airflow_reindex.sandbox demo
 
 test: lint ## check style and types, run all tests
+	@scripts/setup chromium
 	$(BIN)/python -m pytest -q --durations=10 --numprocesses=$(PROCESSES) --maxprocesses=4 \
 		--dist=loadfile --no-loadscope-reorder
 

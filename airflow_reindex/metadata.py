@@ -84,6 +84,18 @@ def reindex_dags() -> set[str]:
         return set(session.scalars(select(DagTag.dag_id).where(DagTag.name == TAG)))
 
 
+def params_of(dag_id: str) -> Mapping[str, Any]:
+    """
+    The params of a DAG, with what is bound in it.
+
+    :param dag_id: the DAG.
+    :returns: defaults by name; none when there is no such DAG.
+    """
+    with create_session() as session:
+        dag = DBDagBag().get_latest_version_of_dag(dag_id, session=session)
+        return dict(dag.params.dump()) if dag is not None else {}
+
+
 def state_of(dag_id: str, run_id: str) -> str | None:
     """
     The state of a run, for those who ask often.

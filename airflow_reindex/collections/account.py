@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow_reindex.collections.isolate import Failed
-from airflow_reindex.collections.plan import Window
-from airflow_reindex.collections.reconcile import Tally
 from airflow_reindex.core.staging import Folder
+
+if TYPE_CHECKING:
+    # Those who only read accounts need not have what embeds.
+    from airflow_reindex.collections.isolate import Failed
+    from airflow_reindex.collections.plan import Window
+    from airflow_reindex.collections.reconcile import Tally
 
 #: What each window has done: figures and failed items, a pair of files each.
 OUTCOMES = "windows"

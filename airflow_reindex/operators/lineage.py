@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_reindex import config
-from airflow_reindex.collections.plan import ReindexPlan
-from airflow_reindex.collections.steps import VERIFY
 from airflow_reindex.core.records import PLAN, REPORT, task_records
 from airflow_reindex.core.report import Status
 from airflow_reindex.core.staging import Folder
@@ -80,16 +78,16 @@ def collection_lineage(folder: Folder) -> OperatorLineage[Any, Any] | None:
     :param folder: the run's folder.
     :returns: from the source collection to the destination.
     """
-    value = folder.read_json(PLAN)
-    if value is None:
+    # As it was written: its class would bring in what only the other job's installations have.
+    plan = folder.read_json(PLAN)
+    if plan is None:
         return None
-    plan = ReindexPlan.from_dict(value)
-    proven = next((r for r in task_records(folder) if (r.task, r.token) == (VERIFY, plan.token)), None)
+    proven = next((r for r in task_records(folder) if (r.task, r.token) == ("verify", plan["token"])), None)
     result = proven.result if proven and not proven.error else {}
     return _lineage(
-        f"collection://{plan.conn_id}",
-        plan.source.collection_id,
-        plan.dest.collection_id,
+        f"collection://{plan['conn_id']}",
+        plan["source"]["collection_id"],
+        plan["dest"]["collection_id"],
         rows=result["seen"] - result["failed"] if result else None,
     )
 

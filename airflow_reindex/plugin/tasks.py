@@ -131,13 +131,11 @@ def _conf(body: ReindexTaskRunRequest) -> Mapping[str, Any]:
         "deploy_as_blue": bool(body.deploy_as_blue),
         "wait_on_conflict": bool(body.wait_on_conflict),
     }
-    from airflow_reindex.dag_factory.collection import collection_reindex_params
-
-    unknown = set(body.params) - set(collection_reindex_params())
-    if unknown:
-        raise RequestError(f"there are no params {', '.join(sorted(unknown))}.")
-    # What is missing here may be bound in the DAG.
-    ReindexRequest.parse({"alias": "bound" if body.deploy_as_blue else None, **conf})
+    known = metadata.params_of(dag_id())
+    unknown = set(body.params) - set(known)
+    if known and unknown:
+        raise RequestError(f"the DAG '{dag_id()}' has no params {', '.join(sorted(unknown))}.")
+    ReindexRequest.parse({**known, **conf})
     return conf
 
 

@@ -160,7 +160,7 @@ def test_list_and_unknown_tasks(client: httpx.Client) -> None:
         ({"deploy_as_blue": ...}, 422, "deploy_as_blue"),
         ({"source": {}}, 422, "embedding_model_id"),
         ({"id": "../../etc"}, 422, "id"),
-        ({"params": {"tables": "x"}}, 400, "there are no params tables"),
+        ({"params": {"tables": "x"}}, 400, "has no params tables"),
         ({"params": {"max_failed": 1.5}}, 400, "max_failed must be"),
         ({"dest": {"embedding_model_id": SOURCE_MODEL}}, 400, SOURCE_MODEL),
     ],
