@@ -67,13 +67,13 @@ class Looks:
             while len(self._looks) > MOST_RUNS:
                 self._looks.popitem(last=False)
         with look.lock:
-            if time.monotonic() - look.seen > GOOD_SECONDS or look.material is None:
-                self._look_again(look, facts)
+            state = f"{facts.state} {facts.started_at}"
+            if look.state != state or time.monotonic() - look.seen > GOOD_SECONDS:
+                self._look_again(look, facts, state)
             assert look.material is not None  # noqa: S101 - for the type checker
             return look, look.material
 
-    def _look_again(self, look: Look, facts: RunFacts) -> None:
-        state = f"{facts.state} {facts.started_at}"
+    def _look_again(self, look: Look, facts: RunFacts, state: str) -> None:
         # Of a run that has ended, nothing changes below the folder without a file in it.
         stamps = None if facts.live else look.folder.stamps()
         if stamps is None or look.material is None or (look.state, look.stamps) != (state, stamps):

@@ -106,7 +106,7 @@ def test_only_the_configured_key_opens(body: dict[str, Any], key: str, admin: st
     name = "admin_auth_key" if "admin_auth_key" in body else "auth_key"
     known = admin if name == "admin_auth_key" else key
     good = bool(known) and isinstance(body.get(name), str) and body[name] == known
-    refused = pytest.raises(KeyRefusedError, match="^failed to pass authorization requirements, ex: ")
+    refused = pytest.raises(KeyRefusedError, match=r"^failed to pass authorization requirements, ex: ")
     with nullcontext() if good else refused:
         check_key(body, key, admin)
 

@@ -7,21 +7,26 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 
+from airflow_reindex.collections.backends import open_model
+from airflow_reindex.collections.pgvector import PgVectorStore, connector
 from airflow_reindex.config import run_folder
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.collection_data import model_connections
+from airflow_reindex.sandbox.collection_data import SOURCE_MODEL, index_documents, model_connections, word_model
 from airflow_reindex.sandbox.postgres import Postgres
+from airflow_reindex.sandbox.texts import documents
 from tests.conftest import HOME
 from tests.system.api import DAG as DIRECTOR_DAG
 from tests.system.deployment import Deployment
@@ -160,3 +165,32 @@ def deployment(
         yield running
     finally:
         running.stop()
+
+
+#: In the collection that readers of the deployment follow.
+ITEMS = 60
+
+
+@pytest.fixture(scope="module")
+def packages(deployment: Deployment, postgres: Postgres) -> Iterator[psycopg.Connection[Any]]:
+    """A collection that readers follow."""
+    store = PgVectorStore(connector(postgres.connection_uri("deployed")), label="test")
+    index_documents(store, open_model(word_model(SOURCE_MODEL), {}), documents(ITEMS), "packages")
+    store.close()
+    with postgres.connect("deployed") as connection:
+        yield connection
+
+
+@contextmanager
+def without_text(connection: psycopg.Connection[Any]) -> Iterator[str]:
+    """An item of that collection without a text, so that it cannot be embedded; its id."""
+    table = f"dbo_{SOURCE_MODEL}"
+    found = connection.execute(f"SELECT object_id, payload::text FROM {table} ORDER BY 1 LIMIT 1").fetchall()
+    ((bad, payload),) = found
+    connection.execute(f"UPDATE {table} SET payload = '{{}}' WHERE object_id = %s", (bad,))
+    connection.commit()
+    try:
+        yield str(bad)
+    finally:
+        connection.execute(f"UPDATE {table} SET payload = %s WHERE object_id = %s", (payload, bad))
+        connection.commit()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -12,21 +11,16 @@ import httpx
 import psycopg
 import pytest
 
-from airflow_reindex.collections.backends import open_model
-from airflow_reindex.collections.pgvector import PgVectorStore, connector
 from airflow_reindex.sandbox.catalog import CatalogSpec, truth
 from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.collection_data import SOURCE_MODEL, index_documents, word_model
+from airflow_reindex.sandbox.collection_data import SOURCE_MODEL
 from airflow_reindex.sandbox.fixtures import CatalogFactory
-from airflow_reindex.sandbox.postgres import Postgres
-from airflow_reindex.sandbox.texts import documents
 from tests.harness import assert_same, read_index, working_tables
 from tests.system.api import DAG, instances, trigger
-from tests.system.conftest import APPROVED_DAG
+from tests.system.conftest import APPROVED_DAG, ITEMS
 from tests.system.deployment import Deployment
 from tests.system.test_director_failures import restore_table
 
-ITEMS = 60
 MOVE = {
     "source_embedding_model_id": SOURCE_MODEL,
     "dest_embedding_model_id": "words_256",
@@ -100,16 +94,6 @@ def test_the_form_explains_every_param(deployment: Deployment) -> None:
         params = client.get(f"{DAG}/details").raise_for_status().json()["params"]
     assert list(params)[:3] == ["database", "director_table", "rebuild"]
     assert all(param.get("description") or param["schema"].get("description") for param in params.values())
-
-
-@pytest.fixture(scope="module")
-def packages(deployment: Deployment, postgres: Postgres) -> Iterator[psycopg.Connection[Any]]:
-    """A collection that readers follow."""
-    store = PgVectorStore(connector(postgres.connection_uri("deployed")), label="test")
-    index_documents(store, open_model(word_model(SOURCE_MODEL), {}), documents(ITEMS), "packages")
-    store.close()
-    with postgres.connect("deployed") as connection:
-        yield connection
 
 
 def answer(client: httpx.Client, run_id: str, word: str) -> str:

@@ -7,19 +7,22 @@ import io
 import json
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
+import psycopg
 import pytest
 from playwright.sync_api import Page, expect
 
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.sandbox.catalog import CatalogSpec
+from airflow_reindex.sandbox.collection_data import SOURCE_MODEL
 from airflow_reindex.sandbox.fixtures import CatalogFactory
 from tests.system.api import DAG, trigger
 from tests.system.browser import address, browsing, shoot
+from tests.system.conftest import ITEMS, without_text
 from tests.system.deployment import Deployment
 
-BUILD = "build_director_index"
+BUILD, MOVES = "build_director_index", "/api/v2/dags/reindex_collection"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"> =HYPERLINK(\"http://x\") Table 'a' doesn't exist, errno: 1146"
 
 
@@ -155,6 +158,31 @@ def test_16000_chunks_and_100000_failures(deployment: Deployment, finished: str,
         folder.write_json("view.json", kept)
         folder.write_json("report.json", report)
         folder.remove("error_ext.json")
+
+
+def test_failed_items_are_replayed(deployment: Deployment, packages: psycopg.Connection[Any], tmp_path: Path) -> None:
+    move = {"source_embedding_model_id": SOURCE_MODEL, "dest_embedding_model_id": "words_128", "batch_size": 20}
+    with deployment.client("mover") as client, without_text(packages) as bad:
+        run_id = trigger(client, MOVES, **move)
+        assert deployment.wait(client, run_id, MOVES) == "success"
+    with deployment.client("mover") as client, browsing(deployment, "mover", theme="dark") as (page, wrong):
+        page.goto(address(deployment, "reindex_collection", run_id))
+        expect(page.locator("#figures")).to_have_text(f"{ITEMS - 1} of {ITEMS} items, 1 failed")
+        expect(page.locator("#failures tbody tr > :first-child")).to_have_text(bad)
+        assert cells(page, "failures", 3) == ["on_downloading"]
+        expect(page.locator("#failures thead")).to_contain_text("Stage")
+        expect(page.locator("#proof")).to_contain_text("Recall@10")
+        expect(page.locator("#ranges tbody tr")).to_have_count(3)
+        shoot(page, tmp_path, "reindex-dark")
+        page.get_by_role("link", name="Replay failed items").click()
+        page.get_by_role("button", name="Replay").click()
+        page.wait_for_url("**/page/reindex_collection/**")
+        replayed = unquote(page.url.rsplit("/", 1)[1])
+        assert replayed != run_id
+        assert deployment.wait(client, replayed, MOVES) == "success"
+        expect(page.locator("#status")).to_have_text("done", timeout=20_000)
+        expect(page.locator("#figures")).to_have_text(f"{ITEMS} of {ITEMS} items")
+        assert wrong == []
 
 
 def test_list_of_runs_and_airflows_own_pages(deployment: Deployment, finished: str, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_nothing_else_can_be_read(deployment: Deployment, path: str) -> None:
 #: By the contract of Qserv's service, what is wrong with a request is said with status 200.
 CONTRACT = ("/ingest/index/secondary", "/meta/version")
 OPERATIONS = [
-    pytest.param(prefix, found.ok(), id=f"{found.ok().label} at {prefix}")
+    pytest.param(prefix, found.ok(), id=f"{found.ok().label} at {prefix}")  # type: ignore[union-attr]
     for prefix, factory in MOUNTS
     for found in schemathesis.openapi.from_dict(factory().openapi()).get_all_operations()
 ]
