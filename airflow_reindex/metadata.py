@@ -6,6 +6,7 @@ For the API server and the command line, which have that database; tasks have it
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ TAG, OWN_TASKS = "reindex", ("load", "verify")
 #: States of a run that goes on.
 LIVE = ("queued", "running")
 #: States of tasks that a resumed run does again; skipped are those that a cancel kept from their turn.
-_AGAIN = ("failed", "upstream_failed", "skipped", "removed", None)
+_AGAIN = ("failed", "upstream_failed", "skipped", "removed", "none")
 
 
 def find_run(dag_id: str, run_id: str) -> RunFacts | None:
@@ -199,22 +200,10 @@ def resume(facts: RunFacts) -> int:
     :returns: how many task instances were cleared.
     :raises ConflictError: it goes on.
     """
-    if facts.live:
-        raise ConflictError(f"run '{facts.run_id}' of '{facts.dag_id}' is {facts.state}: there is nothing to resume.")
+    wanted = _again(facts)
+    if not wanted:
+        return 0
     with create_session() as session:
-        query = select(TaskInstance.task_id, TaskInstance.map_index, TaskInstance.state).where(
-            TaskInstance.dag_id == facts.dag_id, TaskInstance.run_id == facts.run_id
-        )
-        failed = _windows_with_failures(facts)
-        # The account, and the proof of a window's items, are out of date as soon as anything is done again.
-        after = {"verify", "approve", "switch", "aggregate"} if failed else {"aggregate"}
-        wanted: list[str | tuple[str, int]] = [
-            (task, index) if index >= 0 else task
-            for task, index, state in session.execute(query)
-            if state in _AGAIN or task in after or (task == "reindex" and index in failed)
-        ]
-        if wanted == ["aggregate"] and facts.state == "success":
-            return 0
         run = session.scalar(select(DagRun).where(DagRun.dag_id == facts.dag_id, DagRun.run_id == facts.run_id))
         dag = DBDagBag().get_dag_for_run(run, session=session) if run is not None else None
         if dag is None:
@@ -222,6 +211,33 @@ def resume(facts: RunFacts) -> int:
         cleared = dag.clear(task_ids=wanted, run_id=facts.run_id, session=session)
     run_folder(facts.dag_id, facts.run_id).remove(CANCELED)
     return int(cleared)
+
+
+def resumable(facts: RunFacts) -> dict[str, int]:
+    """
+    What :func:`resume` would clear.
+
+    :param facts: the run.
+    :returns: how many task instances, by task id.
+    :raises ConflictError: it goes on.
+    """
+    return dict(Counter(one if isinstance(one, str) else one[0] for one in _again(facts)))
+
+
+def _again(facts: RunFacts) -> list[str | tuple[str, int]]:
+    if facts.live:
+        raise ConflictError(f"run '{facts.run_id}' of '{facts.dag_id}' is {facts.state}: there is nothing to resume.")
+    failed = _windows_with_failures(facts)
+    if facts.state == "success" and not failed:
+        return []
+    # The account, and the proof of a window's items, are out of date as soon as anything is done again.
+    after = {"verify", "approve", "switch", "aggregate"} if failed else {"aggregate"}
+    return [
+        (task, index) if index >= 0 else task
+        for task, states in facts.tasks.items()
+        for index, state in states.items()
+        if state in _AGAIN or task in after or (task == "reindex" and index in failed)
+    ]
 
 
 def _windows_with_failures(facts: RunFacts) -> set[int]:

@@ -6,9 +6,12 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from importlib import import_module
+from typing import TextIO
 
+from airflow_reindex.cli.run_commands import add_run_commands
 from airflow_reindex.core.failures import ReindexError
 
 
@@ -53,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         "whose build has died: remove what it has built, and its claim; repeatable",
     )  # fmt: skip
     repair.add_argument("--yes", action="store_true", help="do it")
+    add_run_commands(commands)
     return parser
 
 
@@ -70,14 +74,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Airflow writes its log to what it takes for the standard output: results are to be read by programs.
     with redirect_stdout(sys.stderr):
         logging.disable(logging.INFO)
-        from airflow_reindex.cli import care
-
-        commands = {"doctor": care.doctor, "repair": care.repair}
         try:
-            return commands[options.command](options, out)
+            return _command(options.command)(options, out)
         except ReindexError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            return 130
+
+
+def _command(name: str) -> Callable[[argparse.Namespace, TextIO], int]:
+    """The function of a command; what it needs of Airflow is imported only now."""
+    rooms = {"doctor": "care", "repair": "care", "rollback": "rollback", "estimate": "estimate"}
+    found: Callable[[argparse.Namespace, TextIO], int] = getattr(
+        import_module(f"airflow_reindex.cli.{rooms.get(name, 'runs')}"), name
+    )
+    return found
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from airflow.sdk.exceptions import (
 
 from airflow_reindex import config
 from airflow_reindex.collections import account, outcome, steps
-from airflow_reindex.collections.pipeline import Kitchen
 from airflow_reindex.collections.plan import ITEMS, read_plan
 from airflow_reindex.collections.planning import Tools, make_plan
 from airflow_reindex.collections.request import ReindexRequest
@@ -30,10 +29,9 @@ from airflow_reindex.core.report import Report, Status
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.tasks import task_states
 from airflow_reindex.hooks.collection import CollectionHook
-from airflow_reindex.hooks.embedding_model import EmbeddingModelHook
-from airflow_reindex.hooks.loaders import make_loader
 from airflow_reindex.hooks.queries import read_queries
 from airflow_reindex.hooks.switch import switch_hook
+from airflow_reindex.hooks.tools import open_tools
 from airflow_reindex.links import CollectionLink, PageLink, ReportLink
 from airflow_reindex.operators import metrics
 from airflow_reindex.operators.base import ReindexOperator, airflow_errors, skip_dry_run
@@ -91,17 +89,8 @@ class CollectionOperator(ReindexOperator):
         :param conn_id: the connection of the collections.
         :yields: store, models, loader.
         """
-        source = EmbeddingModelHook(request.source_embedding_model_id)
-        spec = source.spec
-        loader, splitter = make_loader(request.loader, self.loaders)
-        store = CollectionHook(conn_id).store
-        model = EmbeddingModelHook(request.dest_embedding_model_id).model()
-        try:
-            kitchen = Kitchen(model=model, loader=loader, splitter=splitter)
-            yield Tools(store=store, source_spec=spec, source_model=source.model, kitchen=kitchen)
-        finally:
-            model.close()
-            store.close()
+        with open_tools(request, conn_id, self.loaders) as tools:
+            yield tools
 
     @contextmanager
     def planned(self, folder: Folder, token: str | None = None) -> Iterator[Tools]:

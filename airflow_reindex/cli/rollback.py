@@ -1,0 +1,75 @@
+"""The command that takes the result of a run back: the index before a build, the collection before a switch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+import MySQLdb
+
+from airflow_reindex import metadata
+from airflow_reindex.cli.runs import find
+from airflow_reindex.config import run_folder
+from airflow_reindex.core.failures import RequestError, TransientError
+from airflow_reindex.core.records import REPORT
+from airflow_reindex.director.publish import roll_back_statement
+from airflow_reindex.director.sql import describe, execute, session
+from airflow_reindex.director.tables import IndexTables
+from airflow_reindex.hooks.qserv import QservHook
+from airflow_reindex.view.facts import DIRECTOR
+
+#: The DAG that takes switches back.
+_DAG = "rollback_collection"
+
+
+def rollback(options: argparse.Namespace, out: TextIO) -> int:
+    """
+    Take the result of a run back.
+
+    :param options: of the command line.
+    :param out: where the result goes.
+    :returns: 0.
+    :raises RequestError: there is nothing to take back.
+    """
+    facts = find(options)
+    report = run_folder(facts.dag_id, facts.run_id).read_json(REPORT)
+    notes = report["notes"] if report and report["status"] == "done" else {}
+    if facts.kind == DIRECTOR:
+        return _index(notes, facts.run_id, options, out)
+    switched = notes.get("switch")
+    if not switched:
+        raise RequestError(f"run '{facts.run_id}' has switched no readers over: there is nothing to take back.")
+    conf = {"alias": switched["alias"], "collection_conn_id": notes["collection"]["conn_id"]}
+    if options.yes:
+        run_id = metadata.trigger(_DAG, conf)
+        print(f"run '{run_id}' of the DAG '{_DAG}' takes the switch of alias '{conf['alias']}' back", file=out)
+    else:
+        print(f"would run the DAG '{_DAG}' with {conf}; --yes does it", file=out)
+    return 0
+
+
+def _index(notes: Mapping[str, Any], run_id: str, options: argparse.Namespace, out: TextIO) -> int:
+    if not notes.get("roll_back"):
+        raise RequestError(
+            f"run '{run_id}' has kept no previous index: builds with keep_previous=true do. Nothing can be taken back."
+        )
+    index = notes["index"]
+    servers = QservHook(index["qserv_conn_id"]).servers
+    tables = IndexTables(servers.work_database, servers.index_database, index["table"])
+    statement = roll_back_statement(tables, notes["previous"])
+    # The report lies in a folder that others may write to: its statement is compared, never run.
+    if statement != notes["roll_back"]:
+        raise RequestError(f"the report of run '{run_id}' names other tables than the connection does: {statement}")
+    if not options.yes:
+        print(f"would run {statement}; --yes does it", file=out)
+        return 0
+    try:
+        with session(servers.czar) as czar:
+            execute(czar, statement.replace("%", "%%"))
+    except MySQLdb.Error as error:
+        raise TransientError(
+            f"the index stays as it is: {describe(error)}. A later build may have removed the previous index."
+        ) from error
+    print(f"readers of '{index['table']}' have the index before run '{run_id}' again", file=out)
+    return 0

@@ -1,0 +1,37 @@
+"""What a reindex works with, from Airflow's connections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from airflow_reindex.collections.pipeline import Kitchen
+from airflow_reindex.collections.planning import Tools
+from airflow_reindex.collections.request import ReindexRequest
+from airflow_reindex.hooks.collection import CollectionHook
+from airflow_reindex.hooks.embedding_model import EmbeddingModelHook
+from airflow_reindex.hooks.loaders import make_loader
+
+
+@contextmanager
+def open_tools(request: ReindexRequest, conn_id: str, loaders: Mapping[str, Any] | None = None) -> Iterator[Tools]:
+    """
+    Open what a reindex works with.
+
+    :param request: what to do.
+    :param conn_id: the connection of the collections.
+    :param loaders: definitions of loaders by name, besides the deployment's.
+    :yields: store, models, loader.
+    """
+    source = EmbeddingModelHook(request.source_embedding_model_id)
+    spec = source.spec
+    loader, splitter = make_loader(request.loader, loaders)
+    store = CollectionHook(conn_id).store
+    model = EmbeddingModelHook(request.dest_embedding_model_id).model()
+    try:
+        kitchen = Kitchen(model=model, loader=loader, splitter=splitter)
+        yield Tools(store=store, source_spec=spec, source_model=source.model, kitchen=kitchen)
+    finally:
+        model.close()
+        store.close()
