@@ -23,65 +23,41 @@ def _url(page: str, ti_key: TaskInstanceKey) -> str:
     return f"{base}{PREFIX}/{page}/{quote(ti_key.dag_id, safe='')}/{quote(ti_key.run_id, safe='')}"
 
 
-class PageLink(BaseOperatorLink):
+class RunLink(BaseOperatorLink):
+    """Leads from a task to something of its run; :attr:`page` is the first part of its path."""
+
+    page: str
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
+        """
+        Form the URL.
+
+        :param operator: the task's operator.
+        :param ti_key: names the DAG and the run.
+        :returns: the URL on the API server.
+        """
+        return _url(self.page, ti_key)
+
+
+class PageLink(RunLink):
     """Leads from a task to the page that shows its run."""
 
-    name = "Progress"
-
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
-        """
-        Form the URL.
-
-        :param operator: the task's operator.
-        :param ti_key: names the DAG and the run.
-        :returns: the page's URL on the API server.
-        """
-        return _url("page", ti_key)
+    name, page = "Progress", "page"
 
 
-class ReportLink(BaseOperatorLink):
+class ReportLink(RunLink):
     """Leads from a task to the report of its run."""
 
-    name = "Report"
-
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
-        """
-        Form the URL.
-
-        :param operator: the task's operator.
-        :param ti_key: names the DAG and the run.
-        :returns: the report's URL on the API server.
-        """
-        return _url("report", ti_key)
+    name, page = "Report", "report"
 
 
-class IndexLink(BaseOperatorLink):
+class IndexLink(RunLink):
     """Leads from a task to the index that its run builds."""
 
-    name = "Index"
-
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
-        """
-        Form the URL.
-
-        :param operator: the task's operator.
-        :param ti_key: names the DAG and the run.
-        :returns: the URL on the API server of what is known of the index.
-        """
-        return _url("index", ti_key)
+    name, page = "Index", "index"
 
 
-class CollectionLink(BaseOperatorLink):
+class CollectionLink(RunLink):
     """Leads from a task to the collection that its run builds."""
 
-    name = "Collection"
-
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
-        """
-        Form the URL.
-
-        :param operator: the task's operator.
-        :param ti_key: names the DAG and the run.
-        :returns: the URL on the API server of what is known of the collection.
-        """
-        return _url("collection", ti_key)
+    name, page = "Collection", "collection"
