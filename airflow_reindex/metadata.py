@@ -6,6 +6,7 @@ For the API server and the command line, which have that database; tasks have it
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -19,7 +20,7 @@ from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from airflow.utils.types import DagRunTriggeredByType
-from sqlalchemy import and_, exists, func, select
+from sqlalchemy import ColumnElement, and_, exists, func, select
 from sqlalchemy.exc import IntegrityError
 
 from airflow_reindex.config import run_folder
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 TAG, OWN_TASKS = "reindex", ("load", "verify")
 #: States of a run that goes on.
 LIVE = ("queued", "running")
+#: How often a run is canceled anew because some of its tasks have begun meanwhile.
+_CANCELS = 10
 #: States of tasks that a resumed run does again; skipped are those that a cancel kept from their turn.
 _AGAIN = ("failed", "upstream_failed", "skipped", "removed", "none")
 
@@ -213,6 +216,14 @@ def resume(facts: RunFacts) -> int:
     return int(cleared)
 
 
+def _at_work(facts: RunFacts) -> ColumnElement[bool]:
+    return and_(
+        TaskInstance.dag_id == facts.dag_id,
+        TaskInstance.run_id == facts.run_id,
+        TaskInstance.state.in_(("running", "queued", "scheduled", "deferred", "up_for_retry", "up_for_reschedule")),
+    )
+
+
 def resumable(facts: RunFacts) -> dict[str, int]:
     """
     What :func:`resume` would clear.
@@ -265,5 +276,11 @@ def cancel(facts: RunFacts, user: str) -> None:
         dag = DBDagBag().get_dag_for_run(run, session=session) if run is not None else None
         if dag is None:
             raise RequestError(f"the DAG '{facts.dag_id}' is gone: mark its run as failed in Airflow's UI.")
-        set_dag_run_state_to_failed(dag=dag, run_id=facts.run_id, commit=True, session=session)
+        for _ in range(_CANCELS):
+            set_dag_run_state_to_failed(dag=dag, run_id=facts.run_id, commit=True, session=session)
+            session.commit()
+            if not session.scalar(select(func.count()).select_from(TaskInstance).where(_at_work(facts))):
+                break
+            # A task that was about to begin has done so meanwhile.
+            time.sleep(0.3)
     run_folder(facts.dag_id, facts.run_id).write_json(CANCELED, {"at": now(), "by": user})

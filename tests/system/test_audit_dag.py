@@ -55,7 +55,7 @@ def test_runs_that_are_kept_serve_the_next_build(
     names = {"database": made.spec.database, "director_table": "Object", "rebuild": 1}
     first = trigger(**names)
     assert first.state == "success", first.tasks
-    assert first.folder.names() == ["report.json"]
+    assert first.folder.names() == ["report.json", "view.json"]
     chunk = min(made.placement)
     (worker,) = made.placement[chunk]
     run_sql(sandbox.workers[worker], f"UPDATE `{made.spec.database}`.`Object_{chunk}` SET flags = flags + 1")
