@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from airflow.sdk import BaseOperatorLink
 from airflow.sdk.configuration import conf
@@ -18,9 +18,24 @@ PREFIX = "/reindex"
 INTERNAL = "/api/v1/internal"
 
 
-def _url(page: str, ti_key: TaskInstanceKey) -> str:
-    base = str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
-    return f"{base}{PREFIX}/{page}/{quote(ti_key.dag_id, safe='')}/{quote(ti_key.run_id, safe='')}"
+def _base() -> str:
+    return str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
+
+
+def root() -> str:
+    """What stands before every path of the API server where it does not have a host of its own; else nothing."""
+    return urlsplit(_base()).path
+
+
+def run_path(page: str, dag_id: str, run_id: str) -> str:
+    """
+    The path of something of a run, below the API server's base URL.
+
+    :param page: the first part of its path, such as ``page``.
+    :param dag_id: the run's DAG.
+    :param run_id: its id.
+    """
+    return f"{PREFIX}/{page}/{quote(dag_id, safe='')}/{quote(run_id, safe='')}"
 
 
 class RunLink(BaseOperatorLink):
@@ -36,7 +51,7 @@ class RunLink(BaseOperatorLink):
         :param ti_key: names the DAG and the run.
         :returns: the URL on the API server.
         """
-        return _url(self.page, ti_key)
+        return _base() + run_path(self.page, ti_key.dag_id, ti_key.run_id)
 
 
 class PageLink(RunLink):

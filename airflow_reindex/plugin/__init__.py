@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow.sdk.plugins_manager import AirflowPlugin
 
-from airflow_reindex.links import INTERNAL, PREFIX
+from airflow_reindex.links import INTERNAL, PREFIX, root
 from airflow_reindex.plugin.fair_share import FairShare
 
 
@@ -37,13 +37,13 @@ class ReindexPlugin(AirflowPlugin):
     external_views = [  # noqa: RUF012
         {
             "name": "Reindex",
-            "href": f"{PREFIX}/page/{{DAG_ID}}/{{RUN_ID}}",
+            "href": f"{root()}{PREFIX}/page/{{DAG_ID}}/{{RUN_ID}}",
             "destination": "dag_run",
             "url_route": "reindex",
         },
         {
             "name": "Reindex runs",
-            "href": f"{PREFIX}/page",
+            "href": f"{root()}{PREFIX}/page",
             "destination": "nav",
             "url_route": "reindex-runs",
             "category": "browse",

@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from airflow_reindex import metadata
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.records import now
-from airflow_reindex.links import PREFIX
+from airflow_reindex.links import root, run_path
 from airflow_reindex.plugin.access import REFUSALS, VisibleRun, check_right, readable_dags
 from airflow_reindex.plugin.looks import Looks
 from airflow_reindex.view.facts import COLLECTION, RunFacts
@@ -75,7 +75,7 @@ def page_of(facts: RunFacts) -> str:
 
     :param facts: the run.
     """
-    return f"{PREFIX}/page/{quote(facts.dag_id, safe='')}/{quote(facts.run_id, safe='')}"
+    return root() + run_path("page", facts.dag_id, facts.run_id)
 
 
 @router.get("/runs")
@@ -110,12 +110,12 @@ def run(facts: VisibleRun) -> dict[str, Any]:
     :param facts: the run.
     """
     seen = overview(looks.at(facts)[1], facts)
-    dag, name = quote(facts.dag_id, safe=""), quote(facts.run_id, safe="")
+    dag, name = facts.dag_id, facts.run_id
     replay = facts.kind == COLLECTION and not facts.live and seen["failed"]
     links = {
-        "grid": f"/dags/{dag}/runs/{name}",
-        "report": f"{PREFIX}/report/{dag}/{name}" if looks.at(facts)[1].report else None,
-        "replay": f"{PREFIX}/replay/{dag}/{name}" if replay else None,
+        "grid": f"{root()}/dags/{quote(dag, safe='')}/runs/{quote(name, safe='')}",
+        "report": root() + run_path("report", dag, name) if looks.at(facts)[1].report else None,
+        "replay": root() + run_path("replay", dag, name) if replay else None,
     }
     return {**seen, "links": links}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -110,10 +112,16 @@ def test_running_build(deployment: Deployment, catalog: CatalogFactory, tmp_path
             expect(extract.locator("td").nth(4)).to_contain_text("rows/s", timeout=60_000)
             expect(page.locator("#times")).to_contain_text("Left", timeout=60_000)
             shoot(page, tmp_path, "running")
+            words = [str(Path(sys.executable).with_name("airflow-reindex")), "status", BUILD, run_id, "--watch"]
+            watching = subprocess.Popen(words, env=deployment.environment, stdout=subprocess.PIPE, text=True)
             assert deployment.wait(client, run_id) == "success"
             # It notices by itself.
             expect(page.locator("#status")).to_have_text("done", timeout=20_000)
             expect(page.locator("#announce")).to_have_text("The run is done.")
+            shown, _ = watching.communicate(timeout=60)
+            assert watching.returncode == 0
+            assert "processing" in shown
+            assert "150,000 of 150,000 rows" in shown
             assert wrong == []
 
 
@@ -198,6 +206,8 @@ def test_list_of_runs_and_airflows_own_pages(deployment: Deployment, finished: s
         expect(frame.locator("#status")).to_have_text("done", timeout=30_000)
         page.wait_for_timeout(500)
         shoot(page, tmp_path, "inside-airflow")
+        page.goto(f"{deployment.url}/plugin/reindex-runs")
+        expect(page.frame_locator("iframe").get_by_role("link", name=finished)).to_be_visible(timeout=30_000)
         links = page.request.get(f"{deployment.url}{DAG}/dagRuns/{quote(finished)}/taskInstances/aggregate/links")
         assert links.json()["extra_links"]["Progress"] == address(deployment, BUILD, finished)
 

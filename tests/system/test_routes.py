@@ -8,13 +8,14 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from airflow_reindex.plugin.app import create_app, create_task_app
 from airflow_reindex.sandbox.catalog import CatalogSpec
 from airflow_reindex.sandbox.fixtures import CatalogFactory
+from tests.core.samples import examples
 from tests.system.api import trigger
 from tests.system.deployment import Deployment
 
@@ -157,7 +158,7 @@ def test_made_up_requests(
     except schemathesis.errors.LoaderError:
         pytest.skip("nothing can be wrong with it")
 
-    @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
+    @examples(12)
     @given(case=cases)
     def ask(case: Any) -> None:
         case.call_and_validate(base_url=deployment.url + prefix, headers=paused, excluded_checks=excluded)

@@ -42,7 +42,7 @@ export class HeatMap {
     const total = this.data.chunk.length;
     if (!width || !total) return;
     this.size = total > 60000 ? 4 : total > 8000 ? 6 : total > 1000 ? 9 : 14;
-    this.columns = Math.max(1, Math.floor(width / this.size));
+    this.columns = Math.max(1, Math.min(total, Math.floor(width / this.size)));
     const height = Math.ceil(total / this.columns) * this.size;
     const dense = window.devicePixelRatio || 1;
     this.canvas.width = this.columns * this.size * dense;

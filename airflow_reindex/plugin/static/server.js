@@ -7,7 +7,9 @@ export async function ask(url) {
   const answer = await fetch(url, { headers: { Accept: "application/json" }, credentials: "same-origin" });
   if (answer.ok) return answer.json();
   if (answer.status === 401 || answer.status === 403) {
-    const where = `/auth/login?next=${encodeURIComponent(window.location.href)}`;
+    // Airflow may lie below a path of its host.
+    const root = window.location.pathname.split("/reindex/")[0];
+    const where = `${root}/auth/login?next=${encodeURIComponent(window.location.href)}`;
     complain("You are not signed in, or may not see this run. ", make("a", { href: where, target: "_top", text: "Sign in" }));
     throw new Refused();
   }
