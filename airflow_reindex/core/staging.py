@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -24,6 +25,8 @@ RESERVE_BYTES = 256 << 20
 #: Bytes that are sent to an object store at a time, and fetched from it where less is asked for. An S3 upload has at
 #: most 10,000 pieces, none below 5 MiB but the last.
 PUT_BYTES, GET_BYTES = 8 << 20, 256 << 10
+#: Disks take 255 bytes for a name, and what is written aside has a longer one.
+_LONGEST_NAME = 200
 
 
 def full_message(where: str, free: int, need: int) -> str:
@@ -368,6 +371,8 @@ def safe_name(name: str) -> str:
     """
     # fsspec takes "::" for a chain of protocols, and "." and ".." lead elsewhere.
     escaped = quote(name, safe="+:@~ ").replace("::", ":%3A")
+    if len(escaped) > _LONGEST_NAME:
+        escaped = f"{escaped[: _LONGEST_NAME - 33]}~{hashlib.sha256(name.encode()).hexdigest()[:32]}"
     return escaped.replace(".", "%2E") if set(escaped) == {"."} else escaped or "%"
 
 

@@ -195,3 +195,10 @@ def test_a_folder_is_found_again_by_its_url(folder: Folder, run_id: str) -> None
     # A claim carries the URL; the run that takes over opens the folder by it, and clears it.
     child = folder.child("build_director_index", run_id)
     assert Folder.at(child.url).root == child.root
+
+
+@given(name=st.text(min_size=150, max_size=400))
+def test_long_names_fit_on_a_disk(name: str) -> None:
+    escaped = safe_name(name)
+    assert len(escaped.encode()) <= 200
+    assert safe_name(name + "x") != escaped
