@@ -9,11 +9,12 @@ from typing import Any, TextIO
 import MySQLdb
 
 from airflow_reindex import metadata
-from airflow_reindex.cli.runs import find
+from airflow_reindex.cli.runs import find, say
 from airflow_reindex.config import run_folder
 from airflow_reindex.core.failures import RequestError, TransientError
 from airflow_reindex.core.records import REPORT
 from airflow_reindex.director.publish import roll_back_statement
+from airflow_reindex.director.servers import Servers
 from airflow_reindex.director.sql import describe, execute, session
 from airflow_reindex.director.tables import IndexTables
 from airflow_reindex.hooks.qserv import QservHook
@@ -41,11 +42,9 @@ def rollback(options: argparse.Namespace, out: TextIO) -> int:
     if not switched:
         raise RequestError(f"run '{facts.run_id}' has switched no readers over: there is nothing to take back.")
     conf = {"alias": switched["alias"], "collection_conn_id": notes["collection"]["conn_id"]}
-    if options.yes:
-        run_id = metadata.trigger(_DAG, conf)
-        print(f"run '{run_id}' of the DAG '{_DAG}' takes the switch of alias '{conf['alias']}' back", file=out)
-    else:
-        print(f"would run the DAG '{_DAG}' with {conf}; --yes does it", file=out)
+    run_id = metadata.trigger(_DAG, conf) if options.yes else None
+    done = f"run '{run_id}' of the DAG '{_DAG}' takes the switch of alias '{conf['alias']}' back"
+    say(options, out, {"run_id": run_id, **conf}, done, f"would run the DAG '{_DAG}' with {conf}")
     return 0
 
 
@@ -61,9 +60,14 @@ def _index(notes: Mapping[str, Any], run_id: str, options: argparse.Namespace, o
     # The report lies in a folder that others may write to: its statement is compared, never run.
     if statement != notes["roll_back"]:
         raise RequestError(f"the report of run '{run_id}' names other tables than the connection does: {statement}")
-    if not options.yes:
-        print(f"would run {statement}; --yes does it", file=out)
-        return 0
+    if options.yes:
+        _execute(servers, statement)
+    done = f"readers of '{index['table']}' have the index before run '{run_id}' again"
+    say(options, out, {"statement": statement}, done, f"would run {statement}")
+    return 0
+
+
+def _execute(servers: Servers, statement: str) -> None:
     try:
         with session(servers.czar) as czar:
             execute(czar, statement.replace("%", "%%"))
@@ -71,5 +75,3 @@ def _index(notes: Mapping[str, Any], run_id: str, options: argparse.Namespace, o
         raise TransientError(
             f"the index stays as it is: {describe(error)}. A later build may have removed the previous index."
         ) from error
-    print(f"readers of '{index['table']}' have the index before run '{run_id}' again", file=out)
-    return 0

@@ -30,7 +30,7 @@ def add_run_commands(commands: Any) -> None:
         ("cancel", "end a run; what it has done stays, for a resume"),
         ("rollback", "put back the index before a build (keep_previous), or the collection before a switch"),
     ):
-        commands.add_parser(name, parents=[run, sure], help=text, description=f"{text.capitalize()}.")
+        commands.add_parser(name, parents=[run, sure, as_json], help=text, description=f"{text.capitalize()}.")
     _estimate(commands, as_json)
 
 

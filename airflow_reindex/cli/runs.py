@@ -189,14 +189,29 @@ def resume(options: argparse.Namespace, out: TextIO) -> int:
     :returns: 0.
     """
     facts = find(options)
-    if options.yes:
-        done = metadata.resume(facts)
-        print(f"{done} tasks of run '{facts.run_id}' are cleared; what was done stays done", file=out)
-        return 0
     tasks = metadata.resumable(facts)
+    if options.yes:
+        metadata.resume(facts)
     what = ", ".join(f"{number} {name}" for name, number in tasks.items()) or "nothing"
-    print(f"would clear {what} of run '{facts.run_id}'; --yes does it", file=out)
+    text = f"{what} of run '{facts.run_id}'"
+    say(options, out, {"tasks": tasks}, f"cleared {text}; what was done stays done", f"would clear {text}")
     return 0
+
+
+def say(options: argparse.Namespace, out: TextIO, what: dict[str, Any], done: str, would: str) -> None:
+    """
+    Say what was done, or would be.
+
+    :param options: of the command line: ``yes`` and ``json``.
+    :param out: where the result goes.
+    :param what: for programs.
+    :param done: for people, when it was done.
+    :param would: for people, when it was not.
+    """
+    if options.json:
+        print(json.dumps({**what, "done": options.yes}), file=out)
+    else:
+        print(done if options.yes else f"{would}; --yes does it", file=out)
 
 
 def cancel(options: argparse.Namespace, out: TextIO) -> int:
@@ -213,7 +228,6 @@ def cancel(options: argparse.Namespace, out: TextIO) -> int:
         raise RequestError(f"run '{facts.run_id}' of '{facts.dag_id}' has ended: there is nothing to cancel.")
     if options.yes:
         metadata.cancel(facts, getpass.getuser())
-        print(f"run '{facts.run_id}' is canceled; `airflow-reindex resume` goes on with it", file=out)
-    else:
-        print(f"would end run '{facts.run_id}', which is {facts.state}; --yes does it", file=out)
+    done = f"run '{facts.run_id}' is canceled; `airflow-reindex resume` goes on with it"
+    say(options, out, {"run_id": facts.run_id}, done, f"would end run '{facts.run_id}', which is {facts.state}")
     return 0

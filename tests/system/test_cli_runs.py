@@ -61,6 +61,9 @@ def test_finished_build(
     status, text = command("rollback", BUILD, run_id)
     assert status == 0
     assert "would run RENAME TABLE" in text
+    status, found = as_json(command("rollback", BUILD, run_id, "--json"))
+    assert (status, found["done"]) == (0, False)
+    assert found["statement"] in text
     status, text = command("rollback", BUILD, run_id, "--yes")
     assert status == 0, text
     assert_same(read_index(sandbox, f"{made.spec.database}__Object"), truth(made.spec).index_rows())
