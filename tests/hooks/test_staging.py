@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from airflow_reindex.core.failures import RequestError
+from airflow_reindex.core.reader import JsonFiles
 from airflow_reindex.core.staging import PUT_BYTES, Folder
 from airflow_reindex.director.runs import manifests
 from airflow_reindex.hooks.staging import open_folder
@@ -50,6 +51,26 @@ def test_files_read_back(folder: Folder) -> None:
     assert run.newest() > 0
     assert run.free_bytes() is None
     run.ensure_room(1 << 60)
+
+
+def test_small_files_are_read_again_when_they_have_changed(folder: Folder) -> None:
+    parsed: list[str] = []
+
+    def parse(name: str, value: int) -> int:
+        parsed.append(name)
+        return value
+
+    files = JsonFiles(folder, "tasks", parse)
+    assert files.read() == {}
+    for number in range(5):
+        folder.write_json(f"tasks/{number}.json", number)
+    assert files.read() == {f"{number}.json": number for number in range(5)}
+    # As long as the one before, and within the same second.
+    folder.write_json("tasks/3.json", 7)
+    folder.remove("tasks/4.json")
+    assert files.read() == {"0.json": 0, "1.json": 1, "2.json": 2, "3.json": 7}
+    assert sorted(parsed) == ["0.json", "1.json", "2.json", "3.json", "3.json", "4.json"]
+    assert folder.read_many(["tasks/0.json", "tasks/none.json"]) == {"tasks/0.json": b"0"}
 
 
 def test_a_url_leads_back_to_its_folder_and_nowhere_else(folder: Folder) -> None:

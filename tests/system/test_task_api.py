@@ -37,7 +37,7 @@ def move(client: httpx.Client, task_id: str | None = None, dest: str = "words_12
         "dest": {"embedding_model_id": dest},
         "deploy_as_blue": None,
         "wait_on_conflict": False,
-        "params": {"batch_size": 5, **params},
+        "params": {"batch_size": 20, **params},
         **({"id": task_id} if task_id else {}),
     }
     answer = client.post(f"{TASKS}/run", json=body)
@@ -68,7 +68,7 @@ def test_task_fails_is_mended_and_restarted(client: httpx.Client, packages: psyc
     assert ended["status"] == "failed", ended
     assert (ended["total"], ended["progress"]) == (ITEMS, 1.0)
     assert "items failed" in ended["detail"]
-    assert len(ended["children"]) == ITEMS // 5
+    assert len(ended["children"]) == ITEMS // 20
     # What was not begun after the limit was reached is listed, too.
     assert ended["count"] == ITEMS - len(ended["failed_items"])
     (item,) = [item for item in ended["failed_items"] if item["failure_stage"] != "other"]
@@ -90,7 +90,7 @@ def test_task_fails_is_mended_and_restarted(client: httpx.Client, packages: psyc
 
 
 def test_cancel_stops_children_and_restart_goes_on(client: httpx.Client) -> None:
-    begun = move(client, dest="words_256", batch_size=1, max_subtasks=1)
+    begun = move(client, dest="words_256", batch_size=5, max_subtasks=1)
     assert len(begun["id"]) == 24
     deadline = time.monotonic() + 100
     while True:
