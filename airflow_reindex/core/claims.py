@@ -82,19 +82,17 @@ class Contender:
     claim_timeout: float
     force: bool = False
 
-    def must_respect(self, owner: Owner | None, silent: float) -> bool:
+    def must_respect(self, owner: Owner, silent: float) -> bool:
         """
         Whether a claim that was found keeps this run out.
 
         A run that has ended, one that fell silent for too long and this very run are taken over.
 
-        :param owner: who holds it; ``None`` when its maker died before saying so.
+        :param owner: who holds it.
         :param silent: seconds since its last sign of life.
         """
         if self.force or silent > self.claim_timeout:
             return False
-        if owner is None:
-            return True
         if owner.same_run(self.owner):
             return False
         ended = owner.deployment == self.owner.deployment and self.state_of(owner.dag_id, owner.run_id) in (

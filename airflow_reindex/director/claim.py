@@ -97,19 +97,21 @@ def acquire(
     connection: Connection,
     tables: IndexTables,
     owner: Owner,
-    may_take_over: Callable[[Held], str | None],
+    may_take_over: Callable[[Owner, float], str | None],
     limits: Limits | None = None,
 ) -> tuple[str, Held | None]:
     """
     Take the claim on an index, or take it over.
 
     Planners of one index stand in line at a named lock of the server, so that only one at a time looks and decides;
-    the takeover itself renames the claim's table, which only one can do, also against the old owner's swap.
+    the takeover itself renames the claim's table, which only one can do, also against the old owner's swap. A claim
+    that nobody has put his name to is of a planner that died in here, as its connection had the lock: it stops no one.
 
     :param connection: the czar's server; the lock is bound to it.
     :param tables: the index.
     :param owner: the run that claims.
-    :param may_take_over: says why a found claim must be respected, or ``None`` when it may be taken over.
+    :param may_take_over: is given a claim's owner and the seconds of silence; says why it must be respected, or
+        ``None`` when it may be taken over.
     :param limits: how fast the build may go.
     :returns: the new claim's token, and the claim that was taken over.
     :raises ConflictError: another run's claim must be respected.
@@ -121,7 +123,7 @@ def acquire(
         if held is None:
             execute(connection, _definition(tables, token))
         else:
-            reason = may_take_over(held)
+            reason = held.owner and may_take_over(held.owner, held.silent)
             if reason:
                 raise ConflictError(reason)
             _rename_claim(connection, tables, held.token, token)
@@ -141,25 +143,25 @@ def acquire(
     return token, held
 
 
-def set_limits(connection: Connection, tables: IndexTables, limits: Limits) -> Held:
+def set_limits(connection: Connection, tables: IndexTables, limits: Limits) -> Owner:
     """
     Change how fast a running build may go; its tasks heed it within seconds.
 
     :param connection: the czar's server.
     :param tables: the index.
     :param limits: the new limits.
-    :returns: the claim of the build.
+    :returns: the run that builds it.
     :raises ConflictError: nobody builds the index.
     """
     held = find(connection, tables)
-    if held is None:
+    if held is None or held.owner is None:
         raise ConflictError(f"nobody builds index '{tables.database}.{tables.index}' right now.")
     execute(
         connection,
         f"UPDATE {tables.sql('claim', held.token)} SET rows_per_second = %s, connections = %s",  # noqa: S608 - names are quoted
         (limits.rows_per_second, limits.connections),
     )
-    return held
+    return held.owner
 
 
 def sweep(connection: Connection, tables: IndexTables, keep: str) -> list[str]:

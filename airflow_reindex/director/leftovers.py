@@ -109,12 +109,10 @@ def give_up(connection: Connection, servers: Servers, target: str, owner: Owner,
     if claim.find(connection, tables) is None:
         raise RequestError(f"nobody has a claim on index '{servers.index_database}.{target}'.")
 
-    def alive(held: claim.Held) -> str | None:
-        if held.silent > claim_timeout:
+    def alive(holder: Owner, silent: float) -> str | None:
+        if silent > claim_timeout:
             return None
-        return (
-            f"{held.owner or 'a run that is just starting'} gave a sign of life {held.silent:.0f} s ago: stop it first"
-        )
+        return f"{holder} gave a sign of life {silent:.0f} s ago: stop it first"
 
     claim.acquire(connection, tables, owner, alive)
     # No token is kept, not even the one that was just taken: nobody builds.

@@ -236,18 +236,18 @@ def draft_plan(
 
 def _respect(czar: Connection, tables: IndexTables, request: BuildRequest, run: RunContext) -> None:
     held = claim.find(czar, tables)
-    reason = held and _conflict(held, tables, request, run)
+    # A claim without an owner is looked at where the lock tells whether its maker is alive.
+    reason = held and held.owner and _conflict(held.owner, held.silent, tables, request, run)
     if reason:
         raise ConflictError(reason)
 
 
-def _conflict(held: claim.Held, tables: IndexTables, request: BuildRequest, run: RunContext) -> str | None:
+def _conflict(owner: Owner, silent: float, tables: IndexTables, request: BuildRequest, run: RunContext) -> str | None:
     """Why a claim must be respected; ``None`` when it may be taken over."""
     contender = run.contender(request)
-    if not contender.must_respect(held.owner, held.silent):
+    if not contender.must_respect(owner, silent):
         return None
-    who = held.owner or "a run that is just starting"
-    return f"index '{tables.database}.{tables.index}' is being built by {who}. {contender.advice(held.silent)}"
+    return f"index '{tables.database}.{tables.index}' is being built by {owner}. {contender.advice(silent)}"
 
 
 def _claim(
@@ -262,7 +262,7 @@ def _claim(
     request, tables = draft.request, servers.tables(draft.request)
     ensure_work_database(czar, tables.work)
     token, former = claim.acquire(
-        czar, tables, run.owner, lambda held: _conflict(held, tables, request, run), request.limits
+        czar, tables, run.owner, lambda owner, silent: _conflict(owner, silent, tables, request, run), request.limits
     )
     if former:
         log.info("took over the claim of %s", former.owner or former.token)

@@ -32,12 +32,11 @@ class ThrottleOperator(ReindexOperator):
             request = BuildRequest.parse(params)
             servers = QservHook(params.get("qserv_conn_id") or QservHook.default_conn_name).servers
             with session(servers.czar) as czar:
-                held = claim.set_limits(czar, servers.tables(request), limits)
-        owner = held.owner
+                owner = claim.set_limits(czar, servers.tables(request), limits)
         self.log.info(
             "%s: at most %s rows a second, %s connections",
-            owner or "a run that is just starting",
+            owner,
             limits.rows_per_second or "any number of",
             limits.connections or "any number of",
         )
-        return {**vars(limits), "dag_id": owner.dag_id if owner else "", "run_id": owner.run_id if owner else ""}
+        return {**vars(limits), "dag_id": owner.dag_id, "run_id": owner.run_id}

@@ -166,6 +166,18 @@ def test_killed_around_the_swap(run: Build, shaky: Sandbox, shaky_build: Factory
     note(f"{struck} of {kills} kills struck; readers then saw {seen}")
 
 
+def test_killed_before_its_claim_has_its_name(run: Build) -> None:
+    """The claim's table is there, its row is not: the same run's next try need not wait for a time-out."""
+    with HeldTask(run, "plan", at="airflow_reindex.director.claim:transaction") as task:
+        assert task.wait().kill()
+    (name,) = claims(run)
+    assert run_sql(run.sandbox.czar, f"SELECT * FROM airflow_reindex.`{name}`") == []
+    retry(run, "plan")
+    run.to_load()
+    run.load_all()
+    finish(run)
+
+
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow_fault)])
 def test_killed_while_it_takes_its_claim(run: Build, shaky_build: Factory, chance: Random, kills: int) -> None:
     struck = 0
