@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 TAG, OWN_TASKS = "reindex", ("load", "verify")
 #: States of a run that goes on.
 LIVE = ("queued", "running")
-#: How often a run is canceled anew because some of its tasks have begun meanwhile.
-_CANCELS = 10
+#: How often at most a run is canceled anew, as tasks have begun meanwhile, and how often in a row none may have.
+_CANCELS, _QUIET_LOOKS = 10, 2
 #: States of tasks that a resumed run does again; skipped are those that a cancel kept from their turn.
 _AGAIN = ("failed", "upstream_failed", "skipped", "removed", "none")
 
@@ -113,20 +113,18 @@ def state_of(dag_id: str, run_id: str) -> str | None:
         return str(state) if state is not None else None
 
 
-def runs_like(dag_id: str, prefix: str) -> tuple[str | None, int]:
+def runs_like(dag_id: str, prefix: str) -> tuple[str | None, str | None]:
     """
     Runs whose ids begin alike.
 
     :param dag_id: their DAG.
     :param prefix: what the ids begin with.
-    :returns: the one that goes on, if any, and how many there are.
+    :returns: the one that goes on, if any, and the newest one of all.
     """
     alike = and_(DagRun.dag_id == dag_id, DagRun.run_id.startswith(prefix, autoescape=True))
+    newest = select(DagRun.run_id).where(alike).order_by(DagRun.id.desc()).limit(1)
     with create_session() as session:
-        live = session.scalar(
-            select(DagRun.run_id).where(alike, DagRun.state.in_(LIVE)).order_by(DagRun.id.desc()).limit(1)
-        )
-        return live, session.scalar(select(func.count()).select_from(DagRun).where(alike)) or 0
+        return session.scalar(newest.where(DagRun.state.in_(LIVE))), session.scalar(newest)
 
 
 def _facts(session: Session, runs: Sequence[DagRun]) -> list[RunFacts]:
@@ -276,11 +274,14 @@ def cancel(facts: RunFacts, user: str) -> None:
         dag = DBDagBag().get_dag_for_run(run, session=session) if run is not None else None
         if dag is None:
             raise RequestError(f"the DAG '{facts.dag_id}' is gone: mark its run as failed in Airflow's UI.")
+        quiet = 0
         for _ in range(_CANCELS):
             set_dag_run_state_to_failed(dag=dag, run_id=facts.run_id, commit=True, session=session)
             session.commit()
-            if not session.scalar(select(func.count()).select_from(TaskInstance).where(_at_work(facts))):
+            at_work = session.scalar(select(func.count()).select_from(TaskInstance).where(_at_work(facts)))
+            quiet = 0 if at_work else quiet + 1
+            if quiet == _QUIET_LOOKS:
                 break
-            # A task that was about to begin has done so meanwhile.
+            # A task that the scheduler had chosen before may begin even now.
             time.sleep(0.3)
     run_folder(facts.dag_id, facts.run_id).write_json(CANCELED, {"at": now(), "by": user})

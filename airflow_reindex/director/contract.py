@@ -63,6 +63,16 @@ class IndexCall:
         name = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{self.conf['database']}.{self.conf['director_table']}")
         return f"qserv__{name}__{digest}__"
 
+    def number_of(self, run_id: str) -> int:
+        """
+        Which of the runs for equal requests a run is.
+
+        :param run_id: its id.
+        :returns: its number; 0 for an id that somebody else has made.
+        """
+        text = run_id.removeprefix(self.run_prefix)
+        return int(text) if text.isdecimal() and len(text) < 10 else 0
+
 
 def envelope(error: str = "", ext: Mapping[str, Any] | None = None, warning: str = "", **more: Any) -> dict[str, Any]:
     """

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.api_fastapi.core_api.security import GetUserDep
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
 
 from airflow_reindex import __version__, config
 from airflow_reindex.links import INTERNAL
 from airflow_reindex.plugin import pages, qserv, reports, tasks
+from airflow_reindex.plugin.guard import Guard
 from airflow_reindex.plugin.limits import Limits
+from airflow_reindex.plugin.refusals import refusal
 
 
 def create_app() -> FastAPI:
@@ -41,12 +44,20 @@ def create_task_app() -> FastAPI:
 
 def _bare() -> FastAPI:
     app = FastAPI(title="airflow-reindex", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(HTTPException, _refuse)
+    app.add_middleware(Guard, open_to_keys=qserv.ROUTES)
+    # Around the guard, as who tries keys or tokens is held up, too.
     app.add_middleware(
         Limits,
         requests_a_minute=config.integer("api_requests_per_minute"),
         body_bytes=config.integer("api_body_bytes"),
     )
     return app
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
+    return refusal(request, error)
 
 
 def _describe(app: FastAPI) -> None:

@@ -57,22 +57,22 @@ class Limits:
             await _refuse(send, 429, "too many requests: wait a minute ([reindex] api_requests_per_minute)")
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > self._body_bytes:
-            await self._refuse_body(send)
-            return
-        seen = 0
+        left = self._body_bytes if declared.isdigit() and int(declared) <= self._body_bytes else -1
+        refused = False
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._body_bytes:
+            nonlocal left, refused
+            # Judged when it is asked for: who may send nothing at all is told that instead.
+            message = await receive() if left >= 0 else {}
+            left -= len(message.get("body", b""))
+            if left < 0:
+                refused = True
                 raise _TooLargeError
             return message
 
         async def guarded(message: Message) -> None:
             # The application takes a body that it cannot read for a bad one.
-            if seen > self._body_bytes:
+            if refused:
                 return
             if message["type"] == "http.response.start":
                 _add_headers(message)
@@ -80,11 +80,8 @@ class Limits:
 
         with suppress(_TooLargeError):
             await self._app(scope, counted, guarded)
-        if seen > self._body_bytes:
-            await self._refuse_body(send)
-
-    async def _refuse_body(self, send: Send) -> None:
-        await _refuse(send, 413, f"the body is larger than {self._body_bytes} bytes ([reindex] api_body_bytes)")
+        if refused:
+            await _refuse(send, 413, f"the body is larger than {self._body_bytes} bytes ([reindex] api_body_bytes)")
 
 
 def _add_headers(message: Message) -> None:

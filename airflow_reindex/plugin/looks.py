@@ -6,12 +6,15 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Any
 
 from airflow_reindex.config import run_folder
+from airflow_reindex.core.records import CANCELED, REPORT
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.view.facts import RunFacts
 from airflow_reindex.view.failures import Failures, read_failures
 from airflow_reindex.view.material import Gatherer, Material
+from airflow_reindex.view.overview import fresh_report, overview
 
 #: For how long a look is good enough, in seconds.
 GOOD_SECONDS = 1.5
@@ -79,6 +82,21 @@ class Looks:
         if stamps is None or look.material is None or (look.state, look.stamps) != (state, stamps):
             look.material, look.failures = look.gatherer.gather(facts), None
         look.seen, look.state, look.stamps = time.monotonic(), state, stamps
+
+    def listed(self, facts: RunFacts) -> dict[str, Any]:
+        """
+        Describe a run for a list, which shows no phases: of one that has ended, its report says enough.
+
+        :param facts: what Airflow knows of it now.
+        :returns: as :func:`~airflow_reindex.view.overview.overview`; its phases may lack their figures.
+        """
+        if not facts.live:
+            folder = run_folder(facts.dag_id, facts.run_id)
+            said = Material(plan=None, report=folder.read_json(REPORT), canceled=folder.read_json(CANCELED))
+            report = fresh_report(said, facts)
+            if report is not None and report["source"] and report["total"]:
+                return overview(said, facts)
+        return overview(self.at(facts)[1], facts)
 
     def failures(self, facts: RunFacts) -> Failures:
         """

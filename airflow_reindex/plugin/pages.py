@@ -97,7 +97,7 @@ def runs(
 
 
 def _row(facts: RunFacts) -> dict[str, Any]:
-    seen = overview(looks.at(facts)[1], facts)
+    seen = looks.listed(facts)
     names = ("dag_id", "run_id", "kind", "status", "started_at", "ended_at", "source", "dest", "progress")
     return {**{name: seen[name] for name in names}, "page": page_of(facts)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from airflow.sdk.configuration import conf
 from fastapi import APIRouter, Request, Response, status
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
+from sqlalchemy.exc import SQLAlchemyError
 
 from airflow_reindex import config, metadata
 from airflow_reindex.config import run_folder
@@ -34,10 +36,17 @@ from airflow_reindex.plugin.access import REFUSALS, Bearer, Method, bearer_user,
 from airflow_reindex.view.material import Gatherer
 from airflow_reindex.view.overview import fresh_report, status_of
 
+log = logging.getLogger(__name__)
+
 router = APIRouter(tags=["Qserv"])
+VERSION_PATH, BUILD_PATH = "/meta/version", "/ingest/index/secondary"
+#: What may be asked for with a key.
+ROUTES = (("GET", VERSION_PATH), ("POST", BUILD_PATH))
 
 #: How often a waiting answer looks at its run, and says something, so that nobody on the way hangs up; in seconds.
 LOOK_SECONDS, ALIVE_SECONDS = 1.0, 15.0
+#: For how long it goes on waiting when nothing can be read of its run, in seconds.
+PATIENCE_SECONDS = 600.0
 #: The oldest version of the services that do not build.
 _LEAST_META = 12
 #: How often a run is triggered anew when another process was faster.
@@ -90,7 +99,7 @@ def dag_id() -> str:
     return config.text("director_dag_id")
 
 
-@router.get("/meta/version", responses=_ANSWERS, openapi_extra={"parameters": [_VERSION_QUERY]})
+@router.get(VERSION_PATH, responses=_ANSWERS, openapi_extra={"parameters": [_VERSION_QUERY]})
 async def version(request: Request, bearer: Bearer) -> Response:
     """
     Say which version of Qserv's API this service has.
@@ -117,7 +126,7 @@ async def version(request: Request, bearer: Bearer) -> Response:
     return JSONResponse(envelope(warning=warning, **about))
 
 
-@router.post("/ingest/index/secondary", responses=_ANSWERS, openapi_extra=_body_doc(_REQUEST))
+@router.post(BUILD_PATH, responses=_ANSWERS, openapi_extra=_body_doc(_REQUEST))
 async def build(request: Request, bearer: Bearer) -> Response:
     """
     Build or rebuild a director index; answer when that has ended.
@@ -184,13 +193,14 @@ def start(call: IndexCall) -> str:
     :returns: the run's id.
     :raises RequestError: the DAG cannot be triggered.
     """
-    for attempt in range(_TRIES):
-        live, count = metadata.runs_like(dag_id(), call.run_prefix)
+    for attempt in range(1, _TRIES + 1):
+        live, newest = metadata.runs_like(dag_id(), call.run_prefix)
         if live is not None:
             return live
+        number = call.number_of(newest or "") + attempt
         try:
             # Equal requests at the same instant form the same id, and only one of them can have it.
-            return metadata.trigger(dag_id(), call.conf, run_id=f"{call.run_prefix}{count + 1 + attempt}", user="qserv")
+            return metadata.trigger(dag_id(), call.conf, run_id=f"{call.run_prefix}{number}", user="qserv")
         except ConflictError:
             continue
     raise RequestError("other requests for this index were faster, again and again: send it once more.")
@@ -198,26 +208,43 @@ def start(call: IndexCall) -> str:
 
 async def _answer(call: IndexCall, run_id: str) -> AsyncIterator[bytes]:
     """JSON may begin with white space: it keeps the connection alive until the answer is there."""
-    said = time.monotonic()
+    said = seen = time.monotonic()
     yield b"\n"
     while True:
-        state = await run_in_threadpool(metadata.state_of, dag_id(), run_id)
-        if state not in metadata.LIVE:
-            break
+        try:
+            found = await run_in_threadpool(outcome, call, run_id)
+            seen = time.monotonic()
+        except (SQLAlchemyError, OSError) as error:
+            # Hours of waiting are not to be lost as the database or the staging folder is away for a moment.
+            log.warning("what became of run %s cannot be read: %s", run_id, error)
+            found = _unknown(call, run_id, error) if time.monotonic() - seen > PATIENCE_SECONDS else None
+        if found is not None:
+            yield json.dumps(found).encode()
+            return
         if time.monotonic() - said >= ALIVE_SECONDS:
             said = time.monotonic()
             yield b"\n"
         await asyncio.sleep(LOOK_SECONDS)
-    yield json.dumps(await run_in_threadpool(outcome, call, run_id)).encode()
 
 
-def outcome(call: IndexCall, run_id: str) -> dict[str, Any]:
+def _unknown(call: IndexCall, run_id: str, error: Exception) -> dict[str, Any]:
+    why = (
+        f"what became of run '{run_id}' could not be read for {PATIENCE_SECONDS:.0f} s ({type(error).__name__}). The "
+        "build itself may go on: look at the run, or send the same request again, which joins a build that goes on."
+    )
+    return envelope(f"index creation failed: {why}", warning=call.warning)
+
+
+def outcome(call: IndexCall, run_id: str) -> dict[str, Any] | None:
     """
     The answer for a run that has ended.
 
     :param call: the request.
     :param run_id: its run.
+    :returns: ``None`` while it goes on.
     """
+    if metadata.state_of(dag_id(), run_id) in metadata.LIVE:
+        return None
     facts = metadata.find_run(dag_id(), run_id)
     if facts is None:
         return envelope("index creation failed: its run was deleted from Airflow", warning=call.warning)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any, Literal
 from uuid import uuid4
@@ -120,7 +120,7 @@ def run(body: ReindexTaskRunRequest, user: Runner) -> ReindexTaskResponse:
             pass
         except RequestError as error:
             raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from error
-    return _response(_facts(task_id))
+    return _whole(_facts(task_id))
 
 
 def _conf(body: ReindexTaskRunRequest) -> Mapping[str, Any]:
@@ -148,7 +148,7 @@ def info(task_id: TaskId, _: Reader, failed_limit: Annotated[int, Query(ge=0, le
     :param failed_limit: how many of its failed items to give.
     :raises HTTPException: 404.
     """
-    return _response(_facts(task_id), failed_limit)
+    return _whole(_facts(task_id), failed_limit)
 
 
 @router.get("/list", response_model=list[ReindexTaskResponse])
@@ -167,7 +167,7 @@ def tasks(
     """
     if status is None:
         found, _total = metadata.list_runs([dag_id()], offset=offset, limit=limit)
-        return [_response(facts, 0) for facts in found]
+        return [_response(facts, looks.listed(facts)) for facts in found]
     states = {"pending": ["queued", "success"], "processing": ["running"], "done": ["success"]}.get(status, ["failed"])
     return list(islice(_of_status(status, states), offset, offset + limit))
 
@@ -178,7 +178,7 @@ def _of_status(wanted: str, states: list[str]) -> Any:
     while True:
         found, total = metadata.list_runs([dag_id()], states, offset=offset, limit=step)
         for facts in found:
-            response = _response(facts, 0)
+            response = _response(facts, looks.listed(facts))
             if response.status == wanted:
                 yield response
         offset += step
@@ -200,7 +200,7 @@ def restart(task_id: TaskId, _: Changer) -> ReindexTaskResponse:
             metadata.resume(facts)
         except RequestError as error:
             raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from error
-    return _response(_facts(task_id))
+    return _whole(_facts(task_id))
 
 
 @router.put("/cancel", response_model=ReindexTaskResponse, responses={**_MISSING, **_WRONG})
@@ -218,7 +218,7 @@ def cancel(task_id: TaskId, user: Changer) -> ReindexTaskResponse:
             metadata.cancel(facts, user.get_name())
         except RequestError as error:
             raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from error
-    return _response(_facts(task_id))
+    return _whole(_facts(task_id))
 
 
 def _facts(task_id: str) -> RunFacts:
@@ -228,9 +228,9 @@ def _facts(task_id: str) -> RunFacts:
     return facts
 
 
-def _response(facts: RunFacts, failed_limit: int = FEW) -> ReindexTaskResponse:
+def _whole(facts: RunFacts, failed_limit: int = FEW) -> ReindexTaskResponse:
+    """A task with its failed items."""
     material = looks.at(facts)[1]
-    seen = overview(material, facts)
     items: list[FailedDataItem] = []
     if failed_limit and facts.kind == COLLECTION and fresh_report(material, facts) is not None:
         listed = read_failed(run_folder(facts.dag_id, facts.run_id), FAILED)
@@ -243,6 +243,12 @@ def _response(facts: RunFacts, failed_limit: int = FEW) -> ReindexTaskResponse:
             )
             for item in islice(listed, failed_limit)
         ]
+    return _response(facts, overview(material, facts), items)
+
+
+def _response(
+    facts: RunFacts, seen: Mapping[str, Any], failed_items: Sequence[FailedDataItem] = ()
+) -> ReindexTaskResponse:
     flags = {name: facts.conf.get(name) for name in ("deploy_as_blue", "wait_on_conflict")}
     return ReindexTaskResponse(
         task_id=facts.run_id,
@@ -254,6 +260,6 @@ def _response(facts: RunFacts, failed_limit: int = FEW) -> ReindexTaskResponse:
         count=seen["count"],
         total=seen["total"],
         children=[f"reindex[{index}]" for index in sorted(facts.states("reindex")) if index >= 0],
-        failed_items=items,
+        failed_items=list(failed_items),
         **flags,
     )

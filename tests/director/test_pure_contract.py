@@ -88,6 +88,8 @@ def test_runs_of_equal_requests_have_ids_that_begin_alike() -> None:
     other = read_index_call({**body, "rebuild": 1}, None, 0)
     assert first.run_prefix == same.run_prefix != other.run_prefix
     assert first.run_prefix.startswith("qserv__d__b.t__")
+    assert [first.number_of(f"{first.run_prefix}{end}") for end in ("7", "12", "x", "", "9" * 40)] == [7, 12, 0, 0, 0]
+    assert first.number_of("manual__2026-01-01") == 0
 
 
 @given(text=st.binary(max_size=60))

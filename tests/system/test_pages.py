@@ -216,8 +216,19 @@ def test_page_says_why_it_shows_nothing(deployment: Deployment, finished: str) -
         answer = page.goto(address(deployment, BUILD, finished))
         assert answer is not None
         assert answer.status == 401
+        page.get_by_role("link", name="Sign in").click()
+        page.fill("[name=username]", "viewer")
+        page.fill("[name=password]", deployment.passwords["viewer"])
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.locator("#status")).to_have_text("done", timeout=20_000)
     with browsing(deployment, "mover") as (page, _):
         answer = page.goto(address(deployment, BUILD, finished))
         assert answer is not None
         assert answer.status == 403
         assert finished not in json.dumps(page.content())
+        expect(page.locator("p")).to_have_text(f"you have no right to GET runs of the DAG '{BUILD}'")
+    with browsing(deployment, "viewer") as (page, _):
+        answer = page.goto(address(deployment, BUILD, "<b>none"))
+        assert answer is not None
+        assert answer.status == 404
+        expect(page.locator("p")).to_contain_text("there is no run '<b>none'")

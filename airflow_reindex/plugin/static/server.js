@@ -9,7 +9,7 @@ export async function ask(url) {
   if (answer.status === 401 || answer.status === 403) {
     // Airflow may lie below a path of its host.
     const root = window.location.pathname.split("/reindex/")[0];
-    const where = `${root}/auth/login?next=${encodeURIComponent(window.location.href)}`;
+    const where = `${root}/api/v2/auth/login?next=${encodeURIComponent(window.location.href)}`;
     complain("You are not signed in, or may not see this run. ", make("a", { href: where, target: "_top", text: "Sign in" }));
     throw new Refused();
   }
