@@ -113,11 +113,12 @@ class Chunks:
             "rate": rates,
         }
 
-    def by_worker(self, spans: Mapping[int, float]) -> list[dict[str, Any]]:
+    def by_worker(self, spans: Mapping[int, float], under_way: Mapping[int, int]) -> list[dict[str, Any]]:
         """
         What each worker has given.
 
         :param spans: how long extract tasks were at work, in seconds, by worker.
+        :param under_way: rows that were read of chunks that are not staged yet, by worker.
         :returns: one dict a worker, by name.
         """
         size = len(self.workers)
@@ -129,8 +130,9 @@ class Chunks:
             return np.bincount(self.worker[which], picked, size).astype(np.int64).tolist()  # type: ignore[no-any-return]
 
         everything = np.ones(len(self.worker), dtype=bool)
-        columns = (count(everything), count(staged), count(self.state == FAILED), count(staged, self.rows))
-        fresh = count(read, self.rows)
+        more = np.array([under_way.get(n, 0) for n in range(size)], dtype=np.int64)
+        rows, fresh = (np.array(count(which, self.rows), np.int64) + more for which in (staged, read))
+        columns = (count(everything), count(staged), count(self.state == FAILED), rows.tolist())
         return [
             {
                 "name": name,

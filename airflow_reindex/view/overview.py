@@ -6,13 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rich.filesize import decimal
+
 from airflow_reindex.core.failures import detail
 from airflow_reindex.core.records import now as utc_now
 from airflow_reindex.core.report import Status
 from airflow_reindex.core.tasks import first_error
 from airflow_reindex.view.facts import DIRECTOR, MAPPED, STEPS, RunFacts
 from airflow_reindex.view.material import Material
-from airflow_reindex.view.phases import PhaseView, phases, pieces, remaining, work_done, worker_spans
+from airflow_reindex.view.phases import (
+    PhaseView,
+    beats_at_work,
+    phases,
+    pieces,
+    remaining,
+    rows_under_way,
+    work_done,
+    worker_spans,
+)
 
 
 def fresh_report(material: Material, facts: RunFacts) -> Mapping[str, Any] | None:
@@ -81,7 +92,7 @@ def overview(material: Material, facts: RunFacts) -> dict[str, Any]:
         **({"progress": work_done(found)} if facts.live and material.chunks else {}),
         "eta": asdict(eta) if eta else None,
         "phases": [phase.as_dict() for phase in found],
-        "workers": material.chunks.by_worker(worker_spans(material, facts, at)) if material.chunks else [],
+        "workers": _workers(material, facts, at),
         "chunks": material.chunks.counts() if material.chunks else None,
         "ranges": {
             "total": len(material.pieces),
@@ -92,6 +103,13 @@ def overview(material: Material, facts: RunFacts) -> dict[str, Any]:
         "publication": _publication(material, facts),
         "notes": _notes(material, report),
     }
+
+
+def _workers(material: Material, facts: RunFacts, at: str) -> list[dict[str, Any]]:
+    if material.chunks is None:
+        return []
+    under_way = rows_under_way(material.chunks, beats_at_work("extract", material, facts))
+    return material.chunks.by_worker(worker_spans(material, facts, at), under_way)
 
 
 def _ends(material: Material, facts: RunFacts, report: Mapping[str, Any] | None) -> dict[str, str]:
@@ -169,7 +187,11 @@ def _publication(material: Material, facts: RunFacts) -> dict[str, Any] | None:
         "alias": "Alias", "previous": "Before", "items": "Items", "caught_up": "Caught up under the lock",
         "stragglers": "Carried over after it", "roll_back": "To roll back",
     }  # fmt: skip
-    return {"what": what, "state": "done", "facts": {"At": record.ended_at, **_some(record.result, labels)}}
+    return {"what": what, "state": "done", "facts": {"At": _moment(record.ended_at), **_some(record.result, labels)}}
+
+
+def _moment(text: str) -> str:
+    return f"{text[:19].replace('T', ' ')} UTC"
 
 
 def _some(result: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, str]:
@@ -182,7 +204,7 @@ def _notes(material: Material, report: Mapping[str, Any] | None) -> dict[str, st
     notes = _some(result, {"time": "Estimate"})
     for name, label in (("staging_bytes", "Staging"), ("index_bytes", "Index")):
         if result.get(name):
-            notes[label] = f"about {result[name] / 1e9:,.3g} GB"
+            notes[label] = f"about {decimal(int(result[name]))}"
     if report is not None:
         labels = {"not_checked": "Not checked", "adopted_chunks": "Chunks taken over from earlier runs"}
         notes |= _some(report.get("notes", {}), labels)

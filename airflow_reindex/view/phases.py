@@ -104,7 +104,7 @@ def phases(material: Material, facts: RunFacts, now: str) -> list[PhaseView]:
 def _phase(step: str, material: Material, facts: RunFacts, now: str) -> PhaseView:
     states = facts.states(step)
     records = [record for record in material.records if record.task == step]
-    beats = [beat for (task, _), beat in material.beats.items() if task == step and _at_work(beat, states, records)]
+    beats = beats_at_work(step, material, facts)
     state = state_of(states, live=facts.live)
     unit = "rows" if facts.kind == DIRECTOR else "items"
     done, total = _done(step, material, beats)
@@ -126,10 +126,21 @@ def _phase(step: str, material: Material, facts: RunFacts, now: str) -> PhaseVie
     )
 
 
-def _at_work(beat: Beat, states: States, records: Iterable[TaskRecord]) -> bool:
-    """Whether a beat is of the task's present try."""
-    ended = any(record.index == beat.index and record.ended_at for record in records)
-    return states.get(beat.index) == "running" and not ended
+def beats_at_work(step: str, material: Material, facts: RunFacts) -> list[Beat]:
+    """
+    The beats of a step's tasks that are at work; not those of earlier tries.
+
+    :param step: its task id.
+    :param material: from the run's folder.
+    :param facts: what Airflow knows of the run.
+    """
+    ended = {record.index for record in material.records if record.task == step and record.ended_at}
+    states = facts.states(step)
+    return [
+        beat
+        for (task, index), beat in material.beats.items()
+        if task == step and states.get(index) == "running" and index not in ended
+    ]
 
 
 def _seconds(records: Sequence[TaskRecord], beats: Sequence[Beat], now: str, *, running: bool) -> float | None:
@@ -156,13 +167,28 @@ def _done(step: str, material: Material, beats: Sequence[Beat]) -> tuple[int, in
 
 
 def _extracted(chunks: Chunks, beats: Sequence[Beat]) -> tuple[int, int]:
-    read = chunks.state == STAGED
     wanted = chunks.state != ADOPTED
-    done = int(chunks.rows[read].sum())
-    for beat in beats:
-        # Chunks of which the rows are counted by the beat may have been staged meanwhile.
-        done += max(0, beat.done - int(chunks.rows[read & (chunks.group == beat.index)].sum()))
+    done = int(chunks.rows[chunks.state == STAGED].sum()) + sum(rows_under_way(chunks, beats).values())
     return done, max(int(chunks.rows[wanted].sum()), done)
+
+
+def rows_under_way(chunks: Chunks, beats: Iterable[Beat]) -> dict[int, int]:
+    """
+    The rows that extract tasks have read of chunks that are not staged yet.
+
+    :param chunks: the build's.
+    :param beats: of the extract tasks at work.
+    :returns: rows by worker, as an index into the chunks' ``workers``.
+    """
+    rows: dict[int, int] = {}
+    for beat in beats:
+        mine = chunks.group == beat.index
+        # Chunks of which the rows are counted by the beat may have been staged meanwhile.
+        more = beat.done - int(chunks.rows[mine & (chunks.state == STAGED)].sum())
+        if more > 0 and mine.any():
+            worker = int(chunks.worker[mine][0])
+            rows[worker] = rows.get(worker, 0) + more
+    return rows
 
 
 def remaining(found: Sequence[PhaseView], material: Material) -> Eta | None:

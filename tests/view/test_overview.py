@@ -77,6 +77,8 @@ def test_tasks_at_work(folder: Folder) -> None:
     assert found["chunks"] == {"waiting": 0, "reading": 2, "staged": 1, "adopted": 0, "failed": 0}
     # One staged row, of which the first task's beat knows; 4 rows of the other task.
     assert phase(found, "extract")["done"] == 15 + 4
+    assert {worker["name"]: worker["rows"] for worker in found["workers"]} == {"w1": 15, "w2": 4}
+    assert all(worker["rate"] > 0 for worker in found["workers"])
     assert phase(found, "extract")["state"] == "running"
     assert phase(found, "extract")["eta"]["low"] <= phase(found, "extract")["eta"]["high"]
     assert 0 < found["progress"] < 1
@@ -182,7 +184,7 @@ def test_every_chunk_is_in_one_state(
         else:
             assert state == ("failed" if chunk in bad or not live else state)
             assert state != "staged"
-    assert sum(worker["chunks"] for worker in found.by_worker({})) == len(found.chunk)
+    assert sum(worker["chunks"] for worker in found.by_worker({}, {})) == len(found.chunk)
     back = Chunks.from_dict(found.as_dict())
     assert back.shown() == found.shown()
 

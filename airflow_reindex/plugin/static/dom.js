@@ -25,11 +25,12 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+// Names and values; each pair stays together where lines break.
 export function facts(list, entries) {
   const shown = JSON.stringify(entries);
   if (list.dataset.shown === shown) return;
   list.dataset.shown = shown;
-  list.replaceChildren(...entries.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: value })]));
+  list.replaceChildren(...entries.map(([name, value]) => make("div", {}, make("dt", { text: name }), make("dd", { text: value }))));
 }
 
 // A table whose rows are arrays of texts or elements. Rows that show the same are left as they are.

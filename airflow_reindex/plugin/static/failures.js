@@ -4,6 +4,7 @@ import { count } from "./format.js";
 import { ask, complain, Refused } from "./server.js";
 
 const LIMIT = 100;
+const KINDS = 8;
 
 export class FailureTable {
   constructor(base) {
@@ -43,10 +44,33 @@ export class FailureTable {
     byId("csv").href = `${this.base}/failures.csv?${query}`;
     setText(byId("failures-title"), found.total ? `Failures (${count(found.total)})` : "Failures");
     byId("filter").hidden = found.total === 0;
+    this.groups(found.kinds);
     options(byId("kind"), found.kinds.map(({ kind, count: n }) => [kind, `${kind} (${count(n)})`]));
     options(byId("worker"), found.workers.map((name) => [name, name]));
     this.show(found);
     pages(byId("failure-pages"), this.offset, LIMIT, found.matched, (to) => this.again(to));
+  }
+
+  // The commonest kinds as buttons; the list above has the others, too.
+  groups(kinds) {
+    const box = byId("kinds");
+    const chosen = byId("kind").value;
+    const shown = JSON.stringify([kinds, chosen]);
+    if (box.dataset.shown === shown) return;
+    box.dataset.shown = shown;
+    const focused = box.contains(document.activeElement) ? document.activeElement.dataset.kind : null;
+    box.replaceChildren(...kinds.slice(0, KINDS).map(({ kind, count: n }) => make("li", {}, make("button", {
+      type: "button", "aria-pressed": String(kind === chosen), "data-kind": kind, text: `${count(n)} × ${kind}`,
+      onclick: () => this.only(kind === chosen ? "" : kind),
+    }))));
+    if (focused !== null) box.querySelector(`button[data-kind="${CSS.escape(focused)}"]`)?.focus();
+  }
+
+  only(kind) {
+    const select = byId("kind");
+    if (kind && ![...select.options].some((option) => option.value === kind)) select.append(make("option", { value: kind, text: kind }));
+    select.value = kind;
+    this.again();
   }
 
   show(found) {

@@ -31,7 +31,7 @@ function header(seen) {
   const times = [["Started", moment(seen.started_at)], [seen.live ? "Running for" : "Took", span(between(seen.started_at, seen.live ? seen.now : seen.ended_at))]];
   if (seen.ended_at && !seen.live) times.push(["Ended", moment(seen.ended_at)]);
   if (seen.eta) times.push(["Left", `about ${eta(seen.eta)}`]);
-  if (seen.rows) times.push(["Rows", count(seen.rows)]);
+  if (seen.rows) times.push([seen.unit === "items" ? "Items" : "Rows", count(seen.rows)]);
   facts(byId("times"), [...times, ...Object.entries(seen.notes)]);
   const detail = byId("detail");
   detail.hidden = !seen.detail;
@@ -50,6 +50,7 @@ function links(found) {
   if (byId("links").dataset.shown === shown) return;
   byId("links").dataset.shown = shown;
   byId("links").replaceChildren(...wanted.filter(Boolean));
+  byId("replay").replaceChildren(...[link(found.replay, "Replay them")].filter(Boolean));
 }
 
 function phases(seen) {
