@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, sync_playwright
 
 from tests.system.deployment import Deployment
@@ -47,6 +48,17 @@ def browsing(
 def address(deployment: Deployment, dag_id: str, run_id: str) -> str:
     """Where the page of a run is."""
     return f"{deployment.url}/reindex/page/{dag_id}/{quote(run_id, safe='')}"
+
+
+def barriers(page: Page) -> list[str]:
+    """What keeps people with a keyboard, a screen reader or weak eyes from the page, by axe's rules for WCAG 2.1 AA."""
+    rules = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
+    found = Axe().run(page, options={"runOnly": rules})
+    return [
+        f"{violation['id']}: {node['html'][:200]} {node.get('failureSummary', '')}"
+        for violation in found.response["violations"]
+        for node in violation["nodes"]
+    ]
 
 
 def shoot(page: Page, folder: Path, name: str) -> None:

@@ -20,7 +20,7 @@ from airflow_reindex.sandbox.catalog import CatalogSpec
 from airflow_reindex.sandbox.collection_data import SOURCE_MODEL
 from airflow_reindex.sandbox.fixtures import CatalogFactory
 from tests.system.api import DAG, trigger
-from tests.system.browser import address, browsing, shoot
+from tests.system.browser import address, barriers, browsing, shoot
 from tests.system.conftest import ITEMS, without_text
 from tests.system.deployment import Deployment
 
@@ -77,6 +77,7 @@ def test_finished_build(deployment: Deployment, finished: str, theme: Any, tmp_p
         assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == theme
         shoot(page, tmp_path, f"finished-{theme}")
         assert wrong == []
+        assert barriers(page) == []
 
 
 def test_failed_build(deployment: Deployment, failed: tuple[str, dict[int, Any]], tmp_path: Path) -> None:
@@ -94,7 +95,15 @@ def test_failed_build(deployment: Deployment, failed: tuple[str, dict[int, Any]]
         page.fill("#q", str(min(missing)))
         expect(page.locator("#failures tbody tr")).to_have_count(1)
         shoot(page, tmp_path, "failed-narrow")
+        page.fill("#q", "")
+        expect(page.locator("#failures tbody tr")).to_have_count(2)
+        group = page.locator("#kinds button")
+        expect(group).to_contain_text(["2 × error: Table"])
+        group.click()
+        expect(group).to_have_attribute("aria-pressed", "true")
+        expect(page.locator("#failures tbody tr")).to_have_count(2)
         assert wrong == []
+        assert barriers(page) == []
 
 
 def test_running_build(deployment: Deployment, catalog: CatalogFactory, tmp_path: Path) -> None:
@@ -112,6 +121,7 @@ def test_running_build(deployment: Deployment, catalog: CatalogFactory, tmp_path
             expect(extract.locator("td").nth(4)).to_contain_text("rows/s", timeout=60_000)
             expect(page.locator("#times")).to_contain_text("Left", timeout=60_000)
             shoot(page, tmp_path, "running")
+            assert barriers(page) == []
             words = [str(Path(sys.executable).with_name("airflow-reindex")), "status", BUILD, run_id, "--watch"]
             watching = subprocess.Popen(words, env=deployment.environment, stdout=subprocess.PIPE, text=True)
             assert deployment.wait(client, run_id) == "success"
@@ -181,7 +191,10 @@ def test_failed_items_are_replayed(deployment: Deployment, packages: psycopg.Con
         expect(page.locator("#proof")).to_contain_text("Recall@10")
         expect(page.locator("#ranges tbody tr")).to_have_count(3)
         shoot(page, tmp_path, "reindex-dark")
-        page.get_by_role("link", name="Replay failed items").click()
+        assert barriers(page) == []
+        page.get_by_role("link", name="Replay them").click()
+        expect(page.locator("#go")).to_be_visible()
+        assert barriers(page) == []
         page.get_by_role("button", name="Replay").click()
         page.wait_for_url("**/page/reindex_collection/**")
         replayed = unquote(page.url.rsplit("/", 1)[1])
@@ -196,6 +209,9 @@ def test_list_of_runs_and_airflows_own_pages(deployment: Deployment, finished: s
     with browsing(deployment, "builder") as (page, wrong):
         page.wait_for_timeout(1_600)
         page.goto(f"{deployment.url}/reindex/page")
+        expect(page.get_by_role("link", name=finished)).to_be_visible()
+        shoot(page, tmp_path, "runs")
+        assert barriers(page) == []
         page.get_by_role("link", name=finished).click()
         expect(page.locator("#status")).to_have_text("done")
         assert wrong == []

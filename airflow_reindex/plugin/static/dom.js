@@ -56,6 +56,22 @@ export function table(box, caption, heads, rows, empty) {
     else body.append(row);
   });
   while (body.rows.length > wanted.length) body.lastElementChild.remove();
+  scrollable(box, caption);
+}
+
+// What is wider than the window is scrolled with the keyboard, too; what is not is no stop on the way.
+function scrollable(box, name) {
+  const check = () => {
+    const wide = box.scrollWidth > box.clientWidth;
+    for (const [key, value] of Object.entries({ tabindex: "0", role: "group", "aria-label": name })) {
+      if (wide) box.setAttribute(key, value);
+      else box.removeAttribute(key);
+    }
+  };
+  check();
+  if (box.dataset.watched) return;
+  box.dataset.watched = "yes";
+  new ResizeObserver(check).observe(box);
 }
 
 function headCell(head) {

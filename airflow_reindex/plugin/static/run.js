@@ -76,7 +76,7 @@ function workers(seen) {
   const most = Math.max(1, ...seen.workers.map((worker) => worker.rate ?? 0));
   const heads = [
     { text: "Worker" }, { text: "Chunks", number: true }, { text: "Read", number: true }, { text: "Failed", number: true },
-    { text: "Rows", number: true }, { text: "Rate", number: true }, { text: "" },
+    { text: "Rows", number: true }, { text: "Rate", number: true }, { text: "Against the fastest" },
   ];
   const rows = seen.workers.map((worker) => [
     worker.name, count(worker.chunks), count(worker.staged), count(worker.failed), count(worker.rows), rate(worker.rate, "rows"),
