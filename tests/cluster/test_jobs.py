@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -46,6 +47,9 @@ def test_build_on_workers_that_share_no_folder(cluster: Cluster) -> None:
         assert "verify" in cluster.log(client, run_id, "publish"), "a worker's log is read from the object store"
         link = client.get(f"{DAG}/dagRuns/{run_id}/taskInstances/aggregate/links").raise_for_status().json()
         assert client.get(link["extra_links"]["Report"]).raise_for_status().json()["rows"] == made.rows
+        shown = client.get(f"/reindex/run/build_director_index/{quote(run_id, safe='')}").raise_for_status().json()
+        assert (shown["status"], shown["chunks"]["staged"], shown["failed"]) == ("done", report["total"], 0)
+        assert {phase["state"] for phase in shown["phases"]} == {"done"}
     assert_same(read_index(cluster.deployment.qserv, "sky__Object"), truth(made.spec).index_rows())
     assert working_tables(cluster.deployment.qserv, "sky__Object") == []
     left = [key for key in cluster.staged() if run_id in key]
