@@ -80,9 +80,12 @@ def test_finished_build(deployment: Deployment, finished: str, theme: Any, tmp_p
         assert barriers(page) == []
 
 
-def test_failed_build(deployment: Deployment, failed: tuple[str, dict[int, Any]], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("theme", "width"), [("light", 420), ("dark", 1300)])
+def test_failed_build(
+    deployment: Deployment, failed: tuple[str, dict[int, Any]], theme: Any, width: int, tmp_path: Path
+) -> None:
     run_id, missing = failed
-    with browsing(deployment, "admin", width=420) as (page, wrong):
+    with browsing(deployment, "admin", theme=theme, width=width) as (page, wrong):
         page.goto(address(deployment, BUILD, run_id))
         expect(page.locator("#status")).to_have_text("failed")
         expect(page.locator("#detail")).to_contain_text("chunks failed")
@@ -94,7 +97,7 @@ def test_failed_build(deployment: Deployment, failed: tuple[str, dict[int, Any]]
         assert list(map(int, cells(page, "failures", 1))) == sorted(missing, reverse=True)
         page.fill("#q", str(min(missing)))
         expect(page.locator("#failures tbody tr")).to_have_count(1)
-        shoot(page, tmp_path, "failed-narrow")
+        shoot(page, tmp_path, f"failed-{theme}")
         page.fill("#q", "")
         expect(page.locator("#failures tbody tr")).to_have_count(2)
         group = page.locator("#kinds button")
