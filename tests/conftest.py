@@ -23,6 +23,10 @@ pytest_plugins = ["airflow_reindex.sandbox.fixtures", "airflow_reindex.sandbox.p
 #: Files that take longest: begun first, so that no process works alone in the end.
 LONGEST = (
     "test_writers.py",
+    "test_qserv_contract.py",
+    "test_pages.py",
+    "test_task_api.py",
+    "test_routes.py",
     "test_cli.py",
     "test_deployment.py",
     "test_memory.py",
