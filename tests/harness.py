@@ -122,7 +122,7 @@ class Build:
 
     def publish(self) -> Published:
         """The task `publish`."""
-        return steps.publish_build(self.servers, self.folder)
+        return steps.publish_build(self.servers, self.folder, self.memory)
 
     def to_load(self) -> None:
         """Everything up to the loads."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
+from typing import TypeVar
 
 from airflow_reindex.core.failures import RequestError
+
+Choice = TypeVar("Choice", bound=StrEnum)
 
 _WORDS = {"true": 1, "yes": 1, "on": 1, "false": 0, "no": 0, "off": 0}
 
@@ -44,3 +48,20 @@ def whole_number(value: object, name: str) -> int:
     if isinstance(value, bool) or not re.fullmatch(r"\d{1,15}", text or "0"):
         raise RequestError(f"the parameter {name} takes a whole number from 0, not {value!r}.")
     return int(text or 0)
+
+
+def choice(value: object, kind: type[Choice], name: str) -> Choice:
+    """
+    Read one of a few words.
+
+    :param value: the word, in any case; nothing means the first one.
+    :param kind: the words.
+    :param name: the parameter, for the message.
+    :returns: the choice.
+    :raises RequestError: it is none of them.
+    """
+    words = list(kind)
+    text = str(value or words[0]).strip().lower()
+    if text not in words:
+        raise RequestError(f"the parameter {name} takes one of {', '.join(words)}, not {value!r}.")
+    return kind(text)

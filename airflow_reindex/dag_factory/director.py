@@ -133,6 +133,14 @@ def director_index_params() -> dict[str, Param]:
             title="Keep the previous index",
             description="Keep the replaced index in the working database, for a roll-back.",
         ),
+        "changed_chunks": Param(
+            "warn",
+            enum=["warn", "fail", "reread"],
+            section="Loading",
+            title="Chunks that change meanwhile",
+            description="What to do about chunk tables that change between their reading and the swap. warn: publish "
+            "the rows as read, and name the chunks. fail: publish nothing. reread: read them again first.",
+        ),
         **_limits(),
         "qserv_conn_id": _connection(),
         "dry_run": Param(

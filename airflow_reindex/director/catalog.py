@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-import MySQLdb
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.identifiers import MAX_IDENTIFIER, check_identifier, quote
 from airflow_reindex.director.columns import IntegerType
+from airflow_reindex.director.inventory import Inventory
 from airflow_reindex.director.request import BuildRequest
-from airflow_reindex.director.sql import UNKNOWN_VARIABLE, Connection, code_of, execute, query
+from airflow_reindex.director.sql import Connection, query, query_whole
 
 SUB_CHUNK_COLUMN = "subChunkId"
 DEFAULT_KEY = "objectId"
-#: Chunk numbers are INT in the index.
-MAX_CHUNK = (1 << 31) - 1
-
-
-@dataclass(frozen=True)
-class TableInfo:
-    """
-    What a worker's information_schema says of one chunk table.
-
-    :param rows: rows in it; exact for MyISAM and Aria, an estimate for InnoDB.
-    :param fingerprint: changes when the table does; empty when the server cannot tell.
-    """
-
-    rows: int
-    fingerprint: str
-
-
-#: {worker: {chunk: TableInfo}} of the workers that answered.
-Inventory = Mapping[str, Mapping[int, TableInfo]]
 
 
 @dataclass(frozen=True)
@@ -56,40 +35,6 @@ class DirectorTable:
     unique: bool
     placement: Mapping[int, tuple[str, ...]]
     unchecked: tuple[str, ...] = field(default=())
-
-
-def inventory(connection: Connection, request: BuildRequest) -> dict[int, TableInfo]:
-    """
-    List a worker's chunk tables of the director table. Overlap tables have other names and are never listed.
-
-    :param connection: the worker.
-    :param request: names the database and the director table.
-    :returns: by chunk number.
-    """
-    prefix = f"{request.director_table}_"
-    try:
-        # MySQL 8 answers from figures that are up to a day old.
-        execute(connection, "SET SESSION information_schema_stats_expiry = 0")
-    except MySQLdb.Error as error:
-        if code_of(error) != UNKNOWN_VARIABLE:
-            raise
-    rows = query(
-        connection,
-        "SELECT TABLE_NAME, ENGINE, TABLE_ROWS, DATA_LENGTH, CREATE_TIME, UPDATE_TIME, "
-        "UPDATE_TIME < NOW() - INTERVAL 2 SECOND "
-        "FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND LEFT(TABLE_NAME, %s) = %s",
-        (request.database, len(prefix), prefix),
-    )
-    result = {}
-    for name, engine, count, length, created, updated, settled in rows:
-        number = re.fullmatch(r"\d{1,10}", str(name)[len(prefix) :])
-        if not number or not str(name).startswith(prefix) or int(number[0]) > MAX_CHUNK:
-            continue
-        # UPDATE_TIME has whole seconds: within the last one it cannot tell a later change.
-        exact = engine in ("MyISAM", "Aria") and settled
-        mark = f"{engine}|{count}|{length}|{created}|{updated}" if exact else ""
-        result[int(number[0])] = TableInfo(int(count or 0), mark)
-    return result
 
 
 def director_tables(connection: Connection, schema: str, database: str) -> list[str]:
@@ -254,9 +199,11 @@ def _placement(connection: Connection, schema: str, request: BuildRequest) -> di
         str(name): bool(is_enabled)
         for name, is_enabled in query(connection, f"SELECT name, is_enabled FROM {quote(schema, 'config_worker')}")  # noqa: S608 - names are quoted
     }
-    rows = query(
+    replicas = f"FROM {quote(schema, 'replica')} WHERE BINARY `database` = %s"
+    rows = query_whole(
         connection,
-        f"SELECT chunk, worker FROM {quote(schema, 'replica')} WHERE BINARY `database` = %s ORDER BY chunk, worker",  # noqa: S608 - names are quoted
+        f"SELECT chunk, worker {replicas} ORDER BY chunk, worker",
+        f"SELECT COUNT(*) {replicas}",
         (request.database,),
     )
     placement: dict[int, list[str]] = {}

@@ -24,6 +24,7 @@ _BITS = {"TINYINT": 8, "SMALLINT": 16, "MEDIUMINT": 24, "INT": 32, "INTEGER": 32
 #: The factors of a row's product: below 2**31 both, so that it fits into a BIGINT; the left one is never 0, which would
 #: hide the right one.
 _LOW, _HIGH, _PRIME, _SPREAD, _WORD = 0x3FFFFFFF, 0x40000000, 2147483629, 65599, 0xFFFFFFFF
+_ALL_BITS = 2**64 - 1
 _BLOCK = 8192
 
 
@@ -135,14 +136,22 @@ class Checksum:
     :param rows: how many rows.
     :param keys: all keys, XORed as 64-bit words.
     :param mix: all rows' products, XORed: each ties a key to its chunk and sub-chunk.
+    :param total: the sum modulo 2**64 of each row's product XOR its key: in the XORs over rows two equal rows cancel,
+        whatever they are.
     """
 
     rows: int = 0
     keys: int = 0
     mix: int = 0
+    total: int = 0
 
     def __add__(self, other: Checksum) -> Checksum:
-        return Checksum(self.rows + other.rows, self.keys ^ other.keys, self.mix ^ other.mix)
+        return Checksum(
+            self.rows + other.rows,
+            self.keys ^ other.keys,
+            self.mix ^ other.mix,
+            (self.total + other.total) & _ALL_BITS,
+        )
 
     @classmethod
     def of(cls, rows: Rows) -> Checksum:
@@ -165,32 +174,36 @@ class Checksum:
         # numpy divides by a constant several times faster than it takes a remainder.
         right -= right // np.uint64(_PRIME) * np.uint64(_PRIME)
         left *= right
-        return cls(len(rows), int(np.bitwise_xor.reduce(key)), int(np.bitwise_xor.reduce(left)))
+        mix = int(np.bitwise_xor.reduce(left))
+        left ^= key
+        return cls(len(rows), int(np.bitwise_xor.reduce(key)), mix, int(left.sum()))
 
     @staticmethod
     def select(key: str) -> str:
         """
         The same checksum as the select list of a statement.
 
-        Only what the server does with 64-bit words: its SUM goes through decimal numbers.
+        The server's SUM is an exact decimal number, whatever its size; without rows it is NULL.
 
         :param key: the key column, quoted.
-        :returns: three expressions: rows, keys, mix.
+        :returns: four expressions: rows, keys, mix, total.
         """
         left = f"(({key} ^ ({key} >> 31)) & {_LOW} | {_HIGH})"
         sub_chunk = f"((`subChunkId` ^ (`subChunkId` >> 32)) & {_WORD})"
         right = f"MOD(`chunkId` * {_SPREAD} + {sub_chunk}, {_PRIME})"
-        return f"COUNT(*), BIT_XOR({key}), BIT_XOR({left} * {right})"
+        product = f"({left} * {right})"
+        return f"COUNT(*), BIT_XOR({key}), BIT_XOR({product}), COALESCE(SUM({product} ^ {key}), 0)"
 
     @classmethod
     def from_row(cls, row: tuple[Any, ...]) -> Checksum:
         """
         Read the answer to :meth:`select`.
 
-        :param row: the three values.
+        :param row: the four values.
         :returns: the checksum.
         """
-        return cls(*map(int, row))
+        rows, keys, mix, total = map(int, row)
+        return cls(rows, keys, mix, total & _ALL_BITS)
 
 
 def _words(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:

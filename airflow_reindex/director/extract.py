@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import MySQLdb
 import numpy as np
@@ -18,12 +17,22 @@ from airflow_reindex.core.failures import DataError, ReindexError, TransientErro
 from airflow_reindex.core.identifiers import quote
 from airflow_reindex.core.progress import Progress
 from airflow_reindex.core.report import Failure
-from airflow_reindex.director.columns import Checksum, IntegerType, Rows
+from airflow_reindex.director.columns import Checksum, Rows
+from airflow_reindex.director.inventory import TableInfo, count_rows, present_figures, table_info
 from airflow_reindex.director.plan import Plan, PlannedChunk
 from airflow_reindex.director.run_buffer import RunBuffer
 from airflow_reindex.director.runs import Manifest, StagedChunk
-from airflow_reindex.director.sql import Connect, Connection, describe, hang_up, is_transient, prepare
+from airflow_reindex.director.sql import (
+    Connect,
+    Connection,
+    describe,
+    hang_up,
+    is_transient,
+    prepare,
+    snapshot,
+)
 from airflow_reindex.director.throttle import Pace, Watch
+from airflow_reindex.director.tuples import as_rows, within
 from airflow_reindex.director.wire import SurpriseError, Wire, usable
 
 log = logging.getLogger(__name__)
@@ -172,19 +181,36 @@ class Extractor:
         self.outcome.transient |= transient
 
     def _read(self, chunk: PlannedChunk, worker: str, progress: Progress, note: str) -> int:
-        source = self._source(worker)
         begun = time.monotonic()
         try:
-            total = self._stream(source, chunk, progress, note)
+            info, total = self._whole(self._source(worker), chunk, progress, note)
         except SurpriseError:
             # The driver reads it as well, and says what is wrong with it.
             self._buffer.drop_chunk()
             self._hang_up(worker)
-            total = self._stream(self._source(worker, fast=False), chunk, progress, note)
+            info, total = self._whole(self._source(worker, fast=False), chunk, progress, note)
             self._hang_up(worker)
-        mark, seconds = chunk.fingerprints.get(worker, ""), round(time.monotonic() - begun, 4)
-        self._buffer.end_chunk(StagedChunk(chunk.chunk, worker, mark, total, seconds))
+        seconds = round(time.monotonic() - begun, 4)
+        self._buffer.end_chunk(StagedChunk(chunk.chunk, worker, info.fingerprint, total, seconds, info.state))
         return total.rows
+
+    def _whole(self, source: Source, chunk: PlannedChunk, progress: Progress, note: str) -> tuple[TableInfo, Checksum]:
+        """Read all rows that the table counts; once more when there are others, as it may just have changed."""
+        found: list[tuple[int, int]] = []
+        for _ in range(2):
+            # Before its rows: a change that comes after this is one that they may lack.
+            info = table_info(source.connection, self._plan.request, chunk.chunk) or TableInfo(0)
+            if info.exact:
+                total, counted = self._stream(source, chunk, progress, note), info.rows
+            else:
+                with snapshot(source.connection):
+                    total = self._stream(source, chunk, progress, note)
+                    counted = count_rows(source.connection, self._plan.request, chunk.chunk)
+            if total.rows == counted:
+                return info, total
+            found.append((total.rows, counted))
+            self._buffer.drop_chunk()
+        raise incomplete(found)
 
     def _stream(self, source: Source, chunk: PlannedChunk, progress: Progress, note: str) -> Checksum:
         total, whole = Checksum(), False
@@ -222,7 +248,8 @@ class Extractor:
                 self._hang_up(other)
             self._admit(worker)
             try:
-                self._open[worker] = Source.open(connect, fast=fast)
+                source = self._open[worker] = Source.open(connect, fast=fast)
+                present_figures(source.connection)
             except MySQLdb.Error as error:
                 # Asked once a task: each further chunk would wait for the same time-out.
                 self._down[worker] = f"Failed to connect to the worker service: {describe(error)}"
@@ -254,7 +281,7 @@ def _from_wire(wire: Wire, statement: str, plan: Plan, chunk: int) -> Iterator[R
     key, sub_chunk = plan.key, plan.sub_chunk
     try:
         for keys, subs in wire.stream(statement):
-            if not (_within(keys, key) and _within(subs, sub_chunk)):
+            if not (within(keys, key) and within(subs, sub_chunk)):
                 raise SurpriseError
             chunks = np.full(len(keys), chunk, np.int32)
             yield Rows(keys.astype(key.dtype, copy=False), chunks, subs.astype(sub_chunk.dtype, copy=False))
@@ -280,53 +307,21 @@ def _from_driver(connection: Connection, statement: str, plan: Plan, chunk: int)
             log.debug("closing the cursor of chunk %s failed", chunk, exc_info=True)
 
 
-def as_rows(
-    batch: Sequence[tuple[Any, Any]], chunk: int, key_column: str, key: IntegerType, sub_chunk: IntegerType
-) -> Rows:
+def incomplete(found: Sequence[tuple[int, int]]) -> ReindexError:
     """
-    Turn fetched tuples into columns, and refuse what the index cannot hold.
+    What to say of a table of which not all rows came, or more than all.
 
-    :param batch: pairs of key and sub-chunk.
-    :param chunk: the chunk they belong to.
-    :param key_column: the key's name, for messages.
-    :param key: the key's type.
-    :param sub_chunk: the sub-chunk's type.
-    :returns: the rows.
-    :raises DataError: a NULL, or a value out of its column's range, with a sample.
+    :param found: of each try, how many rows were read, and how many the table counted.
+    :returns: the error: transient when the table was changed in between.
     """
-    try:
-        if _wide(key) == _wide(sub_chunk):
-            keys, subs = np.array(batch, dtype=_wide(key)).T
-        else:
-            columns = zip(*batch, strict=True)
-            keys, subs = (np.array(next(columns), dtype=_wide(kind)) for kind in (key, sub_chunk))
-        good = _within(keys, key) and _within(subs, sub_chunk)
-    except (TypeError, ValueError, OverflowError):
-        good = False
-    if not good:
-        raise DataError(_complaint(batch, key_column, key, sub_chunk))
-    return Rows(keys.astype(key.dtype), np.full(len(keys), chunk, np.int32), subs.astype(sub_chunk.dtype))
-
-
-def _wide(kind: IntegerType) -> np.dtype[Any]:
-    return np.dtype(np.uint64 if kind.high > np.iinfo(np.int64).max else np.int64)
-
-
-def _within(values: np.ndarray[Any, Any], kind: IntegerType) -> bool:
-    return int(values.min()) >= kind.low and int(values.max()) <= kind.high
-
-
-def _complaint(batch: Sequence[tuple[Any, Any]], key_column: str, key: IntegerType, sub_chunk: IntegerType) -> str:
-    for position, (column, kind) in enumerate(((key_column, key), ("subChunkId", sub_chunk))):
-        values = [row[position] for row in batch]
-        nulls = sum(value is None for value in values)
-        if nulls:
-            return f"column '{column}' is NULL in {nulls} row(s) of {len(batch)} read; an index key cannot be NULL"
-        strange = [v for v in values if not isinstance(v, int) or not kind.low <= v <= kind.high]
-        if strange:
-            sample = ", ".join(repr(value) for value in strange[:5])
-            return f"column '{column}' has {len(strange)} value(s) out of range for {kind.sql}: {sample}"
-    raise AssertionError("a batch was refused in which nothing is wrong")
+    read, counted = found[-1]
+    text = f"{read:,} rows were read, the table has {counted:,}"
+    if len(set(found)) > 1:
+        return TransientError(f"{text}: it changes while it is read")
+    return DataError(
+        f"{text}: it is damaged (CHECK TABLE tells, REPAIR TABLE mends it), or something between here and the server "
+        "cuts results, such as a proxy's limit of rows"
+    )
 
 
 def missing_chunks(group: Sequence[PlannedChunk], staged: Sequence[Manifest]) -> list[PlannedChunk]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -21,12 +21,12 @@ from airflow_reindex.director.inbox import Inbox, explain_load_error, load_file,
 from airflow_reindex.director.merge import Merger
 from airflow_reindex.director.plan import Plan
 from airflow_reindex.director.room import ServerRoom
+from airflow_reindex.director.settings import TRANSACTION_IDLE_SECONDS
 from airflow_reindex.director.split import KeyRange
 from airflow_reindex.director.sql import (
     DUPLICATE_KEY,
     NO_SUCH_TABLE,
     TABLE_EXISTS,
-    TRANSACTION_IDLE_SECONDS,
     Connection,
     code_of,
     execute,
@@ -66,7 +66,8 @@ def create_tables(connection: Connection, tables: IndexTables, token: str, build
     """
     markers = (
         "(`range` INT NOT NULL, slice INT NOT NULL, `rows` BIGINT UNSIGNED NOT NULL, `keys` BIGINT UNSIGNED NOT NULL, "
-        "mix BIGINT UNSIGNED NOT NULL, loaded_at DATETIME(6) NOT NULL, PRIMARY KEY (`range`, slice)) ENGINE=InnoDB"
+        "mix BIGINT UNSIGNED NOT NULL, total BIGINT UNSIGNED NOT NULL, loaded_at DATETIME(6) NOT NULL, "
+        "PRIMARY KEY (`range`, slice)) ENGINE=InnoDB"
     )
     there = {
         row[0]
@@ -98,7 +99,7 @@ def markers(connection: Connection, tables: IndexTables, token: str, build: str)
     try:
         rows = query(
             connection,
-            f"SELECT `range`, slice, `rows`, `keys`, mix FROM {tables.sql('slices', token, build)}",  # noqa: S608 - names are quoted
+            f"SELECT `range`, slice, `rows`, `keys`, mix, total FROM {tables.sql('slices', token, build)}",  # noqa: S608 - names are quoted
         )
     except MySQLdb.Error as error:
         if code_of(error) == NO_SUCH_TABLE:
@@ -252,7 +253,7 @@ class RangeLoader:
             # First of all: a second delivery of this task waits here.
             execute(
                 self._connection,
-                f"INSERT INTO {slices} VALUES (%s, %s, 0, 0, 0, NOW(6))",  # noqa: S608 - names are quoted
+                f"INSERT INTO {slices} VALUES (%s, %s, 0, 0, 0, 0, NOW(6))",  # noqa: S608 - names are quoted
                 (key_range, number),
             )
             for text in texts:
@@ -270,9 +271,9 @@ class RangeLoader:
                 self._pace.add(affected, TRANSACTION_IDLE_SECONDS / 4)
             execute(
                 self._connection,
-                f"UPDATE {slices} SET `rows` = %s, `keys` = %s, mix = %s, loaded_at = NOW(6) "  # noqa: S608 - names are quoted
+                f"UPDATE {slices} SET `rows` = %s, `keys` = %s, mix = %s, total = %s, loaded_at = NOW(6) "  # noqa: S608 - names are quoted
                 "WHERE `range` = %s AND slice = %s",
-                (total.rows, total.keys, total.mix, key_range, number),
+                (*astuple(total), key_range, number),
             )
         return total
 

@@ -11,6 +11,7 @@ from airflow_reindex.core.report import QUOTED_FAILURES, Failure, Report, Status
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.tasks import States, count_states, first_error, lost, phases, plan_holds, unplanned
 from airflow_reindex.director.adoption import keep_runs
+from airflow_reindex.director.changes import CHANGES
 from airflow_reindex.director.extract import unaccounted
 from airflow_reindex.director.plan import Plan
 from airflow_reindex.director.records import read_groups
@@ -87,11 +88,18 @@ def make_report(
             **({"not_checked": plan.unchecked} if plan.unchecked else {}),
             **({n: v for n, v in published.result.items() if n in KEPT and v} if published else {}),
             **({"adopted_chunks": plan.adopted_chunks} if plan.adopted_chunks else {}),
+            **_changed(folder),
             **({"failures_in_all": len(failures)} if len(failures) > QUOTED_FAILURES else {}),
         },
         **common,
     )
     return report, failures
+
+
+def _changed(folder: Folder) -> dict[str, Any]:
+    """Chunk tables that changed after they were read, when the publish step found some, or could not look."""
+    found = folder.read_json(CHANGES) or {}
+    return {"changed_chunks": found} if len(found) > 1 else {}
 
 
 def write_report(

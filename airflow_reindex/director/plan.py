@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from airflow_reindex.core.windows import MAX_MAPPED_TASKS, contiguous_groups, task_count
-from airflow_reindex.director.catalog import Inventory
 from airflow_reindex.director.columns import IntegerType
+from airflow_reindex.director.inventory import Inventory
 from airflow_reindex.director.request import BuildRequest
 
 #: What reading a chunk table costs besides its rows (a round trip, opening the file), in rows.

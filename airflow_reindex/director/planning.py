@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-
-import MySQLdb
 
 from airflow_reindex.core.claims import Contender, Owner
 from airflow_reindex.core.failures import ConflictError, RequestError, SpaceError, TransientError
 from airflow_reindex.core.memory import rows_that_fit
 from airflow_reindex.core.records import REPORT, TASKS, drop_staged, is_run_folder, now
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import catalog, checks, claim, merge, run_buffer
+from airflow_reindex.director import catalog, checks, claim, inventory, merge, run_buffer
 from airflow_reindex.director.adoption import adopt
-from airflow_reindex.director.catalog import DirectorTable, Inventory
+from airflow_reindex.director.catalog import DirectorTable
+from airflow_reindex.director.changes import CHANGES
+from airflow_reindex.director.inventory import Inventory, TableInfo
 from airflow_reindex.director.plan import Plan, assign, make_groups, row_group_rows
 from airflow_reindex.director.publish import exists_message, table_exists
 from airflow_reindex.director.records import FILES, SPLIT, write_plan
@@ -24,13 +23,10 @@ from airflow_reindex.director.request import BuildRequest
 from airflow_reindex.director.room import INDEX_BYTES, ServerRoom
 from airflow_reindex.director.runs import RUNS, Manifest
 from airflow_reindex.director.servers import Servers
-from airflow_reindex.director.sql import Connect, Connection, describe, session, transaction
+from airflow_reindex.director.sql import Connection, describe, session, transaction
 from airflow_reindex.director.tables import IndexTables, ensure_work_database
 
 log = logging.getLogger(__name__)
-
-#: Workers that are asked for their tables at the same time.
-PLAN_THREADS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,28 +147,18 @@ def describe_table(czar: Connection, servers: Servers, request: BuildRequest) ->
 
 def _inventories(
     servers: Servers, request: BuildRequest, *, scan: bool = False
-) -> tuple[dict[str, dict[int, catalog.TableInfo]], dict[str, str]]:
-    result: dict[str, dict[int, catalog.TableInfo]] = {}
-    with ThreadPoolExecutor(PLAN_THREADS, thread_name_prefix="reindex-plan") as pool:
-        answers = {worker: pool.submit(_inventory, connect, request) for worker, connect in servers.workers.items()}
-    for worker, answer in answers.items():
-        try:
-            result[worker] = answer.result()
-        except MySQLdb.Error as error:
-            if scan:
-                raise TransientError(
-                    f"worker '{worker}' does not answer, and with catalog=scan nobody else knows its chunks: "
-                    f"{describe(error)}"
-                ) from error
-            log.warning(
-                "worker %s does not answer, its chunks are read elsewhere where possible: %s", worker, describe(error)
-            )
+) -> tuple[dict[str, dict[int, TableInfo]], dict[str, str]]:
+    result, silent = inventory.inventories(servers.workers, request)
+    for worker, error in silent.items():
+        if scan:
+            raise TransientError(
+                f"worker '{worker}' does not answer, and with catalog=scan nobody else knows its chunks: "
+                f"{describe(error)}"
+            ) from error
+        log.warning(
+            "worker %s does not answer, its chunks are read elsewhere where possible: %s", worker, describe(error)
+        )
     return result, _columns(servers, request, result) if scan else {}
-
-
-def _inventory(connect: Connect, request: BuildRequest) -> dict[int, catalog.TableInfo]:
-    with session(connect) as connection:
-        return catalog.inventory(connection, request)
 
 
 def _columns(servers: Servers, request: BuildRequest, inventories: Inventory) -> dict[str, str]:
@@ -279,7 +265,7 @@ def _claim(
     # Of two deliveries of this task the later one has the claim: the earlier one must not write over its plan.
     with transaction(czar):
         claim.fence(czar, tables, token)
-        for name in (SPLIT, FILES, REPORT, *(n for n in folder.names() if n.startswith("groups-"))):
+        for name in (SPLIT, FILES, REPORT, CHANGES, *(n for n in folder.names() if n.startswith("groups-"))):
             folder.remove(name)
         for name in folder.names(TASKS):
             # A record that the other delivery is just writing has a dot before its name.

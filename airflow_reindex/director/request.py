@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.identifiers import MAX_IDENTIFIER, check_identifier
-from airflow_reindex.core.params import flag
+from airflow_reindex.core.params import choice, flag
 from airflow_reindex.director.throttle import Limits
+
+
+class ChangedChunks(StrEnum):
+    """What a build does about chunk tables that change between their reading and the swap."""
+
+    WARN = "warn"
+    FAIL = "fail"
+    REREAD = "reread"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +36,7 @@ class BuildRequest:
     :param force_takeover: whether to take the claim from a run that seems to be alive.
     :param dry_run: whether to stop after the checks.
     :param limits: how fast the build may go at first.
+    :param changed_chunks: what to do about chunk tables that change after they were read.
     """
 
     database: str
@@ -39,6 +49,7 @@ class BuildRequest:
     force_takeover: bool = False
     dry_run: bool = False
     limits: Limits = field(default_factory=Limits)
+    changed_chunks: ChangedChunks = ChangedChunks.WARN
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> BuildRequest:
@@ -48,7 +59,8 @@ class BuildRequest:
         :param value: its fields.
         :returns: the request.
         """
-        return cls(**{**value, "limits": Limits(**value["limits"])})
+        policy = ChangedChunks(value.get("changed_chunks", ChangedChunks.WARN))
+        return cls(**{**value, "limits": Limits(**value["limits"]), "changed_chunks": policy})
 
     @classmethod
     def parse(cls, params: Mapping[str, Any]) -> BuildRequest:
@@ -74,6 +86,7 @@ class BuildRequest:
                 for name in ("rebuild", "local", "keep_previous", "force_takeover", "dry_run")
             },
             limits=Limits.parse(params),
+            changed_chunks=choice(params.get("changed_chunks"), ChangedChunks, "changed_chunks"),
         )
         if len(request.index_table) > MAX_IDENTIFIER:
             raise RequestError(

@@ -15,6 +15,8 @@ from airflow_reindex.director.runs import Manifest, StagedChunk, StagedFile, new
 
 #: Memory that a row takes: in each of two buffers, and its place in the sorted order.
 BYTES_PER_ROW = 2 * 20 + 8
+#: Of manifests: those without sums of products and tables' states prove less.
+FORMAT = "2"
 
 
 def layout(plan: Plan) -> str:
@@ -26,7 +28,14 @@ def layout(plan: Plan) -> str:
     """
     request = plan.request
     return "|".join(
-        [request.database, request.director_table, plan.key_column, plan.key.dtype.name, plan.sub_chunk.dtype.name]
+        [
+            FORMAT,
+            request.database,
+            request.director_table,
+            plan.key_column,
+            plan.key.dtype.name,
+            plan.sub_chunk.dtype.name,
+        ]
     )
 
 

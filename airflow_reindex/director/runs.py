@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -37,9 +37,10 @@ class StagedChunk:
 
     :param chunk: its number.
     :param worker: the worker it was read from.
-    :param fingerprint: the state of its table, as planned.
+    :param fingerprint: proves, as long as it is the table's, that these are its rows; empty where nothing does.
     :param checksum: of its rows as they left the worker.
     :param seconds: how long it took to read.
+    :param state: of its table when it was read; another one proves that it has changed since.
     """
 
     chunk: int
@@ -47,6 +48,7 @@ class StagedChunk:
     fingerprint: str
     checksum: Checksum
     seconds: float = 0.0
+    state: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,7 @@ class Manifest:
             "group": self.group,
             "layout": self.layout,
             "chunks": [
-                [c.chunk, c.worker, c.fingerprint, c.checksum.rows, c.checksum.keys, c.checksum.mix, c.seconds]
-                for c in self.chunks
+                [c.chunk, c.worker, c.fingerprint, *astuple(c.checksum), c.seconds, c.state] for c in self.chunks
             ],
             "files": [[f.name, f.rows, f.low, f.high, f.step, f.sample, f.bytes] for f in self.files],
         }
@@ -141,8 +142,10 @@ class Manifest:
             value["token"],
             value["group"],
             value["layout"],
-            # Runs that were staged before their seconds were noted have none.
-            tuple(StagedChunk(c, w, mark, Checksum(*rest[:3]), *rest[3:]) for c, w, mark, *rest in value["chunks"]),
+            tuple(
+                StagedChunk(chunk, worker, mark, Checksum(*sums), seconds, state)
+                for chunk, worker, mark, *sums, seconds, state in value["chunks"]
+            ),
             tuple(
                 StagedFile(name_, rows, low, high, step, tuple(sample), size)
                 for name_, rows, low, high, step, sample, size in value["files"]

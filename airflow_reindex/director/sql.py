@@ -13,17 +13,13 @@ from typing import Any
 import MySQLdb
 
 from airflow_reindex.core.failures import DataError, ReindexError, TransientError
+from airflow_reindex.director.settings import IDLE_SECONDS, TRANSACTION_IDLE_SECONDS, TRANSACTIONS, pin_statement
 
 #: A DB-API connection of mysqlclient.
 Connection = Any
 #: Opens a new connection; raises the driver's error.
 Connect = Callable[[], Connection]
 
-#: Seconds after which the server hangs up on a session that does nothing: a day, since others of the task may work;
-#: but a minute within a transaction, since a frozen host would hold its locks, and with them the claim.
-IDLE_SECONDS, TRANSACTION_IDLE_SECONDS = 86_400, 60
-#: Seconds that a statement waits for a table's metadata lock, and for a row's.
-TABLE_LOCK_SECONDS, ROW_LOCK_SECONDS = 10, 50
 #: Too many connections, shutdown in progress, network errors, time-out of a lock wait, deadlock, query interrupted,
 #: connection killed. All client errors (2000 to 2099: cannot connect, gone, lost) are transient besides.
 TRANSIENT_CODES = frozenset({1040, 1053, 1077, 1152, 1159, 1160, 1161, 1184, 1203, 1205, 1213, 1317, 1927})
@@ -137,21 +133,14 @@ def is_transient(error: BaseException) -> bool:
 
 def prepare(connection: Connection) -> Connection:
     """
-    Make a session strict and impatient.
-
-    Strict mode turns silent conversions into errors. A metadata lock is waited for seconds instead of a day: a waiting
-    RENAME or DROP blocks every new reader of the table.
+    Pin the settings that statements rely on (:mod:`airflow_reindex.director.settings`).
 
     :param connection: a fresh connection.
     :returns: the same connection, in autocommit mode.
     """
     connection.autocommit(True)
-    execute(
-        connection,
-        "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', "
-        f"lock_wait_timeout = {TABLE_LOCK_SECONDS}, innodb_lock_wait_timeout = {ROW_LOCK_SECONDS}, "
-        f"wait_timeout = {IDLE_SECONDS}",
-    )
+    execute(connection, pin_statement(connection.character_set_name()))
+    execute(connection, TRANSACTIONS)
     return connection
 
 
@@ -167,6 +156,28 @@ def query(connection: Connection, sql: str, args: Sequence[object] = ()) -> list
     with connection.cursor() as cursor:
         cursor.execute(sql, tuple(args))
         return list(cursor.fetchall())
+
+
+def query_whole(connection: Connection, sql: str, count: str, args: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    """
+    Fetch a result, and prove that all of its rows have come.
+
+    :param connection: where to run it.
+    :param sql: as for :func:`query`.
+    :param count: a statement with the same values that counts the rows.
+    :param args: the values.
+    :returns: the rows.
+    :raises DataError: the server counts others, twice in a row.
+    """
+    for _ in range(2):
+        rows = query(connection, sql, args)
+        counted = int(query(connection, count, args)[0][0])
+        if len(rows) == counted:
+            return rows
+    raise DataError(
+        f"{len(rows):,} rows came of {counted:,} that the server counts: something between here and the server cuts "
+        f"results, such as a proxy's limit of rows ({sql})"
+    )
 
 
 def execute(connection: Connection, sql: str, args: Sequence[object] = ()) -> int:
@@ -252,3 +263,19 @@ def transaction(connection: Connection) -> Iterator[None]:
         raise
     connection.commit()
     execute(connection, f"SET SESSION wait_timeout = {IDLE_SECONDS}")
+
+
+@contextmanager
+def snapshot(connection: Connection) -> Iterator[None]:
+    """
+    A block whose statements see the same rows, where the tables' engine has transactions.
+
+    :param connection: the connection, in autocommit mode; nothing is written.
+    """
+    execute(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+    try:
+        yield
+    finally:
+        # A connection that broke has ended it, too.
+        with suppress(MySQLdb.Error):
+            connection.rollback()

@@ -15,9 +15,10 @@ from airflow_reindex.core.staging import Folder
 from airflow_reindex.director import claim, merge, run_buffer
 from airflow_reindex.director.extract import Outcome, missing_chunks, unaccounted
 from airflow_reindex.director.extraction import Extraction
-from airflow_reindex.director.load import Loaded, RangeLoader, create_tables, markers
+from airflow_reindex.director.load import Loaded, RangeLoader, create_tables
 from airflow_reindex.director.merge import Merger
 from airflow_reindex.director.plan import Plan
+from airflow_reindex.director.proving import Proof
 from airflow_reindex.director.publish import (
     Published,
     finish_table,
@@ -26,7 +27,6 @@ from airflow_reindex.director.publish import (
     swap_done,
     swap_possible,
     tidy,
-    verify,
 )
 from airflow_reindex.director.records import read_group, read_groups, read_plan, read_source, read_split, write_split
 from airflow_reindex.director.runs import Manifest, accounted, manifests, named
@@ -182,12 +182,13 @@ def load_range(servers: Servers, folder: Folder, token: str, build: str, number:
     return loaded
 
 
-def publish_build(servers: Servers, folder: Folder) -> Published:
+def publish_build(servers: Servers, folder: Folder, memory: int) -> Published:
     """
     Verify the shadow table and swap it in; when that has happened already, only tidy up.
 
     :param servers: the Qserv installation.
     :param folder: the run's folder.
+    :param memory: bytes that the task may take.
     :returns: what was published.
     :raises DataError: the shadow table is not what was extracted.
     """
@@ -195,11 +196,12 @@ def publish_build(servers: Servers, folder: Folder) -> Published:
         plan, split = read_plan(folder), read_split(folder)
         record.token = plan.token
         tables = servers.tables(plan.request)
+        rows = split.rows
         czar = prepare(servers.czar())
         try:
             if not swap_done(czar, tables, plan.token):
                 try:
-                    _prove_and_swap(servers, czar, folder, plan, split)
+                    rows = _prove_and_swap(servers, czar, folder, plan, split, memory)
                 except ClaimLostError:
                     # The same task was delivered twice, and the other one has swapped.
                     if not swap_done(czar, tables, plan.token):
@@ -209,7 +211,7 @@ def publish_build(servers: Servers, folder: Folder) -> Published:
             if not swap_done(czar, tables, plan.token):
                 raise TransientError("the swap left no mark")
             previous = tidy(czar, plan, tables, split.build)
-            published = Published(split.rows, previous, roll_back_statement(tables, previous) if previous else "")
+            published = Published(rows, previous, roll_back_statement(tables, previous) if previous else "")
         finally:
             czar.close()
         # Only this run's: the claim is free again, and another build may be loading.
@@ -218,18 +220,19 @@ def publish_build(servers: Servers, folder: Folder) -> Published:
     return published
 
 
-def _prove_and_swap(servers: Servers, czar: Connection, folder: Folder, plan: Plan, split: Split) -> None:
-    tables = servers.tables(plan.request)
+def _prove_and_swap(servers: Servers, czar: Connection, folder: Folder, plan: Plan, split: Split, memory: int) -> int:
+    """Returns the number of rows in the table that was swapped in."""
+    tables, capacity = servers.tables(plan.request), rows_that_fit(memory, run_buffer.BYTES_PER_ROW)
     try:
         with claim.keeping(servers.czar, tables, plan.token) as watch:
-            loaded = markers(czar, tables, plan.token, split.build)
-            verify(servers.czar, plan, tables, split, named(folder, split.manifests), loaded, watch)
+            rows = Proof(servers, czar, folder, plan, split, capacity, watch).run()
             finish_table(czar, tables, plan.token, split.build)
             swap(czar, plan, tables, split.build, watch.check)
     except MySQLdb.Error as error:
         if code_of(error) == NO_SUCH_TABLE and not swap_possible(czar, tables, plan.token, split.build):
             raise claim.lost(tables) from error
         raise
+    return rows
 
 
 def finish_build(servers: Servers, plan: Plan) -> None:

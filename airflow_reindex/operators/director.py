@@ -227,7 +227,7 @@ class PublishOperator(DirectorIndexOperator):
         folder = self.folder(context)
         skip_dry_run(folder)
         with server_errors():
-            published = steps.publish_build(self.servers(folder), folder)
+            published = steps.publish_build(self.servers(folder), folder, config.task_memory())
         return {"rows": published.rows, "previous": published.previous}
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:

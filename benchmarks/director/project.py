@@ -118,7 +118,7 @@ class Builder:
                 loads = [(root, folder.url, "load", plan.token, split.build, r.number) for r in split.ranges]
                 peaks += self.pool.map(_task, loads)
             with result.step("verify and swap"):
-                steps.publish_build(self.servers, folder)
+                steps.publish_build(self.servers, folder, MEMORY)
                 steps.finish_build(self.servers, plan)
         staged = steps.staged_runs(folder, plan)
         result.staged_bytes = sum(file.bytes for manifest in staged for file in manifest.files)

@@ -17,6 +17,7 @@ from airflow_reindex.director.runs import RUNS, manifests
 from airflow_reindex.sandbox.catalog import CatalogSummary, truth
 from airflow_reindex.sandbox.cluster import Sandbox
 from tests.director.claims import finish
+from tests.director.failing import change
 from tests.harness import Build, Columns, Factory, assert_same, count_reads, run_sql
 
 DAG = "build_director_index"
@@ -193,3 +194,27 @@ def test_without_a_place_nothing_is_kept(changing: Sky, build: Factory, tmp_path
     end(run)
     assert run.folder.names() == ["report.json"]
     assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize(("options", "adopted"), [("TRANSACTIONAL=1", False), ("TRANSACTIONAL=0", True)])
+def test_aria_tables_that_log_their_changes_are_read_again(
+    changing: Sky, build: Factory, monkeypatch: pytest.MonkeyPatch, options: str, adopted: bool
+) -> None:
+    chunk, *_ = changing.chunks
+    change(changing.sandbox, changing.made, chunk, "ALTER TABLE {table} ENGINE=Aria " + options)
+    server = changing.sandbox.workers[changing.made.placement[chunk][0]]
+    change(changing.sandbox, changing.made, chunk, "FLUSH TABLES {table}")
+    hour_ago = time.time() - 3600
+    os.utime(server.data_dir / changing.made.spec.database / f"Object_{chunk}.MAD", (hour_ago, hour_ago))
+    first = build(changing.made.spec.database, run_id="first")
+    first.plan()
+    first.extract_all()
+    if not adopted:
+        change(changing.sandbox, changing.made, chunk, "UPDATE {table} SET subChunkId = subChunkId + 1 LIMIT 20")
+    reads = count_reads(monkeypatch)
+    second = build(changing.made.spec.database, run_id="second")
+    second.states[DAG, "first"] = "failed"
+    second.plan()
+    finish(second)
+    assert (chunk in reads) != adopted
+    assert_same(second.index(), changing.rows())

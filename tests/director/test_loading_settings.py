@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from airflow_reindex.core.failures import RequestError, TransientError
-from airflow_reindex.director import steps
+from airflow_reindex.director import proving
 from airflow_reindex.director.inbox import write_text
 from airflow_reindex.director.publish import verify
 from airflow_reindex.sandbox import grants
@@ -100,7 +100,7 @@ class TestLoadSettings:
             time.sleep(1.5)  # the condition under test is the time itself
             return verify(*args)
 
-        monkeypatch.setattr(steps, "verify", slow_verify)
+        monkeypatch.setattr(proving, "verify", slow_verify)
         with set_global(sandbox, "wait_timeout", "1", "28800"):
             run.run()
         assert_same(run.index(), truth(SPEC).index_rows())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from airflow_reindex.core.failures import RequestError
-from airflow_reindex.director.catalog import DirectorTable, TableInfo, check_workers, from_scan
+from airflow_reindex.director.catalog import DirectorTable, check_workers, from_scan
 from airflow_reindex.director.columns import IntegerType
+from airflow_reindex.director.inventory import TableInfo
 from airflow_reindex.director.request import BuildRequest
 
 REQUEST = BuildRequest(database="lsst", director_table="Object")

@@ -137,12 +137,14 @@ def product(row: Row) -> int:
 def reference(rows: Sequence[Row]) -> Checksum:
     """What the server answers to Checksum.select, computed with Python's integers."""
     keys = reduce(lambda one, other: one ^ other, (key % (1 << 64) for key, _, _ in rows), 0)
-    return Checksum.from_row((len(rows), keys, reduce(lambda one, other: one ^ other, map(product, rows), 0)))
+    products = [product(row) for row in rows]
+    total = sum(one ^ key % (1 << 64) for one, (key, _, _) in zip(products, rows, strict=True))
+    return Checksum.from_row((len(rows), keys, reduce(lambda one, other: one ^ other, products, 0), total))
 
 
 def test_the_statement_has_these_numbers() -> None:
     numbers = [int(number) for number in re.findall(r"\d{5,}", Checksum.select("`k`"))]
-    assert numbers == [KEEP, SET, SPREAD, WORD, PRIME]
+    assert numbers == 2 * [KEEP, SET, SPREAD, WORD, PRIME]
 
 
 def around(*values: int) -> st.SearchStrategy[int]:
@@ -218,8 +220,8 @@ def test_no_rows() -> None:
 def test_the_answer_of_the_server_may_be_decimal() -> None:
     from decimal import Decimal
 
-    assert Checksum.from_row((2, 7, Decimal(9))) == Checksum(2, 7, 9)
-    assert Checksum.from_row((0, 0, Decimal(0))) == Checksum()
+    assert Checksum.from_row((2, 7, Decimal(9), Decimal(1 << 64) + 3)) == Checksum(2, 7, 9, 3)
+    assert Checksum.from_row((0, 0, Decimal(0), Decimal(0))) == Checksum()
 
 
 #: Keys as catalogs have them: dense, spread, packed from several fields.
@@ -261,6 +263,16 @@ def test_lost_and_doubled_rows_are_noticed(rows: list[Row]) -> None:
     assert checksum(rows[1:]) != whole
     assert checksum([rows[0], *rows]) != whole
     assert checksum([rows[0], rows[0], *rows[2:]]) != whole, "one lost, another doubled"
+
+
+@given(rows=catalog_rows(), bit=st.integers(0, 62))
+@examples(80)
+def test_equal_rows_that_change_in_pairs_are_noticed(rows: list[Row], bit: int) -> None:
+    (key, chunk, sub), *others = rows
+    whole = checksum([(key, chunk, sub)] * 2 + others)
+    assert checksum([(key ^ (1 << bit), chunk, sub)] * 2 + others) != whole
+    assert checksum([(key, chunk, sub + 1)] * 2 + others) != whole
+    assert checksum([others[0]] * 2 + others) != whole
 
 
 @pytest.mark.parametrize("key", [1, -1, 5, (1 << 63) - 1, -(1 << 63), 0, SET, -SET, 3 * SET])

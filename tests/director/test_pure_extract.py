@@ -22,16 +22,17 @@ from airflow_reindex.director.columns import Checksum, IntegerType, Rows
 from airflow_reindex.director.extract import (
     Extractor,
     Source,
-    as_rows,
     missing_chunks,
     stream,
     unaccounted,
 )
+from airflow_reindex.director.inventory import TableInfo
 from airflow_reindex.director.plan import Plan
 from airflow_reindex.director.run_buffer import RunBuffer, layout
 from airflow_reindex.director.runs import RUNS, StagedChunk, accounted, manifests, read_part
 from airflow_reindex.director.sql import is_transient
 from airflow_reindex.director.throttle import Watch
+from airflow_reindex.director.tuples import as_rows
 from tests.core.samples import TOKEN, Row, examples, make_plan, manifest, planned, rows_of, staged, tuples
 
 BIGINT = IntegerType.parse("BIGINT", "k")
@@ -269,6 +270,12 @@ class Tables:
         self.down: set[str] = set()
         self.types = (FIELD_TYPE.LONGLONG, FIELD_TYPE.LONG)
         self.opened: list[Connection] = []
+        self.counts: dict[tuple[str, int], list[int]] = {}
+
+    def info(self, connection: Connection, chunk: int) -> TableInfo:
+        """What a worker says of a table, which counts its rows, rightly or not."""
+        counts = self.counts.get((connection.worker, chunk), [])
+        return TableInfo(counts.pop(0) if counts else len(self.tables[connection.worker][chunk]), exact=True)
 
     def connect(self, worker: str) -> Connection:
         """Connect to a worker."""
@@ -326,6 +333,8 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> Tables:
     """Two workers that both have chunks 1 to 4, of 35 rows each."""
     monkeypatch.setattr(extract, "FETCH_ROWS", 10)
     monkeypatch.setattr(extract, "prepare", lambda connection: connection)
+    monkeypatch.setattr(extract, "present_figures", lambda _: None)
+    monkeypatch.setattr(extract, "table_info", lambda connection, _, chunk: connection.tables.info(connection, chunk))
     made = Tables()
     content = {chunk: [(chunk * 1000 + i, i) for i in range(35)] for chunk in range(1, 5)}
     made.tables = {"w1": dict(content), "w2": dict(content)}
@@ -375,6 +384,39 @@ def test_bad_data_everywhere_is_no_reason_to_retry(tables: Tables, tmp_path: Pat
     outcome, rows = run(tables, Folder.at(str(tmp_path)))
     assert rows == truth(1, 2, 4)
     assert not outcome.transient
+
+
+def test_a_replica_takes_over_from_a_damaged_table(tables: Tables, tmp_path: Path) -> None:
+    tables.counts["w1", 2] = [70, 70]
+    outcome, rows = run(tables, Folder.at(str(tmp_path)))
+    assert rows == truth(1, 2, 3, 4)
+    assert outcome.failures == []
+
+
+@pytest.mark.parametrize("counts", [[34, 34], [36, 36]])
+def test_a_count_that_differs_everywhere(tables: Tables, tmp_path: Path, counts: list[int]) -> None:
+    tables.counts = {(worker, 2): list(counts) for worker in ("w1", "w2")}
+    outcome, rows = run(tables, Folder.at(str(tmp_path)))
+    assert rows == truth(1, 3, 4)
+    assert [(f.worker, f.chunk) for f in outcome.failures] == [("w1", 2), ("w2", 2)]
+    assert f"35 rows were read, the table has {counts[0]}: it is damaged" in outcome.failures[0].message
+    assert not outcome.transient
+
+
+def test_a_table_that_changes_in_between_is_read_once_more(tables: Tables, tmp_path: Path) -> None:
+    tables.counts["w1", 2] = [34]
+    outcome, rows = run(tables, Folder.at(str(tmp_path)))
+    assert rows == truth(1, 2, 3, 4)
+    assert [connection.worker for connection in tables.opened] == ["w1"]
+    assert outcome.failures == []
+
+
+def test_a_table_that_keeps_changing_may_be_well_later(tables: Tables, tmp_path: Path) -> None:
+    tables.counts = {(worker, 2): [33, 34] for worker in ("w1", "w2")}
+    outcome, rows = run(tables, Folder.at(str(tmp_path)))
+    assert rows == truth(1, 3, 4)
+    assert "it changes while it is read" in outcome.failures[0].message
+    assert outcome.transient
 
 
 def test_a_worker_that_is_down_is_asked_once(tables: Tables, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reindex.core.windows import MAX_MAPPED_TASKS
-from airflow_reindex.director.catalog import TableInfo
+from airflow_reindex.director.inventory import TableInfo
 from airflow_reindex.director.plan import (
     CHUNK_OVERHEAD_ROWS,
     LEAST_GROUPS_PER_WORKER,

@@ -12,9 +12,9 @@ import pytest
 from airflow_reindex.core.memory import rows_that_fit
 from airflow_reindex.core.windows import MAX_MAPPED_TASKS
 from airflow_reindex.director import merge, run_buffer
-from airflow_reindex.director.catalog import TableInfo
 from airflow_reindex.director.columns import Checksum
 from airflow_reindex.director.estimate import Build, estimate, main
+from airflow_reindex.director.inventory import TableInfo
 from airflow_reindex.director.plan import Plan, assign, group_as_list, group_label, make_groups, row_group_rows
 from airflow_reindex.director.runs import GROUPS_IN_FILE, SAMPLES, Manifest, StagedChunk, StagedFile
 from airflow_reindex.director.split import SLICE_ROWS, Source, Split, make_split

@@ -21,6 +21,7 @@ from airflow_reindex.director.run_buffer import RunBuffer
 from airflow_reindex.director.runs import RUNS, accounted, manifests, read_part
 from airflow_reindex.director.sql import Connection, query
 from airflow_reindex.director.throttle import Watch
+from airflow_reindex.director.tuples import as_rows, within
 from airflow_reindex.director.wire import SurpriseError, Wire, usable
 from airflow_reindex.sandbox.cluster import Sandbox
 from airflow_reindex.sandbox.servers import MariaDBServer
@@ -309,6 +310,6 @@ def test_usable_asks_for_encryption_and_compression(worker: MariaDBServer, conne
 def test_nothing_is_yielded_of_a_chunk_with_a_wrong_type() -> None:
     # A plan of an INT key refuses a BIGINT table's values before they are cut.
     keys = np.array([1, 1 << 40])
-    assert not extract._within(keys, make_plan(key_type="INT").key)
+    assert not within(keys, make_plan(key_type="INT").key)
     with pytest.raises(DataError):
-        extract.as_rows([(1 << 40, 1)], 1, "k", make_plan(key_type="INT").key, make_plan().sub_chunk)
+        as_rows([(1 << 40, 1)], 1, "k", make_plan(key_type="INT").key, make_plan().sub_chunk)

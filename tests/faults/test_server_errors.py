@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from threading import Thread
 from typing import Any
 
@@ -11,7 +12,7 @@ import MySQLdb
 import pytest
 
 from airflow_reindex.core.failures import ClaimLostError, DataError, TransientError
-from airflow_reindex.director import claim, extract, load, publish, sql, steps
+from airflow_reindex.director import claim, extract, load, publish, settings, sql, steps
 from airflow_reindex.director.sql import describe, is_transient, session, transaction
 from airflow_reindex.director.tables import IndexTables
 from airflow_reindex.director.turns import Turns
@@ -41,8 +42,9 @@ def run(sky: CatalogSummary, shaky: Sandbox, shaky_build: Callable[..., Build]) 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Locks are waited for a second."""
-    for name in ("TABLE_LOCK_SECONDS", "ROW_LOCK_SECONDS"):
-        monkeypatch.setattr(sql, name, 1)
+    waits = {"lock_wait_timeout", "innodb_lock_wait_timeout"}
+    shorter = [replace(one, value="1") if one.name in waits else one for one in settings.SETTINGS]
+    monkeypatch.setattr(settings, "SETTINGS", shorter)
 
 
 @pytest.fixture

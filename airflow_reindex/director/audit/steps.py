@@ -22,9 +22,10 @@ from airflow_reindex.director.audit.differences import SURPLUS, Differences
 from airflow_reindex.director.audit.index import IndexReader, state_of
 from airflow_reindex.director.audit.ledger import Ledger, Scope
 from airflow_reindex.director.audit.request import AuditRequest
-from airflow_reindex.director.catalog import DirectorTable, Inventory
+from airflow_reindex.director.catalog import DirectorTable
 from airflow_reindex.director.extract import Outcome, missing_chunks
 from airflow_reindex.director.extraction import Extraction
+from airflow_reindex.director.inventory import Inventory
 from airflow_reindex.director.merge import Merger
 from airflow_reindex.director.plan import Plan
 from airflow_reindex.director.planning import RunContext, describe_table, draft_plan
