@@ -20,11 +20,35 @@ Statement = LiteralString | sql.SQL | sql.Composed
 APPLICATION = "airflow-reindex"
 #: More than this many idle connections are not kept.
 _KEEP = 8
-#: A client that freezes within a transaction would hold its locks for ever.
-_SESSION = (
-    f"SET application_name = '{APPLICATION}'; SET idle_in_transaction_session_timeout = '60s'; "
-    "SET lock_timeout = '60s'; SET client_min_messages = 'warning'"
-)
+_COMMANDS = f"SET statement_timeout = 0; SET application_name = '{APPLICATION}'; SET client_min_messages = 'warning'"
+#: What a session pins, whatever the server, the database or the role say, each with its reason.
+SETTINGS = {
+    "statement_timeout": ("0", "an index is built for hours"),
+    "transaction_timeout": ("0", "a window is one transaction"),
+    "idle_session_timeout": ("0", "connections are kept for the next use"),
+    "idle_in_transaction_session_timeout": ("60000", "a client that freezes would hold its locks for ever"),
+    "lock_timeout": ("60000", "a lock that nobody gives back would be waited for for ever"),
+    "default_transaction_isolation": ("read committed", "each statement sees what the last one's lock waited for"),
+    "default_transaction_read_only": ("off", "windows are written"),
+    "default_transaction_deferrable": ("off", "a snapshot would wait for all writers"),
+    "row_security": ("off", "policies would hide rows without an error; now they are an error"),
+    "transform_null_equals": ("off", "a comparison with NULL would mean another thing"),
+    "standard_conforming_strings": ("on", "backslashes in texts would be eaten"),
+    "DateStyle": ("ISO, MDY", "the driver reads dates so"),
+    "TimeZone": ("UTC", "times would depend on who asks"),
+    "extra_float_digits": ("1", "numbers would be rounded"),
+    "session_replication_role": ("origin", "foreign keys and triggers would be off"),
+    "zero_damaged_pages": ("off", "damaged pages would be read as empty ones, without an error"),
+    "ignore_checksum_failure": ("off", "damaged pages would be read as they are, without an error"),
+}
+#: A commit that an asynchronous one promises may be gone after the server's crash, though the task has succeeded.
+_DURABLE = "synchronous_commit"
+#: Only what the server knows and what differs: some may be set by a superuser alone, even to what they are.
+_PIN = """
+    SELECT set_config(known.name, wanted.value, false)
+    FROM pg_settings AS known JOIN unnest(%s::text[], %s::text[]) AS wanted (name, value) USING (name)
+    WHERE known.setting <> wanted.value AND (known.name <> %s OR known.setting = 'off')
+"""
 
 
 def connector(conninfo: str = "", **parameters: Any) -> Connect:
@@ -148,7 +172,9 @@ class Connections:
             connection.autocommit = True
             # A plan for any value may do without the ANN index, and tables change under prepared statements.
             connection.prepare_threshold = None
-            connection.execute(_SESSION)
+            connection.execute(_COMMANDS)
+            names, values = [*SETTINGS, _DURABLE], [*(value for value, _ in SETTINGS.values()), "on"]
+            connection.execute(_PIN, (names, values, _DURABLE))
         except BaseException:
             connection.close()
             raise

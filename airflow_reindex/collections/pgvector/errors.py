@@ -24,7 +24,8 @@ _REFUSALS = {
     '" does not exist': "check database and login of the connection",
 }
 _ADVICE = {
-    "42501": "grant the connection's user what the store's documentation lists",
+    "42501": "grant the connection's user what the store's documentation lists; where tables have row-level security, "
+    "BYPASSRLS, too: a part of the rows is no collection",
     "42P01": "a table is gone: was the collection dropped or renamed meanwhile?",
     "42704": "is the extension there? A superuser can run: CREATE EXTENSION vector",
     "3D000": "check the database of the connection",

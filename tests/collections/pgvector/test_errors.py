@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg
 import pytest
 
 from airflow_reindex.collections.pgvector import PgVectorStore, connector
+from airflow_reindex.collections.pgvector.connections import SETTINGS, Connections
 from airflow_reindex.collections.pgvector.errors import translate
 from airflow_reindex.core.failures import DataError, RequestError, TransientError
 from airflow_reindex.sandbox.postgres import Postgres
@@ -140,3 +141,74 @@ def test_foreign_table_without_a_grant(store: PgVectorStore, postgres: Postgres,
 )
 def test_classes(error: psycopg.Error, expected: type[Exception]) -> None:
     assert type(translate(error, "here")) is expected
+
+
+class TestSettings:
+    HOSTILE: ClassVar = {
+        "statement_timeout": "5s",
+        "idle_session_timeout": "5s",
+        "idle_in_transaction_session_timeout": "5s",
+        "lock_timeout": "5s",
+        "default_transaction_isolation": "serializable",
+        "default_transaction_read_only": "on",
+        "default_transaction_deferrable": "on",
+        "row_security": "on",
+        "transform_null_equals": "on",
+        "standard_conforming_strings": "off",
+        '"DateStyle"': "German",
+        '"TimeZone"': "Asia/Tokyo",
+        "extra_float_digits": "-15",
+        "synchronous_commit": "off",
+    }
+
+    @pytest.fixture
+    def hostile(self, postgres: Postgres, database: str) -> Iterator[None]:
+        """Settings of the role in this database under which a reindex would be wrong or end early."""
+        with postgres.connect() as boss:
+            for name, value in self.HOSTILE.items():
+                boss.execute(f"ALTER ROLE reindex IN DATABASE \"{database}\" SET {name} = '{value}'")
+        yield
+        with postgres.connect() as boss:
+            boss.execute(f'ALTER ROLE reindex IN DATABASE "{database}" RESET ALL')
+
+    @pytest.mark.usefixtures("hostile")
+    def test_each_one_is_pinned(self, postgres: Postgres, database: str) -> None:
+        pinned = {name: value for name, (value, reason) in SETTINGS.items() if reason}
+        connect = connector(postgres.connection_uri(database))
+        own = Connections(connect, "postgres")
+        known = "SELECT name, setting FROM pg_settings WHERE name = ANY(%s)"
+        names = [*pinned, "synchronous_commit"]
+        with own.use() as connection:
+            assert (
+                dict(connection.execute(known, (names,)).fetchall()).items()
+                <= {
+                    **pinned,
+                    "synchronous_commit": "on",
+                }.items()
+            )
+        own.close()
+        assert len(pinned) == len(SETTINGS)
+
+    def test_stronger_commits_stay(self, postgres: Postgres, database: str) -> None:
+        connect = connector(postgres.connection_uri(database), options="-c synchronous_commit=remote_apply")
+        with Connections(connect, "postgres").own() as connection:
+            assert connection.execute("SHOW synchronous_commit").fetchone() == ("remote_apply",)
+
+    def test_a_setting_that_this_account_may_not_change(self, postgres: Postgres, database: str) -> None:
+        with postgres.connect() as boss:
+            boss.execute(f'ALTER ROLE reindex IN DATABASE "{database}" SET zero_damaged_pages = on')
+        try:
+            with pytest.raises(RequestError, match="zero_damaged_pages"):
+                store_of(postgres, database).check()
+        finally:
+            with postgres.connect() as boss:
+                boss.execute(f'ALTER ROLE reindex IN DATABASE "{database}" RESET ALL')
+
+    def test_rows_that_a_policy_hides(self, store: PgVectorStore, admin: psycopg.Connection[Any]) -> None:
+        make_source(admin, "src", 5)
+        assert store.open("src").count() == 5
+        admin.execute("ALTER TABLE dbo_src ENABLE ROW LEVEL SECURITY")
+        admin.execute("ALTER TABLE dbo_src FORCE ROW LEVEL SECURITY")
+        admin.execute("CREATE POLICY own ON dbo_src USING (object_id = 'o0000001')")
+        with pytest.raises(RequestError, match="row-level security"):
+            store.open("src").count()
