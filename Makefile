@@ -1,12 +1,14 @@
 # Every target that needs .venv makes it first (scripts/setup); all state lies in .venv and .state.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cluster cluster-test faults bench quick-bench lint audit format clean
+.PHONY: help setup demo test tests cluster cluster-test faults bench quick-bench lint style types audit format clean
 BIN := .venv/bin
 # One more than there are cores: many tests wait for servers.
 PROCESSES := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # Debian keeps mariadbd where users have no PATH to.
 export PATH := $(PATH):/usr/sbin
+# Each test process, and each part of Airflow that tests start, would compile the project and the tests anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -17,8 +19,12 @@ setup: ## make .venv from the lock, and install what it needs (all others do so 
 demo: setup ## run both jobs on private servers, prove the results, and let each fail once
 	@$(BIN)/python -m airflow_reindex.sandbox demo
 
-test: lint ## check style and types, run all tests
+# Types are checked beside the tests, which wait for servers half of their time.
+test: style ## check style and types, run all tests
 	@scripts/setup chromium
+	@$(MAKE) --no-print-directory --jobs=2 types tests
+
+tests:
 	$(BIN)/python -m pytest -q --durations=10 --numprocesses=$(PROCESSES) --maxprocesses=4 \
 		--dist=loadfile --no-loadscope-reorder
 
@@ -41,11 +47,15 @@ bench: setup ## measure both jobs against what bounds them (half an hour)
 quick-bench: setup ## measure the first job at a tenth of the size (under three minutes)
 	$(BIN)/python -m benchmarks.director --quick
 
-lint: setup ## check style and types
+lint: style types ## check style and types
+
+style: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/codespell
-	$(BIN)/mypy
+
+types: setup
+	nice $(BIN)/mypy
 
 audit: setup ## look for security mistakes in the code, and for known holes in the dependencies
 	@scripts/audit

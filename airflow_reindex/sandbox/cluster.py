@@ -52,6 +52,8 @@ class Sandbox:
     :param workers: how many workers
     :param czar_options: MariaDB options of the czar, e.g. ``{"innodb_buffer_pool_size": "256M"}``
     :param worker_options: MariaDB options of every worker
+    :param template: the folder of :func:`airflow_reindex.sandbox.datadir.make_template`, shared with other sandboxes;
+        None gives the sandbox one of its own
     """
 
     def __init__(
@@ -60,10 +62,12 @@ class Sandbox:
         workers: int = 2,
         czar_options: Mapping[str, str] | None = None,
         worker_options: Mapping[str, str] | None = None,
+        template: Path | None = None,
     ) -> None:
         if workers < 1:
             raise ValueError("a sandbox needs at least one worker")
         self.root = Path(root).absolute()
+        self.template = Path(template or self.root / "template").absolute()
         self._guard: subprocess.Popen[bytes] | None = None
         kept = self._read_state().get("servers", {})
         count = max(workers, sum(name != CZAR for name in kept))
@@ -113,7 +117,7 @@ class Sandbox:
             if owner_pid is not None:
                 self._guard = guard.launch(self.root, owner_pid)
             try:
-                datadir.make_template(self.root / "template")
+                datadir.make_template(self.template)
                 self._on_all(lambda server: server.start(move=True))
                 self._prepare_accounts()
             except BaseException:
@@ -196,7 +200,7 @@ class Sandbox:
             name,
             self.root / "servers" / name,
             {**notes.get("options", {}), **(options or {})},
-            template=self.root / "template",
+            template=self.template,
             port=notes.get("port", 0),
             passwords=notes.get("passwords"),
         )

@@ -5,14 +5,17 @@ Load it by ``pytest_plugins = ["airflow_reindex.sandbox.fixtures"]``.
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import pytest
 
+from airflow_reindex.sandbox import datadir
 from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary, drop, generate
 from airflow_reindex.sandbox.cluster import Sandbox
 
@@ -31,9 +34,20 @@ class CatalogFactory(Protocol):
 
 
 @pytest.fixture(scope="session")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+def mariadb_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder that servers start from, made once for all processes of pytest-xdist."""
+    folder = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = folder.parent
+    with (folder / "mariadb-template.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return datadir.make_template(folder / "mariadb-template").parent
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory, mariadb_template: Path) -> Iterator[Sandbox]:
     """A running czar with two workers; they die with the test process, however it ends."""
-    sandbox = Sandbox(tmp_path_factory.mktemp("sandbox") / "root", workers=2)
+    sandbox = Sandbox(tmp_path_factory.mktemp("sandbox") / "root", workers=2, template=mariadb_template)
     try:
         yield sandbox.up(owner_pid=os.getpid())
     finally:

@@ -145,7 +145,7 @@ def test_a_large_table_under_writers(
     admin: Admin, reindex: Factory, vectors: str, postgres: Postgres, chance: Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Larger than a quarter of shared_buffers, where PostgreSQL starts a scan in the middle and OFFSET loses rows."""
-    make_source(admin, {key: {**payload, "pad": "x" * 120} for key, payload in texts(200_000).items()})
+    make_source(admin, {key: {**payload, "pad": "x" * 1_000} for key, payload in texts(40_000).items()})
     assert admin.execute(
         "SELECT pg_relation_size('dbo_old_model') > pg_size_bytes(current_setting('shared_buffers')) / 4, "
         "current_setting('synchronize_seqscans')"
@@ -157,10 +157,10 @@ def test_a_large_table_under_writers(
     monkeypatch.setattr(recall, "SAMPLE", 1)
     # What windows have missed is then left to the switch.
     monkeypatch.setattr(steps, "CATCH_UPS", 1)
-    run = reindex(deploy_as_blue=True, alias="products", batch_size=20_000)
+    run = reindex(deploy_as_blue=True, alias="products", batch_size=4_000)
     run.specs[NEW] = spec_of(NEW, run.server, batch_size=500, options={"encoding_format": "base64"})
     run.least_recall = 0.0
-    move_under(run, Writer(postgres.connect(vectors), chance, 200_000, pause=0.2))
+    move_under(run, Writer(postgres.connect(vectors), chance, 40_000, pause=0.04))
     assert_moved(admin)
     report = run.report()
     assert (report["status"], report["failed"]) == ("done", 0)

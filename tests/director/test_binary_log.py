@@ -21,10 +21,11 @@ SPEC = CatalogSpec(rows=2_000, chunks=10)
 
 
 @pytest.fixture(scope="module")
-def logging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+def logging(tmp_path_factory: pytest.TempPathFactory, mariadb_template: Path) -> Iterator[Sandbox]:
     """Servers whose czar writes a binary log."""
     options = {"log_bin": "binlog", "server_id": "1", "binlog_format": "ROW"}
-    sandbox = Sandbox(tmp_path_factory.mktemp("binlog") / "root", workers=1, czar_options=options)
+    root = tmp_path_factory.mktemp("binlog") / "root"
+    sandbox = Sandbox(root, workers=1, czar_options=options, template=mariadb_template)
     try:
         sandbox.up(owner_pid=os.getpid())
         generate(sandbox, SPEC)

@@ -17,9 +17,9 @@ from tests.harness import Build
 
 
 @pytest.fixture(scope="session")
-def shaky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+def shaky(tmp_path_factory: pytest.TempPathFactory, mariadb_template: Path) -> Iterator[Sandbox]:
     """Servers of these tests alone, so that their deaths disturb nobody else."""
-    sandbox = Sandbox(tmp_path_factory.mktemp("shaky") / "root", workers=2)
+    sandbox = Sandbox(tmp_path_factory.mktemp("shaky") / "root", workers=2, template=mariadb_template)
     try:
         yield sandbox.up(owner_pid=os.getpid())
     finally:

@@ -104,10 +104,10 @@ def tmp_disk(czar_disk: Disk, root: Path) -> Iterator[Disk]:
 
 
 @pytest.fixture(scope="module")
-def cramped(czar_disk: Disk, tmp_disk: Disk, root: Path) -> Iterator[Sandbox]:
+def cramped(czar_disk: Disk, tmp_disk: Disk, root: Path, mariadb_template: Path) -> Iterator[Sandbox]:
     """Servers of these tests alone."""
     options = {"log_bin": "ON", "binlog_format": "ROW", "tmpdir": str(tmp_disk.folder)}
-    sandbox = Sandbox(root, workers=1, czar_options=options)
+    sandbox = Sandbox(root, workers=1, czar_options=options, template=mariadb_template)
     try:
         yield sandbox.up(owner_pid=os.getpid())
     finally:

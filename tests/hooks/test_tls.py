@@ -41,13 +41,14 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def servers(authority: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+def servers(authority: Path, tmp_path_factory: pytest.TempPathFactory, mariadb_template: Path) -> Iterator[Sandbox]:
     """A czar that offers TLS, and a worker that does not."""
     options = {"ssl_cert": "server.pem", "ssl_key": "server.key", "ssl_ca": "ca.pem"}
     sandbox = Sandbox(
         tmp_path_factory.mktemp("tls") / "root",
         workers=1,
         czar_options={option: str(authority / name) for option, name in options.items()},
+        template=mariadb_template,
     )
     try:
         yield sandbox.up(owner_pid=os.getpid())

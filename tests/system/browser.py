@@ -10,7 +10,7 @@ from typing import Literal
 from urllib.parse import quote
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from tests.system.deployment import Deployment
 
@@ -21,16 +21,38 @@ ARGUMENTS = (
 )  # fmt: skip
 
 
+_RUNNING: list[tuple[Playwright, Browser]] = []
+
+
+def chromium() -> Browser:
+    """This process's browser, started when it is first asked for; `close_chromium` must end it."""
+    if _RUNNING and not _RUNNING[-1][1].is_connected():
+        close_chromium()
+    if not _RUNNING:
+        program = shutil.which("chromium")
+        assert program, "Chromium is missing: scripts/setup chromium"
+        playwright = sync_playwright().start()
+        _RUNNING.append((playwright, playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS))))
+    return _RUNNING[-1][1]
+
+
+def close_chromium() -> None:
+    """End the browser, if there is one: as long as it runs, asyncio takes the main thread for a busy one."""
+    while _RUNNING:
+        playwright, browser = _RUNNING.pop()
+        try:
+            browser.close()
+        finally:
+            playwright.stop()
+
+
 @contextmanager
 def browsing(
     deployment: Deployment, user: str | None, *, theme: Literal["light", "dark"] = "light", width: int = 1300
 ) -> Iterator[tuple[Page, list[str]]]:
-    """A page of a browser, and what its console complains of or asks other hosts for."""
-    program = shutil.which("chromium")
-    assert program, "Chromium is missing: scripts/setup chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS))
-        context = browser.new_context(color_scheme=theme, viewport={"width": width, "height": 1000})
+    """A page with cookies and a cache of its own, and what its console complains of or asks other hosts for."""
+    context = chromium().new_context(color_scheme=theme, viewport={"width": width, "height": 1000})
+    try:
         if user:
             with deployment.client(user) as client:
                 token = client.headers["Authorization"].removeprefix("Bearer ")
@@ -39,10 +61,9 @@ def browsing(
         page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda r: None if r.url.startswith((deployment.url, "data:")) else wrong.append(r.url))
-        try:
-            yield page, wrong
-        finally:
-            browser.close()
+        yield page, wrong
+    finally:
+        context.close()
 
 
 def address(deployment: Deployment, dag_id: str, run_id: str) -> str:

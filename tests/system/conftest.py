@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 from airflow.dag_processing.dagbag import DagBag
@@ -29,6 +27,7 @@ from airflow_reindex.sandbox.postgres import Postgres
 from airflow_reindex.sandbox.texts import documents
 from tests.conftest import HOME
 from tests.system.api import DAG as DIRECTOR_DAG
+from tests.system.browser import close_chromium
 from tests.system.deployment import Deployment
 
 PRISTINE = HOME / "pristine.db"
@@ -135,8 +134,12 @@ dag = collection_reindex_dag("approved_reindex", bind={"max_subtasks": 2}, appro
 QSERV_KEY, QSERV_ADMIN_KEY = token_hex(8), token_hex(8)
 
 
-@pytest.fixture(scope="module")
-def deployment(
+#: Where the deployment finds collections.
+COLLECTIONS = "deployed"
+
+
+@pytest.fixture(scope="session")
+def deployed(
     airflow: None, sandbox: Sandbox, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
     """A running deployment with the project's DAGs, and one that asks for approval."""
@@ -144,27 +147,29 @@ def deployment(
     shutil.copy(PRISTINE, home / "airflow.db")
     shutil.copytree(Path(__file__).parents[2] / "dags", home / "dags")
     (home / "dags" / "approved.py").write_text(APPROVED)
-    postgres.create_database("deployed")
-    found = {"collections_default": postgres.airflow_connection("deployed"), **model_connections()}
+    postgres.create_database(COLLECTIONS)
+    found = {"collections_default": postgres.airflow_connection(COLLECTIONS), **model_connections()}
     collections = {f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in found.items()}
     key = json.dumps({"conn_type": "generic", "password": QSERV_KEY, "extra": {"admin_auth_key": QSERV_ADMIN_KEY}})
     running = Deployment(home, {**sandbox.connections(), **collections, "AIRFLOW_CONN_QSERV_API": key})
     running.start()
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                if all(running.client("admin").get(dag).status_code == 200 for dag in (DIRECTOR_DAG, APPROVED_DAG)):
-                    break
-            except httpx.HTTPError:
-                pass
-            if time.monotonic() > deadline or any(p.poll() is not None for p in running.processes):
-                logs = "\n".join(path.read_text()[-2000:] for path in home.glob("*.log"))
-                raise AssertionError(f"the deployment did not come up:\n{logs}")
-            time.sleep(0.3)
+        running.wait_up((DIRECTOR_DAG, APPROVED_DAG))
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="module")
+def deployment(request: pytest.FixtureRequest, deployed: Deployment) -> Iterator[Deployment]:
+    """The session's deployment, which has forgotten the runs of other modules; the last one stops it."""
+    deployed.forget_runs()
+    yield deployed
+    close_chromium()
+    deployed.served.add(request.path)
+    users = {item.path for item in request.session.items if "deployment" in getattr(item, "fixturenames", ())}
+    if deployed.served >= users:
+        deployed.stop()
 
 
 #: In the collection that readers of the deployment follow.
@@ -173,11 +178,13 @@ ITEMS = 60
 
 @pytest.fixture(scope="module")
 def packages(deployment: Deployment, postgres: Postgres) -> Iterator[psycopg.Connection[Any]]:
-    """A collection that readers follow."""
-    store = PgVectorStore(connector(postgres.connection_uri("deployed")), label="test")
+    """A collection that readers follow; nothing else is in the database."""
+    postgres.drop_database(COLLECTIONS)
+    postgres.create_database(COLLECTIONS)
+    store = PgVectorStore(connector(postgres.connection_uri(COLLECTIONS)), label="test")
     index_documents(store, open_model(word_model(SOURCE_MODEL), {}), documents(ITEMS), "packages")
     store.close()
-    with postgres.connect("deployed") as connection:
+    with postgres.connect(COLLECTIONS) as connection:
         yield connection
 
 
