@@ -11,6 +11,9 @@ from airflow_reindex.core.identifiers import MAX_IDENTIFIER, check_identifier
 from airflow_reindex.core.params import flag
 from airflow_reindex.director.throttle import Limits
 
+#: Params that are yes or no.
+FLAGS = ("rebuild", "local", "keep_previous", "force_takeover", "dry_run", "allow_unlisted_chunks")
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest:
@@ -26,6 +29,7 @@ class BuildRequest:
     :param keep_previous: whether the replaced index is kept for a roll-back.
     :param force_takeover: whether to take the claim from a run that seems to be alive.
     :param dry_run: whether to stop after the checks.
+    :param allow_unlisted_chunks: whether chunk tables with rows that the catalog does not list are left out.
     :param limits: how fast the build may go at first.
     """
 
@@ -38,6 +42,7 @@ class BuildRequest:
     keep_previous: bool = False
     force_takeover: bool = False
     dry_run: bool = False
+    allow_unlisted_chunks: bool = False
     limits: Limits = field(default_factory=Limits)
 
     @classmethod
@@ -69,10 +74,7 @@ class BuildRequest:
             director_table=check_identifier(params["director_table"], "director table"),
             unique_primary_key=None if unique in (None, "") else flag(unique, "unique_primary_key"),
             director_key=check_identifier(key, "director key") if key else None,
-            **{
-                name: flag(params.get(name, 0), name)
-                for name in ("rebuild", "local", "keep_previous", "force_takeover", "dry_run")
-            },
+            **{name: flag(params.get(name, 0), name) for name in FLAGS},
             limits=Limits.parse(params),
         )
         if len(request.index_table) > MAX_IDENTIFIER:
