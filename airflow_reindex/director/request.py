@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from airflow_reindex.core.failures import RequestError
@@ -82,6 +82,17 @@ class BuildRequest:
                 f"MySQL table name limit of 64 characters has been exceeded for table '{request.index_table}'."
             )
         return request
+
+    def as_params(self) -> dict[str, Any]:
+        """
+        The params of a run that asks for the same; equal requests have equal ones, however they were written.
+
+        :returns: numbers for flags; ``None`` where the catalog decides.
+        """
+        fields = asdict(self)
+        limits = fields.pop("limits")
+        fields |= {"max_rows_per_second": limits["rows_per_second"], "max_connections": limits["connections"]}
+        return {name: int(value) if isinstance(value, bool) else value for name, value in fields.items()}
 
     @property
     def index_table(self) -> str:
