@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pendulum
-from airflow.exceptions import DagNotFound, DagRunAlreadyExists
+from airflow.exceptions import DagNotFound, DagRunAlreadyExists, ParamValidationError
 from airflow.models.dag import DagModel, DagTag
 from airflow.models.dagbag import DBDagBag
 from airflow.models.dagrun import DagRun
@@ -165,7 +165,7 @@ def trigger(dag_id: str, conf: Mapping[str, Any], *, run_id: str | None = None, 
     :param run_id: its id; ``None``: as Airflow makes it.
     :param user: who asks for it.
     :returns: the run's id.
-    :raises RequestError: there is no such DAG, or it is paused.
+    :raises RequestError: there is no such DAG, it is paused, or it does not admit the params.
     :raises ConflictError: there is a run of that id already.
     """
     from airflow.api.common.trigger_dag import trigger_dag
@@ -186,6 +186,9 @@ def trigger(dag_id: str, conf: Mapping[str, Any], *, run_id: str | None = None, 
         )
     except (DagRunAlreadyExists, IntegrityError) as error:
         raise ConflictError(f"there is a run '{run_id}' of the DAG '{dag_id}' already.") from error
+    except ParamValidationError as error:
+        # The DAG's author allows less than the job does.
+        raise RequestError(f"the DAG '{dag_id}' does not admit these params: {error}") from error
     except DagNotFound as error:
         raise RequestError(f"there is no DAG '{dag_id}' in this Airflow.") from error
     if run is None:

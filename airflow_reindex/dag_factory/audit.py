@@ -26,7 +26,10 @@ agree; else the report lists, by worker and chunk, how many rows are missing in 
 A sample compares all rows of some chunks, and looks up some rows of the index in the chunk tables that they name: it
 finds any damage to these chunks, but surplus rows of others only by chance.
 """
-_SHARED = ("database", "director_table", "director_key", "unique_primary_key", "max_rows_per_second", "qserv_conn_id")
+_SHARED = (
+    "database", "director_table", "director_key", "unique_primary_key", "max_rows_per_second", "qserv_conn_id",
+    "allow_unlisted_chunks",
+)  # fmt: skip
 
 
 def director_index_audit_params() -> dict[str, Param]:

@@ -158,6 +158,14 @@ def director_index_params() -> dict[str, Param]:
             description="Take over the index even from a run that seems to be alive; that run "
             "then fails and changes nothing.",
         ),
+        "allow_unlisted_chunks": Param(
+            False,
+            anyOf=FLAG,
+            section="Safety",
+            title="Leave out unlisted chunks",
+            description="Leave out chunk tables with rows that the replication system does not list, and list them in "
+            "the report. Otherwise such a catalog is refused.",
+        ),
     }
 
 

@@ -27,6 +27,7 @@ class DirectorTable:
     :param unique: whether the key is unique.
     :param placement: the workers that hold each chunk, preferred ones first.
     :param unchecked: what this kind of catalog could not check, one sentence each.
+    :param unlisted: chunk, worker and rows of chunk tables that are left out, because the catalog does not list them.
     """
 
     key_column: str
@@ -35,6 +36,7 @@ class DirectorTable:
     unique: bool
     placement: Mapping[int, tuple[str, ...]]
     unchecked: tuple[str, ...] = field(default=())
+    unlisted: tuple[tuple[int, str, int], ...] = field(default=())
 
 
 def director_tables(connection: Connection, schema: str, database: str) -> list[str]:

@@ -23,6 +23,13 @@ from airflow_reindex.director.request import BuildRequest
 VERSION, MIN_VERSION = 55, 22
 NO_VERSION = "No version number was provided in the request."
 _OBSOLETE = {"allow_for_published": 22, "local": 20}
+#: What the service itself reads, params of every run, and all params of a build.
+_SERVICE = frozenset({"version", "wait", "auth_key", "admin_auth_key", "allow_for_published"})
+_ALWAYS = ("database", "director_table", "rebuild", "local")
+_PARAMS = frozenset(BuildRequest(database="d", director_table="t").as_params())
+#: How many unknown fields a warning names.
+_NAMED = 20
+NOT_BUILT = "dry_run: nothing was built"
 
 
 class ContractError(ReindexError):
@@ -55,6 +62,11 @@ class IndexCall:
     conf: Mapping[str, Any]
     wait: bool
     warning: str
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether nothing is to be built."""
+        return bool(self.conf.get("dry_run"))
 
     @property
     def run_prefix(self) -> str:
@@ -159,16 +171,20 @@ def check_version(value: object, least: int = MIN_VERSION) -> str:
     return ""
 
 
-def read_index_call(body: Mapping[str, Any], version: object, local: int) -> IndexCall:
+def read_index_call(
+    body: Mapping[str, Any], version: object, local: int, known: Mapping[str, Any] | None = None
+) -> IndexCall:
     """
-    Read a request to build an index.
+    Read a request to build an index. The DAG's own params are heeded, too, except for those that name connections.
 
     :param body: the request.
     :param version: the version that the request's query has; the body's counts more.
     :param local: what ``local`` is in requests that do not say.
+    :param known: the params of the DAG with their defaults; nothing when they are not known.
     :returns: the call.
-    :raises ContractError: the version is not served, a parameter is missing, or makes no sense.
+    :raises ContractError: the version is not served, a parameter is missing, makes no sense, or cannot be set.
     """
+    known = known or {}
     warnings = [check_version(body.get("version", version))]
     try:
         for name in ("database", "director_table"):
@@ -180,11 +196,9 @@ def read_index_call(body: Mapping[str, Any], version: object, local: int) -> Ind
                 raise RequestError(f"the parameter {name} takes a string, not {body[name]!r:.100}")
         if not body["director_table"]:
             raise RequestError("DatabaseInfo::findTable the table name is empty.")
-        params = {name: body[name] for name in ("database", "director_table")}
-        params |= {"rebuild": body.get("rebuild", 0), "local": body.get("local", local)}
-        if body.get("unique_primary_key") is not None:
-            params["unique_primary_key"] = body["unique_primary_key"]
+        params = {"rebuild": 0, "local": local, **{name: body[name] for name in body if name in _PARAMS}}
         request = BuildRequest.parse(params)
+        conf = {**_conf(request, body, known), **_others(body, known)}
         wait = flag(body.get("wait", 1), "wait")
     except RequestError as error:
         raise ContractError(f"invalid parameters of the request, ex: {error}") from error
@@ -193,15 +207,57 @@ def read_index_call(body: Mapping[str, Any], version: object, local: int) -> Ind
         for name, since in _OBSOLETE.items()
         if name in body
     ]
-    conf: dict[str, Any] = {
-        "database": request.database,
-        "director_table": request.director_table,
-        "rebuild": int(request.rebuild),
-        "local": int(request.local),
-    }
-    if request.unique_primary_key is not None:
-        conf["unique_primary_key"] = int(request.unique_primary_key)
-    return IndexCall(conf=conf, wait=wait, warning="; ".join(filter(None, warnings)))
+    unknown = [name for name in body if name not in _SERVICE | _PARAMS | known.keys()]
+    warnings += [f"Option {name!r:.100} is unknown to this service, and was ignored." for name in unknown[:_NAMED]]
+    if len(unknown) > _NAMED:
+        warnings.append(f"So were {len(unknown) - _NAMED} more options.")
+    return IndexCall(conf=conf, wait=wait, warning=_joined(*warnings))
+
+
+def _conf(request: BuildRequest, body: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The params of the run that build an index. What the DAG does anyway is left out, so that equal requests are."""
+    asked = request.as_params()
+    names = {"database": request.database, "director_table": request.director_table}
+    try:
+        usual = BuildRequest.parse({**{n: v for n, v in known.items() if n in _PARAMS}, **names}).as_params()
+    except RequestError:
+        usual = {}
+    result = {name: asked[name] for name in _ALWAYS}
+    for name in sorted(_PARAMS & body.keys() - result.keys()):
+        if known and name not in known and name != "unique_primary_key":
+            raise RequestError(f"the DAG that builds indexes has no param {name}")
+        default = usual.get(name, "unknown") if known else "unknown"
+        if asked[name] is not None and (asked[name] != default or name == "unique_primary_key"):
+            result[name] = asked[name]
+    # Also where it is the DAG's default: the answer tells whether it was asked for.
+    if request.dry_run:
+        result["dry_run"] = 1
+    return result
+
+
+def _others(body: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Params of the DAG that are none of a build; those that name connections are its author's."""
+    connections = [name for name in body if name.endswith("conn_id") and (name in known or name == "qserv_conn_id")]
+    if connections:
+        raise RequestError(f"the parameter {connections[0]} cannot be set by requests to this service: leave it out")
+    return {name: body[name] for name in body if name in known and name not in _PARAMS | _SERVICE}
+
+
+def _joined(*warnings: str) -> str:
+    return "; ".join(filter(None, warnings))
+
+
+def begun(call: IndexCall, run_id: str, dag_id: str) -> dict[str, Any]:
+    """
+    The answer to a request that does not wait.
+
+    :param call: the request.
+    :param run_id: its run.
+    :param dag_id: the run's DAG.
+    :returns: the answer.
+    """
+    warning = _joined(call.warning, "dry_run: nothing will be built" if call.dry_run else "")
+    return envelope(warning=warning, run_id=run_id, dag_id=dag_id)
 
 
 def answer(
@@ -218,7 +274,10 @@ def answer(
     :returns: the answer.
     """
     if status == "done":
-        return envelope(warning=call.warning)
+        built = "dry_run was not heeded by the DAG: the index was built" if call.dry_run else ""
+        return envelope(warning=_joined(call.warning, built))
+    if status == "pending" and call.dry_run:
+        return envelope(warning=_joined(call.warning, f"{NOT_BUILT} ({detail})" if detail else NOT_BUILT))
     if status == "refused":
         return envelope(_refusal(detail, call.conf), warning=call.warning)
     ext: Mapping[str, Any] = failed

@@ -12,6 +12,7 @@ from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.tasks import States, count_states, first_error, lost, phases, plan_holds, unplanned
 from airflow_reindex.director.adoption import keep_runs
 from airflow_reindex.director.changes import CHANGES
+from airflow_reindex.director.completeness import unlisted_notes
 from airflow_reindex.director.extract import unaccounted
 from airflow_reindex.director.plan import Plan
 from airflow_reindex.director.records import read_groups
@@ -86,6 +87,7 @@ def make_report(
                 "unique": plan.unique,
             },
             **({"not_checked": plan.unchecked} if plan.unchecked else {}),
+            **unlisted_notes(plan.unlisted),
             **({n: v for n, v in published.result.items() if n in KEPT and v} if published else {}),
             **({"adopted_chunks": plan.adopted_chunks} if plan.adopted_chunks else {}),
             **_changed(folder),

@@ -54,6 +54,7 @@ class Plan:
     :param adopted_chunks: how many chunks they hold.
     :param unchecked: what the catalog could not check.
     :param started_at: when the run was planned, UTC.
+    :param unlisted: chunk, worker and rows of chunk tables that are left out, because the catalog does not list them.
     """
 
     token: str
@@ -71,6 +72,7 @@ class Plan:
     adopted_chunks: int
     unchecked: tuple[str, ...]
     started_at: str
+    unlisted: tuple[tuple[int, str, int], ...] = ()
 
     @property
     def key(self) -> IntegerType:
@@ -110,6 +112,7 @@ class Plan:
                 "groups": (),
                 "adopted": {name: tuple(dropped) for name, dropped in value["adopted"].items()},
                 "unchecked": tuple(value["unchecked"]),
+                "unlisted": tuple((chunk, worker, rows) for chunk, worker, rows in value.get("unlisted", ())),
             }
         )
 

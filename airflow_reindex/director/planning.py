@@ -15,6 +15,7 @@ from airflow_reindex.director import catalog, checks, claim, inventory, merge, r
 from airflow_reindex.director.adoption import adopt
 from airflow_reindex.director.catalog import DirectorTable
 from airflow_reindex.director.changes import CHANGES
+from airflow_reindex.director.completeness import check_complete, unlisted_notes
 from airflow_reindex.director.inventory import Inventory, TableInfo
 from airflow_reindex.director.plan import Plan, assign, make_groups, row_group_rows
 from airflow_reindex.director.publish import exists_message, table_exists
@@ -94,6 +95,7 @@ def make_plan(
         rows = sum(chunk.rows for group in plan.groups for chunk in group)
         figures = checks.estimate(rows, len(plan.groups), folder)
         figures["czar_bytes_free"] = _czar_room(czar, servers, rows)
+        figures |= unlisted_notes(plan.unlisted)
         log.info(
             "%s chunks with about %s rows in %s groups; the index will take about %s MB, the build %s",
             plan.chunks,
@@ -131,13 +133,15 @@ def describe_table(czar: Connection, servers: Servers, request: BuildRequest) ->
     :param servers: the Qserv installation.
     :param request: names the table.
     :returns: the chunk tables of each worker that answers, and the director table.
-    :raises RequestError: the catalog forbids it.
+    :raises RequestError: the catalog forbids it, or lacks chunks that the workers have.
+    :raises TransientError: a worker that only could tell whether the catalog is empty does not answer.
     """
     if servers.catalog == "replication":
         # The catalog's verdict first: it needs no worker.
         table = catalog.from_replication(czar, servers.replication_schema, request)
         catalog.check_workers(table, servers.workers)
-        return _inventories(servers, request)[0], table
+        inventories, _ = _inventories(servers, request)
+        return inventories, check_complete(czar, servers, request, table, inventories)
     inventories, columns = _inventories(servers, request, scan=True)
     table = catalog.from_scan(inventories, columns, request)
     for sentence in table.unchecked:
@@ -216,6 +220,7 @@ def draft_plan(
         adopted={manifest.name: manifest.dropped for manifest in adopted},
         adopted_chunks=len(there),
         unchecked=table.unchecked,
+        unlisted=table.unlisted,
         started_at=now(),
     )
 

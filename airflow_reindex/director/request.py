@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -11,6 +11,9 @@ from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.identifiers import MAX_IDENTIFIER, check_identifier
 from airflow_reindex.core.params import choice, flag
 from airflow_reindex.director.throttle import Limits
+
+#: Params that are yes or no.
+FLAGS = ("rebuild", "local", "keep_previous", "force_takeover", "dry_run", "allow_unlisted_chunks")
 
 
 class ChangedChunks(StrEnum):
@@ -35,6 +38,7 @@ class BuildRequest:
     :param keep_previous: whether the replaced index is kept for a roll-back.
     :param force_takeover: whether to take the claim from a run that seems to be alive.
     :param dry_run: whether to stop after the checks.
+    :param allow_unlisted_chunks: whether chunk tables with rows that the catalog does not list are left out.
     :param limits: how fast the build may go at first.
     :param changed_chunks: what to do about chunk tables that change after they were read.
     """
@@ -48,6 +52,7 @@ class BuildRequest:
     keep_previous: bool = False
     force_takeover: bool = False
     dry_run: bool = False
+    allow_unlisted_chunks: bool = False
     limits: Limits = field(default_factory=Limits)
     changed_chunks: ChangedChunks = ChangedChunks.WARN
 
@@ -81,10 +86,7 @@ class BuildRequest:
             director_table=check_identifier(params["director_table"], "director table"),
             unique_primary_key=None if unique in (None, "") else flag(unique, "unique_primary_key"),
             director_key=check_identifier(key, "director key") if key else None,
-            **{
-                name: flag(params.get(name, 0), name)
-                for name in ("rebuild", "local", "keep_previous", "force_takeover", "dry_run")
-            },
+            **{name: flag(params.get(name, 0), name) for name in FLAGS},
             limits=Limits.parse(params),
             changed_chunks=choice(params.get("changed_chunks"), ChangedChunks, "changed_chunks"),
         )
@@ -93,6 +95,17 @@ class BuildRequest:
                 f"MySQL table name limit of 64 characters has been exceeded for table '{request.index_table}'."
             )
         return request
+
+    def as_params(self) -> dict[str, Any]:
+        """
+        The params of a run that asks for the same; equal requests have equal ones, however they were written.
+
+        :returns: numbers for flags; ``None`` where the catalog decides.
+        """
+        fields = asdict(self)
+        limits = fields.pop("limits")
+        fields |= {"max_rows_per_second": limits["rows_per_second"], "max_connections": limits["connections"]}
+        return {name: int(value) if isinstance(value, bool) else value for name, value in fields.items()}
 
     @property
     def index_table(self) -> str:

@@ -24,6 +24,7 @@ from airflow_reindex.director.contract import (
     IndexCall,
     KeyRefusedError,
     answer,
+    begun,
     check_key,
     check_version,
     envelope,
@@ -73,6 +74,14 @@ _REQUEST = {
         "rebuild": {"type": "integer", "default": 0},
         "local": {"type": "integer", "default": 0},
         "unique_primary_key": {"type": "integer"},
+        "director_key": {"type": "string"},
+        "keep_previous": {"type": "integer", "default": 0},
+        "force_takeover": {"type": "integer", "default": 0},
+        "dry_run": {"type": "integer", "default": 0, "description": "1: only check; the answer warns of it."},
+        "allow_unlisted_chunks": {"type": "integer", "default": 0},
+        "changed_chunks": {"type": "string", "enum": ["warn", "fail", "reread"], "default": "warn"},
+        "max_rows_per_second": {"type": "integer", "default": 0},
+        "max_connections": {"type": "integer", "default": 0},
         "version": _NUMBER,
         "wait": {"type": "integer", "default": 1, "description": "0: answer at once with the run's id."},
         "auth_key": {"type": "string"},
@@ -137,7 +146,9 @@ async def build(request: Request, bearer: Bearer) -> Response:
     """
     try:
         body = await _authorized(request, bearer, "POST")
-        call = read_index_call(body, request.query_params.get("version"), config.integer("qserv_api_local", least=0))
+        known = await run_in_threadpool(metadata.params_of, dag_id())
+        local = config.integer("qserv_api_local", least=0)
+        call = read_index_call(body, request.query_params.get("version"), local, known)
         run_id = await run_in_threadpool(start, call)
     except KeyRefusedError as error:
         return JSONResponse(envelope(str(error)), status.HTTP_401_UNAUTHORIZED)
@@ -146,7 +157,7 @@ async def build(request: Request, bearer: Bearer) -> Response:
     except RequestError as error:
         return JSONResponse(envelope(f"operation failed due to: {error}"))
     if not call.wait:
-        return JSONResponse(envelope(warning=call.warning, run_id=run_id, dag_id=dag_id()))
+        return JSONResponse(begun(call, run_id, dag_id()))
     return StreamingResponse(_answer(call, run_id), media_type="application/json")
 
 

@@ -206,6 +206,9 @@ def _notes(material: Material, report: Mapping[str, Any] | None) -> dict[str, st
         if result.get(name):
             notes[label] = f"about {decimal(int(result[name]))}"
     if report is not None:
-        labels = {"not_checked": "Not checked", "adopted_chunks": "Chunks taken over from earlier runs"}
+        labels = {
+            "not_checked": "Not checked", "adopted_chunks": "Chunks taken over from earlier runs",
+            "unlisted_in_all": "Chunk tables left out, as the catalog does not list them",
+        }  # fmt: skip
         notes |= _some(report.get("notes", {}), labels)
     return notes

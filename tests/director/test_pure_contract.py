@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_reindex.dag_factory.director import director_index_params
 from airflow_reindex.director.contract import (
     MIN_VERSION,
     NO_VERSION,
@@ -16,12 +17,15 @@ from airflow_reindex.director.contract import (
     ContractError,
     KeyRefusedError,
     answer,
+    begun,
     check_key,
     check_version,
     envelope,
     read_body,
     read_index_call,
 )
+from airflow_reindex.director.request import BuildRequest
+from airflow_reindex.plugin import qserv
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -157,3 +161,88 @@ def test_answers() -> None:
 )
 def test_refusals_in_the_services_words(detail: str, error: str) -> None:
     assert answer(CALL, "refused", detail, {}, flat=False) == envelope(error)
+
+
+BODY = {"database": "d", "director_table": "t", "version": 55}
+#: The params of the DAG, as the API server knows them.
+KNOWN = {name: param.value for name, param in director_index_params().items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "taken"),
+    [
+        ("dry_run", True, 1),
+        ("keep_previous", "true", 1),
+        ("force_takeover", 1, 1),
+        ("allow_unlisted_chunks", 1, 1),
+        ("changed_chunks", "FAIL", "fail"),
+        ("director_key", "id", "id"),
+        ("max_rows_per_second", "5000", 5_000),
+        ("max_connections", 3, 3),
+    ],
+)
+@pytest.mark.parametrize("known", [None, KNOWN])
+def test_the_dags_own_params_are_heeded(name: str, given: object, taken: object, known: dict[str, Any] | None) -> None:
+    call = read_index_call({**BODY, name: given}, None, 0, known)
+    assert (call.conf[name], call.warning) == (taken, "")
+    assert call.run_prefix != read_index_call(BODY, None, 0, known).run_prefix, (
+        "no client joins what it did not ask for"
+    )
+
+
+def test_every_param_of_the_dag_but_the_connection_can_be_set() -> None:
+    heeded = BuildRequest.parse({"database": "d", "director_table": "t"}).as_params().keys()
+    assert set(heeded) == set(director_index_params()) - {"qserv_conn_id"}
+    described: Any = qserv._REQUEST["properties"]
+    assert set(described) >= set(heeded)
+
+
+@pytest.mark.parametrize("known", [None, KNOWN])
+def test_connections_are_not_chosen_by_clients(known: dict[str, Any] | None) -> None:
+    with pytest.raises(ContractError, match="qserv_conn_id cannot be set"):
+        read_index_call({**BODY, "qserv_conn_id": "qserv_other"}, None, 0, known)
+
+
+@pytest.mark.parametrize("name", ["dry_run", "max_connections", "rebuild"])
+def test_params_that_make_no_sense_are_refused(name: str) -> None:
+    with pytest.raises(ContractError, match=f"the parameter {name} takes a"):
+        read_index_call({**BODY, name: "maybe"}, None, 0, KNOWN)
+
+
+def test_what_the_dag_does_anyway_is_the_same_request() -> None:
+    usual = {**BODY, "dry_run": 0, "keep_previous": "no", "director_key": None, "max_connections": "0"}
+    assert read_index_call(usual, None, 0, KNOWN).conf == read_index_call(BODY, None, 0, KNOWN).conf
+    bound = {**KNOWN, "keep_previous": True}
+    assert read_index_call({**BODY, "keep_previous": 0}, None, 0, bound).conf["keep_previous"] == 0
+
+
+def test_further_params_of_the_dag_are_passed_on() -> None:
+    assert read_index_call({**BODY, "mail": "x@y"}, None, 0, {**KNOWN, "mail": ""}).conf["mail"] == "x@y"
+
+
+def test_a_dag_without_a_param_does_not_get_it() -> None:
+    known = {name: value for name, value in KNOWN.items() if name != "dry_run"}
+    with pytest.raises(ContractError, match="has no param dry_run"):
+        read_index_call({**BODY, "dry_run": 1}, None, 0, known)
+
+
+def test_unknown_fields_are_named() -> None:
+    call = read_index_call({**BODY, "dryrun": 1, "rebuild ": 1}, None, 0, KNOWN)
+    assert call.warning == (
+        "Option 'dryrun' is unknown to this service, and was ignored.; "
+        "Option 'rebuild ' is unknown to this service, and was ignored."
+    )
+    many = read_index_call({**BODY, **{f"x{i}": i for i in range(50)}}, None, 0, KNOWN)
+    assert many.warning.endswith("So were 30 more options.")
+
+
+def test_a_dry_run_says_that_nothing_was_built() -> None:
+    call = read_index_call({**BODY, "dry_run": True}, None, 0, KNOWN)
+    found = answer(call, "pending", "the checks passed", {}, flat=False)
+    assert (found["success"], found["warning"]) == (1, "dry_run: nothing was built (the checks passed)")
+    assert begun(call, "r", "d")["warning"] == "dry_run: nothing will be built"
+    assert "dry_run was not heeded" in answer(call, "done", "", {}, flat=False)["warning"]
+    bound = read_index_call(BODY, None, 0, {**KNOWN, "dry_run": True})
+    assert answer(bound, "pending", "dry run", {}, flat=False)["success"] == 0, "it has not asked for a dry run"
+    asked = read_index_call({**BODY, "dry_run": 1}, None, 0, {**KNOWN, "dry_run": True})
+    assert answer(asked, "pending", "dry run", {}, flat=False)["success"] == 1

@@ -208,6 +208,7 @@ PLANS = st.builds(
     adopted_chunks=st.integers(0, 100),
     unchecked=st.lists(NAMES, max_size=2).map(tuple),
     started_at=NAMES,
+    unlisted=st.lists(st.tuples(st.integers(0, 99), NAMES, st.integers(1, 99)), max_size=2).map(tuple),
 )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.params import flag
-from airflow_reindex.director.request import BuildRequest
+from airflow_reindex.director.request import FLAGS, BuildRequest
 
 NAMES = {"database": "lsst", "director_table": "Object"}
 
@@ -25,15 +25,15 @@ def test_defaults() -> None:
         keep_previous=False,
         force_takeover=False,
         dry_run=False,
+        allow_unlisted_chunks=False,
     )
     assert request.index_table == "lsst__Object"
 
 
-@pytest.mark.parametrize("name", ["rebuild", "local", "keep_previous", "force_takeover", "dry_run"])
+@pytest.mark.parametrize("name", FLAGS)
 def test_each_flag_sets_its_own_field(name: str) -> None:
     request = BuildRequest.parse({**NAMES, name: 1})
-    flags = ("rebuild", "local", "keep_previous", "force_takeover", "dry_run")
-    assert {field for field in flags if getattr(request, field)} == {name}
+    assert {field for field in FLAGS if getattr(request, field)} == {name}
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,7 @@ def test_nonsense_is_no_flag(value: object) -> None:
         flag(value, "local")
 
 
-@pytest.mark.parametrize(
-    "name", ["rebuild", "local", "keep_previous", "force_takeover", "dry_run", "unique_primary_key"]
-)
+@pytest.mark.parametrize("name", [*FLAGS, "unique_primary_key"])
 def test_a_refused_flag_is_named(name: str) -> None:
     with pytest.raises(RequestError, match=f"the parameter {name} takes a number"):
         BuildRequest.parse({**NAMES, name: "maybe"})

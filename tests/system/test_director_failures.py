@@ -19,7 +19,7 @@ from airflow_reindex.director.servers import Servers
 from airflow_reindex.sandbox.catalog import CatalogSpec, truth
 from airflow_reindex.sandbox.cluster import Sandbox
 from airflow_reindex.sandbox.fixtures import CatalogFactory
-from tests.harness import assert_same, read_index, tables_of, working_tables
+from tests.harness import assert_same, read_index, run_sql, tables_of, working_tables
 from tests.system.conftest import Run
 
 Trigger = Callable[..., Run]
@@ -155,10 +155,10 @@ def test_plan_that_cannot_reach_the_czar(sandbox: Sandbox, catalog: CatalogFacto
 
 def test_empty_catalog_gives_an_empty_index(sandbox: Sandbox, catalog: CatalogFactory, trigger: Trigger) -> None:
     made = catalog(CatalogSpec(rows=2_000, chunks=10, seed=5), fresh=True)
-    connection = sandbox.czar.connect()
-    with connection.cursor() as cursor:
-        cursor.execute("DELETE FROM qservReplica.replica WHERE `database` = %s", (made.spec.database,))
-    connection.close()
+    run_sql(sandbox.czar, f"DELETE FROM qservReplica.replica WHERE `database` = '{made.spec.database}'")
+    for chunk, workers in made.placement.items():
+        for worker in workers:
+            run_sql(sandbox.workers[worker], f"DROP TABLE `{made.spec.database}`.`Object_{chunk}`")
     run = trigger(database=made.spec.database, director_table="Object")
     assert run.state == "success", run.tasks
     assert run.report["status"] == "done"

@@ -13,6 +13,7 @@ from airflow_reindex.core.tasks import States, count_states, first_error, lost, 
 from airflow_reindex.director.audit.differences import Differences
 from airflow_reindex.director.audit.index import IndexState
 from airflow_reindex.director.audit.steps import AUDIT, DIFFERENCES
+from airflow_reindex.director.completeness import unlisted_notes
 from airflow_reindex.director.extract import unaccounted
 from airflow_reindex.director.outcome import ERRORS
 from airflow_reindex.director.plan import Plan
@@ -75,6 +76,7 @@ def make_report(
             "seed": audit["seed"],
             "of_chunks": audit["of_chunks"],
             **({"not_checked": plan.unchecked} if plan.unchecked else {}),
+            **unlisted_notes(plan.unlisted),
             **({"failures_in_all": len(failures)} if len(failures) > QUOTED_FAILURES else {}),
         },
         **common,

@@ -39,9 +39,12 @@ class AuditRequest:
         """
         given = params.get("seed")
         seed = int.from_bytes(hashlib.sha256(run_id.encode()).digest()[:4]) if given in (None, "") else given
-        names = ("database", "director_table", "director_key", "unique_primary_key", "max_rows_per_second")
+        names = (
+            "database", "director_table", "director_key", "unique_primary_key", "max_rows_per_second",
+            "allow_unlisted_chunks",
+        )  # fmt: skip
         return cls(
-            index=BuildRequest.parse({name: params.get(name) for name in names}),
+            index=BuildRequest.parse({name: params[name] for name in names if name in params}),
             sample=_sample(params.get("sample", 1)),
             seed=whole_number(seed, "seed"),
         )
