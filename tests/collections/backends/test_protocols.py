@@ -122,9 +122,7 @@ def test_base64_that_is_not_what_the_numbers_are(make: MakeModel, server: Embedd
     assert isinstance(model, OpenAIModel)
     model.check_encoding("a")
     server.base64 = ">f4"
-    with pytest.raises(
-        RequestError, match=r"not those that it gives as numbers \(8 numbers of float32 in base64, 8"
-    ):
+    with pytest.raises(RequestError, match=r"not those that it gives as numbers \(8 numbers of float32 in base64, 8"):
         model.check_encoding("a")
     server.base64, server.faults = "<f4", [Fault(status=500, times=1)]
     model.check_encoding("a")
