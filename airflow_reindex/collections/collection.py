@@ -194,8 +194,7 @@ class Twins:
 
     :param parts: how many parts there are.
     :param shared: how many of them have a vector that another one has, too.
-    :param pairs: of the vectors that most have: how many parts have it, and two of these, each as part id and object
-        id.
+    :param pairs: of the vectors that most have: how many have it, and two parts, each as part id and object id.
     """
 
     parts: int = 0
@@ -319,7 +318,6 @@ class Collection(Protocol):
         Look for parts with equal vectors.
 
         :param size: how many pairs at most.
-        :returns: what was found; nothing when all vectors are different.
         """
 
     def has_index(self) -> bool:

@@ -305,7 +305,6 @@ class PgVectorCollection:
         Look for parts with equal vectors.
 
         :param size: how many pairs at most.
-        :returns: what was found; nothing when all vectors are different.
         """
         with self._connections.use() as connection:
             return find_twins(connection, self._names, size)
