@@ -187,6 +187,21 @@ class Damage:
     orphans: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Twins:
+    """
+    Parts of originals, no averages, whose vectors are equal.
+
+    :param parts: how many parts there are.
+    :param shared: how many of them have a vector that another one has, too.
+    :param pairs: of the vectors that most have: how many have it, and two parts, each as part id and object id.
+    """
+
+    parts: int = 0
+    shared: int = 0
+    pairs: Sequence[tuple[int, tuple[str, str], tuple[str, str]]] = field(default_factory=tuple)
+
+
 class Collection(Protocol):
     """
     One collection. *Originals* are objects that belong to no user's personalised copy (``original_id`` is NULL).
@@ -296,6 +311,13 @@ class Collection(Protocol):
 
         :param after: the range's open lower end.
         :param upto: its upper end.
+        """
+
+    def twins(self, size: int) -> Twins:
+        """
+        Look for parts with equal vectors.
+
+        :param size: how many pairs at most.
         """
 
     def has_index(self) -> bool:

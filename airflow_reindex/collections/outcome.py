@@ -16,6 +16,8 @@ from airflow_reindex.core.tasks import States, count_states, first_error, lost, 
 KIND = "reindex_collection"
 #: The steps in their order; an earlier step's error explains a later one's.
 STEPS = ("plan", "reindex", "verify", "approve", "switch")
+#: What a verification found that a report repeats.
+PROOFS = ("same_vectors", "recall_at_10", "ann_ms", "exact_ms", "quality")
 #: What is said of each item of a window whose task was killed or never ran; EmbeddingStudio's preset detail.
 UNDONE = "Unable to create upsertion task for item"
 
@@ -133,7 +135,7 @@ def _notes(folder: Folder, plan: ReindexPlan, records: Sequence[TaskRecord], fai
         },
         "embedded": sum(result["embedded"] for result in work) + verified.get("embedded", 0),
         "deleted": sum(result["deleted"] for result in work) + verified.get("deleted", 0),
-        **{name: verified[name] for name in ("recall_at_10", "ann_ms", "exact_ms", "quality") if name in verified},
+        **{name: verified[name] for name in PROOFS if name in verified},
         **({"switch": results["switch"]} if "switch" in results else {}),
         **({"failed_items": folder.path(FAILED)} if failed else {}),
         **plan.notes,

@@ -11,17 +11,16 @@ from uuid import uuid4
 
 from airflow_reindex.collections.account import OUTCOMES
 from airflow_reindex.collections.collection import Collection, CollectionInfo
-from airflow_reindex.collections.embedding import check_vectors, embed_texts
 from airflow_reindex.collections.estimate import estimate
-from airflow_reindex.collections.isolate import PROBE
 from airflow_reindex.collections.models import EmbeddingModel, ModelSpec
 from airflow_reindex.collections.pipeline import Kitchen
 from airflow_reindex.collections.plan import ReindexPlan, Window, window_size, write_windows
+from airflow_reindex.collections.probing import check_model
 from airflow_reindex.collections.reconcile import recipe_of
 from airflow_reindex.collections.request import ReindexRequest
 from airflow_reindex.collections.store import Pointer, Store
 from airflow_reindex.core.claims import Claim, Contender
-from airflow_reindex.core.failures import ConflictError, DataError, RequestError
+from airflow_reindex.core.failures import ConflictError, RequestError
 from airflow_reindex.core.records import PLAN, REPORT, TASKS, now
 from airflow_reindex.core.staging import Folder
 
@@ -80,7 +79,7 @@ def make_plan(
     store = tools.store
     store.check()
     source, dest, exists = _collections(tools, request)
-    _check_model(tools.kitchen.model)
+    check_model(tools.kitchen.model, tools.kitchen.splitter, allow_cut=request.max_same_vectors >= 1)
     live = _check_switch(store, request, source, dest)
     judge = _judge(source, dest, contender)
     if not request.wait_on_conflict:
@@ -176,18 +175,6 @@ def _check_kind(found: CollectionInfo, spec: ModelSpec, role: str) -> None:
             f"{name} is indexed for the metric '{found.metric}', but the connection of model '{spec.model_id}' says "
             f"'{spec.metric}'."
         )
-
-
-def _check_model(model: EmbeddingModel) -> None:
-    """Embed one text, so that a wrong address, key or number of dimensions shows before anything is touched."""
-    spec = model.spec
-    try:
-        vectors = embed_texts(model, [PROBE])
-    except DataError as error:
-        raise RequestError(f"model '{spec.model_id}' refuses a harmless text: {error}") from error
-    complaint = check_vectors(vectors, spec.dimensions, spec.metric)[0]
-    if complaint:
-        raise RequestError(f"model '{spec.model_id}': {complaint}. Mend its connection's 'dimensions', or the model.")
 
 
 def _check_switch(store: Store, request: ReindexRequest, source: CollectionInfo, dest: CollectionInfo) -> bool:

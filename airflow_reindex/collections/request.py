@@ -12,6 +12,8 @@ from airflow_reindex.core.params import flag
 
 #: Items a sub-task. A mapped task costs Airflow a second or so; it should be worth that.
 BATCH_SIZE = 2000
+#: The share of vectors that may belong to different texts: some models know neither numbers nor rare words.
+MAX_SAME_VECTORS = 0.01
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class ReindexRequest:
     :param batch_size: items a sub-task.
     :param max_subtasks: sub-tasks at a time.
     :param max_failed: see :class:`FailureLimit`.
+    :param max_same_vectors: the share of vectors that may belong to different texts, from 0 to 1; 1: any, also of a
+        model that cuts its input.
     :param alias: what readers follow; needed for a switch.
     :param writes_go_to: where writers write while the run goes on.
     :param deploy_as_blue: whether readers are switched over.
@@ -103,6 +107,7 @@ class ReindexRequest:
     batch_size: int = BATCH_SIZE
     max_subtasks: int = 4
     max_failed: float = -1
+    max_same_vectors: float = MAX_SAME_VECTORS
     alias: str = ""
     writes_go_to: Literal["source", "dest"] = "source"
     deploy_as_blue: bool = False
@@ -133,6 +138,7 @@ class ReindexRequest:
             batch_size=_number(params, "batch_size", BATCH_SIZE),
             max_subtasks=_number(params, "max_subtasks", 4),
             max_failed=FailureLimit.parse(-1 if params.get("max_failed") is None else params["max_failed"]).value,
+            max_same_vectors=_share(params, "max_same_vectors", MAX_SAME_VECTORS),
             writes_go_to="dest" if writes == "dest" else "source",
             loader=_text(params, "loader") or "payload",
             alias=_text(params, "alias"),
@@ -185,6 +191,19 @@ def _text(params: Mapping[str, Any], name: str, *, required: bool = False) -> st
 def _flag(params: Mapping[str, Any], name: str) -> bool:
     # Empty means no: EmbeddingStudio's flags are nullable.
     return flag(params.get(name) or 0, name)
+
+
+def _share(params: Mapping[str, Any], name: str, default: float) -> float:
+    value = params.get(name)
+    if value is None:
+        return default
+    try:
+        share = float(str(value)) if not isinstance(value, bool) else -1.0
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise RequestError(f"the parameter {name} takes a number from 0 to 1, not {value!r}.")
+    return share
 
 
 def _number(params: Mapping[str, Any], name: str, default: int) -> int:

@@ -38,6 +38,11 @@ class Splitter:
         self._splitter = TextSplitter(characters, overlap=overlap, trim=True)
 
     @property
+    def characters(self) -> int:
+        """The most characters in a part."""
+        return self._characters
+
+    @property
     def recipe(self) -> str:
         """Its settings as a text: with other settings the same text may give other parts."""
         return json.dumps({"characters": self._characters, "overlap": self._overlap}, sort_keys=True)

@@ -18,6 +18,7 @@ from airflow_reindex.collections.planning import Tools
 from airflow_reindex.collections.quality import Query, compare_models
 from airflow_reindex.collections.recall import measure_recall
 from airflow_reindex.collections.reconcile import Reconciler, Tally, recipe_of
+from airflow_reindex.collections.sameness import check_sameness
 from airflow_reindex.collections.store import Pointer
 from airflow_reindex.collections.switching import Switched, already_switched, switch_readers
 from airflow_reindex.core.claims import BEAT_SECONDS, Claim, Keeper, Owner
@@ -198,7 +199,8 @@ def verify(
     :param least_recall: the smallest recall@10 that is accepted.
     :param queries: to compare both models' answers.
     :returns: figures for the report.
-    :raises DataError: too many items failed, vectors are missing, or the index does not find what it should.
+    :raises DataError: too many items failed, vectors are missing or do not tell texts apart, or the index does not find
+        what it should.
     """
     with recorded(folder, VERIFY) as record:
         plan = read_plan(folder)
@@ -218,7 +220,9 @@ def verify(
             if plan.request.limit.exceeded(outcome.failed, outcome.seen):
                 raise DataError(_too_many(plan, outcome.failed, outcome.seen))
             record.rows = outcome.seen
-            record.result = {**asdict(outcome), **measure_recall(at.dest, least_recall)}
+            same = check_sameness(at, plan.request.max_same_vectors)
+            record.result = {**asdict(outcome), **({"same_vectors": same} if same else {})}
+            record.result |= measure_recall(at.dest, least_recall)
             if queries:
                 record.result["quality"] = compare_models(tools, at.source, at.dest, queries, folder)
     return record.result

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Param
 
-from airflow_reindex.collections.request import BATCH_SIZE
+from airflow_reindex.collections.request import BATCH_SIZE, MAX_SAME_VECTORS
 from airflow_reindex.collections.store import Pointer
 from airflow_reindex.dag_factory.params import DEFAULT_ARGS, FLAG, bound, task_args
 from airflow_reindex.operators.collection import (
@@ -97,6 +97,11 @@ def _how() -> dict[str, Param]:
             -1, anyOf=number, section=section, title="Failure limit",
             description="-1: none, but a switch still needs 0 failures. A whole number of items from 0. A number "
             "strictly between 0 and 1: a fraction of all items. The run fails when failures exceed it.",
+        ),
+        "max_same_vectors": Param(
+            MAX_SAME_VECTORS, anyOf=number, section=section, title="Same vectors of different texts",
+            description="The share of vectors, from 0 to 1, that may belong to several texts that are clearly "
+            "different; with more of them, the run fails before readers move. 1: any, also of a model that cuts texts.",
         ),
         "only_failed_of": _text(
             None, section, "Only the failed items of", "A run of this DAG whose failed items are tried again."

@@ -14,6 +14,7 @@ from airflow_reindex.collections.backends import open_model
 from airflow_reindex.collections.collection import Metric
 from airflow_reindex.collections.embedding import check_vectors, embed_texts
 from airflow_reindex.collections.models import EmbeddingModel, ModelSpec
+from airflow_reindex.collections.probing import check_encoding
 from airflow_reindex.config import check_allowed, embedding_backends
 from airflow_reindex.core.failures import ReindexError, RequestError
 from airflow_reindex.hooks.connections import find_connection, json_object
@@ -82,6 +83,7 @@ class EmbeddingModelHook(BaseHook):
                 begun = time.monotonic()
                 vectors = embed_texts(model, ["Hello"])
                 took = time.monotonic() - begun
+                check_encoding(model)
             finally:
                 model.close()
         except ReindexError as error:

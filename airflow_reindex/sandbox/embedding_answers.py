@@ -53,13 +53,13 @@ def hash_rows(model: str, texts: Sequence[str], dimensions: int) -> list[bytes]:
     return [whole[start : start + width - 1] for start in range(0, len(whole), width)]
 
 
-def write_row(vector: Vectors, how: Spoil, in_base64: bool) -> bytes:
+def write_row(vector: Vectors, how: Spoil, in_base64: str) -> bytes:
     """
     Write any vector.
 
     :param vector: its numbers.
     :param how: what is to be wrong with it.
-    :param in_base64: a JSON text of base64 rather than numbers without brackets.
+    :param in_base64: the numbers' type, such as ``<f4``, for a JSON text of base64; empty: numbers without brackets.
     :returns: JSON.
     """
     if how == "short":
@@ -70,7 +70,7 @@ def write_row(vector: Vectors, how: Spoil, in_base64: bool) -> bytes:
         vector = vector.copy()
         vector[0] = np.nan
     if in_base64:
-        return b'"' + base64.b64encode(vector.astype("<f4").tobytes()) + b'"'
+        return b'"' + base64.b64encode(vector.astype(in_base64).tobytes()) + b'"'
     row = json.dumps(vector.tolist())[1:-1]
     return (row.replace("NaN", "null") if how == "null" else row).encode()
 

@@ -108,6 +108,8 @@ class EmbeddingServer:
         self.key = key
         self.column = column
         self.embed = embed
+        #: The type of numbers in base64; clients expect this one.
+        self.base64 = "<f4"
         self.faults: list[Fault] = []
         self.counts = Counts()
         self.lock = Lock()
@@ -207,7 +209,8 @@ class EmbeddingServer:
             return hash_rows(model, texts, self.models[model])
         vectors = self.embed(model, texts) if self.embed else hash_vectors(model, texts, self.models[model])
         how: list[Spoil] = [next((fault.vector for fault in faults if fault.contains in text), "") for text in texts]
-        return [write_row(vector, wrong, in_base64) for vector, wrong in zip(vectors, how, strict=True)]
+        packed = self.base64 if in_base64 else ""
+        return [write_row(vector, wrong, packed) for vector, wrong in zip(vectors, how, strict=True)]
 
     def count(self, model: str, texts: Sequence[str]) -> None:
         """

@@ -14,6 +14,7 @@ from psycopg import sql
 from airflow_reindex.collections import outcome, steps
 from airflow_reindex.collections.account import read_failed
 from airflow_reindex.collections.backends import open_model
+from airflow_reindex.collections.isolate import PROBE
 from airflow_reindex.collections.loaders import Loader
 from airflow_reindex.collections.loaders.payload import PayloadLoader
 from airflow_reindex.collections.loaders.settings import PayloadSettings
@@ -22,6 +23,7 @@ from airflow_reindex.collections.pgvector import PgVectorStore, connector
 from airflow_reindex.collections.pipeline import Kitchen
 from airflow_reindex.collections.plan import ReindexPlan, read_plan
 from airflow_reindex.collections.planning import Tools, make_plan
+from airflow_reindex.collections.probing import TEXTS, long_texts
 from airflow_reindex.collections.request import ReindexRequest
 from airflow_reindex.collections.splitting import Splitter
 from airflow_reindex.collections.store import Pointer
@@ -34,6 +36,8 @@ from airflow_reindex.sandbox.postgres import Postgres
 
 OLD, NEW = "old_model", "new_model"
 DIMENSIONS = {OLD: 4, NEW: 8}
+#: The most characters in a part.
+PART = 200
 
 
 def spec_of(model_id: str, server: EmbeddingServer, **changes: Any) -> ModelSpec:
@@ -80,6 +84,7 @@ class Reindex:
         self.loader: Loader = PayloadLoader(PayloadSettings(fields=("text",)))
         self.specs: dict[str, ModelSpec] = {}
         self.listed: list[str] | None = None
+        self.part = PART
         self.claim_timeout, self.least_recall = 300.0, 0.9
         self.hooked: list[Pointer] = []
 
@@ -108,7 +113,7 @@ class Reindex:
         source, dest = self.spec(request.source_embedding_model_id), self.spec(request.dest_embedding_model_id)
         store, model = self.store(), open_model(dest, {})
         try:
-            kitchen = Kitchen(model=model, loader=self.loader, splitter=Splitter(200))
+            kitchen = Kitchen(model=model, loader=self.loader, splitter=Splitter(self.part))
             yield Tools(store=store, source_spec=source, source_model=lambda: open_model(source, {}), kitchen=kitchen)
         finally:
             model.close()
@@ -184,9 +189,11 @@ class Reindex:
         return {item.object_id: item.failure_stage for item in items}
 
     def embedded(self, model: str = NEW) -> dict[str, int]:
-        """How often the server embedded which text."""
+        """How often the server embedded which text; of those that a plan asks for, only the harmless one counts."""
+        asked = {*TEXTS, *long_texts(self.part)} - {PROBE}
         with self.server.lock:
-            return dict(self.server.counts.embedded.get(model, {}))
+            counts: dict[str, int] = self.server.counts.embedded.get(model, {})
+            return {text: count for text, count in counts.items() if text not in asked}
 
 
 def make_source(connection: psycopg.Connection[Any], rows: Mapping[str, Any], collection_id: str = OLD) -> None:

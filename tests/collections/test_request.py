@@ -32,6 +32,7 @@ def test_defaults() -> None:
 
 def test_texts_that_plainly_mean_numbers() -> None:
     request = parse(batch_size="7", max_subtasks=" 2 ", max_failed="0.5", dry_run="true", wait_on_conflict=1)
+    assert parse(max_same_vectors="0.5").max_same_vectors == 0.5
     assert (request.batch_size, request.max_subtasks, request.max_failed) == (7, 2, 0.5)
     assert (request.dry_run, request.wait_on_conflict, request.force_takeover) == (True, True, False)
 
@@ -54,6 +55,9 @@ def test_as_dict_is_read_again() -> None:
         ({"batch_size": True}, "batch_size takes"),
         ({"batch_size": "many"}, "batch_size takes .* not 'many'"),
         ({"max_subtasks": 0}, "max_subtasks takes a whole number from 1, not 0"),
+        ({"max_same_vectors": 1.5}, "max_same_vectors takes a number from 0 to 1, not 1.5"),
+        ({"max_same_vectors": "nan"}, "max_same_vectors takes"),
+        ({"max_same_vectors": True}, "max_same_vectors takes"),
         ({"max_failed": -2}, "max_failed must be -1 .* not -2"),
         ({"max_failed": 1.5}, "max_failed must be .* not 1.5"),
         ({"max_failed": -0.5}, "max_failed must be .* not -0.5"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -13,7 +14,13 @@ import numpy as np
 from airflow_reindex.collections.backends.http import HttpModel, to_vectors
 from airflow_reindex.collections.collection import Vectors
 from airflow_reindex.collections.models import Kind, ModelSpec
-from airflow_reindex.core.failures import RequestError
+from airflow_reindex.core.failures import DataError, RequestError
+
+_log = logging.getLogger(__name__)
+
+#: What other numbers than float32 a server may send, by their bits.
+_WIDTHS = {1: "single bits", 8: "8-bit integers", 16: "float16", 64: "float64"}
+_REMEDY = "Set the option 'encoding_format' to 'float' in its connection."
 
 #: Refusals that are about these parts of a request have nothing to do with its texts.
 _NOT_TEXTS = {"model", "dimensions", "encoding_format"}
@@ -46,14 +53,35 @@ class OpenAIModel(HttpModel):
         :param kind: makes no difference.
         :returns: one vector a text.
         """
-        body: dict[str, Any] = {
-            "model": self._spec.name,
-            "input": list(texts),
-            "encoding_format": self._encoding,
-        }
+        return self._embed(texts, self._encoding)
+
+    def check_encoding(self, text: str) -> None:
+        """
+        Compare a vector in base64 with the same one as numbers, where base64 is used.
+
+        :param text: any text.
+        :raises RequestError: they differ: the server's base64 is not of float32.
+        """
+        if self._encoding != "base64":
+            return
+        (packed,) = self._embed([text], "base64")
+        try:
+            (plain,) = self._embed([text], "float")
+        except DataError as error:
+            _log.warning("%s gives no vectors as numbers to compare those in base64 with: %s", self._label, error)
+            return
+        # Servers that compute with few bits do not give the same twice.
+        if len(packed) != len(plain) or not np.allclose(packed, plain, rtol=0, atol=0.05 * np.abs(plain).max()):
+            raise RequestError(
+                f"{self._label}: its vectors in base64 are not those that it gives as numbers ({len(packed)} numbers "
+                f"of float32 in base64, {len(plain)} as such): its base64 has numbers of another width. {_REMEDY}"
+            )
+
+    def _embed(self, texts: Sequence[str], encoding: str) -> Vectors:
+        body: dict[str, Any] = {"model": self._spec.name, "input": list(texts), "encoding_format": encoding}
         if self._send_dimensions:
             body["dimensions"] = self._spec.dimensions
-        return self._call("POST", "/embeddings", body, lambda answer: _parse(answer, len(texts)))
+        return self._call("POST", "/embeddings", body, lambda answer: _parse(answer, len(texts), self._spec.dimensions))
 
     def _is_misconfigured(self, response: httpx.Response) -> bool:
         try:
@@ -63,7 +91,7 @@ class OpenAIModel(HttpModel):
             return False
 
 
-def _parse(answer: Any, count: int) -> Vectors:
+def _parse(answer: Any, count: int, dimensions: int) -> Vectors:
     if not isinstance(answer, dict) or not isinstance(answer.get("data"), list):
         raise ValueError("there is no list 'data'")
     entries = answer["data"]
@@ -78,8 +106,19 @@ def _parse(answer: Any, count: int) -> Vectors:
     for place, entry in zip(places, entries, strict=True):
         rows[place] = entry["embedding"]
     if all(isinstance(row, str) for row in rows):
-        rows = [np.frombuffer(base64.b64decode(row), dtype="<f4") for row in rows]
-        if len({len(row) for row in rows}) == 1:
-            return np.stack(rows).astype(np.float32, copy=False)
-        rows = [row.tolist() for row in rows]
+        contents = [base64.b64decode(row) for row in rows]
+        if len({len(content) for content in contents}) == 1:
+            _check_width(len(contents[0]), dimensions)
+            return np.frombuffer(b"".join(contents), dtype="<f4").reshape(count, -1).astype(np.float32)
+        rows = [np.frombuffer(content, dtype="<f4").tolist() for content in contents]
     return to_vectors(rows)
+
+
+def _check_width(size: int, dimensions: int) -> None:
+    """Refuse vectors whose length says that their numbers are no float32, the only ones that the protocol has."""
+    for width, name in _WIDTHS.items():
+        if size * 8 == width * dimensions:
+            raise DataError(
+                f"a vector has {size} bytes in base64 where {dimensions} numbers of float32 have {4 * dimensions}: "
+                f"they seem to be {dimensions} numbers of another width, {name}. {_REMEDY}"
+            )

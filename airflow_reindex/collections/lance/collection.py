@@ -24,11 +24,13 @@ from airflow_reindex.collections.collection import (
     Mark,
     Metric,
     State,
+    Twins,
     Vectors,
 )
 from airflow_reindex.collections.decide import is_foreign
 from airflow_reindex.collections.lance.database import Database, literal, one_of, read, within
 from airflow_reindex.collections.lance.registry import Registry, fence
+from airflow_reindex.collections.lance.twins import find_twins
 from airflow_reindex.core.failures import DataError
 
 DISTANCES: dict[Metric, Literal["cosine", "l2", "dot"]] = {"cosine": "cosine", "euclid": "l2", "dot": "dot"}
@@ -348,6 +350,16 @@ class LanceCollection:
                 found = read(self._table, ["object_id"], f"{condition} AND vector IS NOT NULL AND {which}")
                 complete &= set(found["object_id"].to_pylist())
         return Damage(incomplete=tuple(sorted(seen - complete)[:_DAMAGED]))
+
+    def twins(self, size: int) -> Twins:
+        """
+        Look for parts with equal vectors.
+
+        :param size: how many pairs at most.
+        :returns: what was found; nothing when all vectors are different.
+        """
+        with self._database.translated():
+            return find_twins(self._table, self._info.dimensions, size)
 
     def has_index(self) -> bool:
         """Whether the ANN index is there and usable; what was written after its building is searched as well."""

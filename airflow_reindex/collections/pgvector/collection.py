@@ -16,11 +16,13 @@ from airflow_reindex.collections.collection import (
     Item,
     Mark,
     State,
+    Twins,
     Vectors,
 )
 from airflow_reindex.collections.pgvector import indexing, registry, searching, writing
 from airflow_reindex.collections.pgvector.connections import Connections
 from airflow_reindex.collections.pgvector.schema import SCHEMA, Names
+from airflow_reindex.collections.pgvector.twins import find_twins
 from airflow_reindex.collections.pgvector.writing import VERSION
 from airflow_reindex.core.failures import DataError
 
@@ -297,6 +299,15 @@ class PgVectorCollection:
         return Damage(
             incomplete=tuple(key for (key,) in found), orphans=int(self._connections.rows(orphans, values)[0][0])
         )
+
+    def twins(self, size: int) -> Twins:
+        """
+        Look for parts with equal vectors.
+
+        :param size: how many pairs at most.
+        """
+        with self._connections.use() as connection:
+            return find_twins(connection, self._names, size)
 
     def has_index(self) -> bool:
         """Whether the ANN index is there and usable."""

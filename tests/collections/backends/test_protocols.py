@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+from airflow_reindex.collections.backends.openai import OpenAIModel
 from airflow_reindex.collections.embedding import check_vectors, embed_texts
 from airflow_reindex.collections.models import SuspectError
 from airflow_reindex.core.failures import DataError, RequestError
@@ -96,9 +97,35 @@ def test_one_short_vector_is_found_alone(make: MakeModel, server: EmbeddingServe
     model = make(options=options)
     with pytest.raises(DataError, match=r"'model-1' at http://127.*: the vectors have different lengths \(4, 8\)"):
         model.embed(["good", "cut"])
-    assert check_vectors(model.embed(["cut"]), 8) == ["the model returned 4 numbers instead of 8"]
-    with pytest.raises(DataError, match="different lengths"):
+    if options:
+        with pytest.raises(DataError, match=r"16 bytes in base64 .* 32: they seem to be 8 numbers .*, float16\. Set"):
+            model.embed(["cut"])
+    else:
+        assert check_vectors(model.embed(["cut"]), 8) == ["the model returned 4 numbers instead of 8"]
+    with pytest.raises(DataError, match="of another width" if options else "different lengths"):
         embed_texts(make(options=options, batch_size=1), ["good", "cut"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("<f2", "float16"), ("<f8", "float64"), ("i1", "8-bit integers")], ids=["half", "double", "byte"]
+)
+def test_base64_of_another_width(make: MakeModel, server: EmbeddingServer, kind: str, name: str) -> None:
+    server.base64 = kind
+    for count in (1, 3):
+        with pytest.raises(DataError, match=f"numbers of another width, {name}.*'encoding_format' to 'float'"):
+            make(options={"encoding_format": "base64"}).embed(["a"] * count)
+    assert make().embed(["a"]).shape == (1, 8)
+
+
+def test_base64_that_is_not_what_the_numbers_are(make: MakeModel, server: EmbeddingServer) -> None:
+    model = make(options={"encoding_format": "base64"})
+    assert isinstance(model, OpenAIModel)
+    model.check_encoding("a")
+    server.base64 = ">f4"
+    with pytest.raises(RequestError, match=r"not those that it gives as numbers \(8 numbers of float32 in base64, 8"):
+        model.check_encoding("a")
+    server.base64, server.faults = "<f4", [Fault(status=500, times=1)]
+    model.check_encoding("a")
 
 
 def test_a_whole_vector_may_be_null(make: MakeModel, server: EmbeddingServer) -> None:

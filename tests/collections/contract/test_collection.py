@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from airflow_reindex.collections.collection import MAX_ID, Collection, Embedded, Mark, State
+from airflow_reindex.collections.collection import MAX_ID, Collection, Embedded, Mark, State, Twins
 from airflow_reindex.collections.store import Store
 from airflow_reindex.core.failures import ClaimLostError, DataError
 from tests.collections.contract.samples import (
     DIMENSIONS,
+    RECIPE,
     Place,
     contents,
     created,
@@ -349,3 +350,27 @@ def test_only_what_nobody_has_changed_is_deleted(dest: Collection, place: Place)
     place.rewrite("dst", "rewritten", {"n": "theirs"})
     dest.delete(TOKEN, ["ours", "rewritten", "unknown"], only_unchanged=True)
     assert dest.absent(["ours", "rewritten"]) == ["ours"]
+
+
+def test_equal_vectors(dest: Collection, place: Place) -> None:
+    assert dest.twins(10) == Twins()
+    fill(dest, ["a", "b"], parts=1)
+    assert dest.twins(10) == Twins(), "a lone part's average is equal to it, and does not count"
+    same = np.ones((2, DIMENSIONS), np.float32)
+    dest.put("token-dst", [Embedded(item(key), same, Mark(b"v" * 16, RECIPE)) for key in ("c", "d")])
+    close = np.nextafter(same[:1], 2)
+    dest.put("token-dst", [Embedded(item(key), vectors, Mark(b"v" * 16, RECIPE)) for key, vectors in (
+        ("e", close), ("f", close), ("g", np.nextafter(close, 2))
+    )])  # fmt: skip
+    place.copy("dst", "e", "theirs")
+    found = dest.twins(10)
+    assert (found.parts, found.shared) == (9, 6)
+    assert [count for count, *_ in found.pairs] == [4, 2]
+    ends = [sorted(pair) for _, *pair in found.pairs]
+    assert {part for pair in ends for part in pair} <= {
+        ("c:0", "c"), ("c:1", "c"), ("d:0", "d"), ("d:1", "d"), ("e:0", "e"), ("f:0", "f")
+    }  # fmt: skip
+    assert ends[1] == [("e:0", "e"), ("f:0", "f")]
+    assert all(one != other for one, other in ends)
+    first = dest.twins(1)
+    assert (first.parts, first.shared, list(first.pairs)) == (9, 6, list(found.pairs[:1]))
