@@ -164,6 +164,7 @@ def _verification(material: Material, found: Sequence[PhaseView]) -> dict[str, A
             facts = {
                 "Items": f"{record.rows:,}",
                 "Not in the destination": f"{record.result.get('failed', 0):,}, all listed",
+                **({"Written by others, left alone": f"{left:,}"} if (left := record.result.get("left_alone")) else {}),
                 **_some(record.result, {"recall_at_10": "Recall@10", "ann_ms": "ANN search, ms", "exact_ms": "Exact "
                         "search, ms"}),
             }  # fmt: skip
@@ -206,6 +207,10 @@ def _notes(material: Material, report: Mapping[str, Any] | None) -> dict[str, st
         if result.get(name):
             notes[label] = f"about {decimal(int(result[name]))}"
     if report is not None:
-        labels = {"not_checked": "Not checked", "adopted_chunks": "Chunks taken over from earlier runs"}
+        labels = {
+            "not_checked": "Not checked",
+            "adopted_chunks": "Chunks taken over from earlier runs",
+            "others": "Left alone",
+        }
         notes |= _some(report.get("notes", {}), labels)
     return notes
