@@ -238,11 +238,11 @@ class LanceCollection:
         """The objects that are not ours to replace."""
         with self._database.translated():
             copies = set(read(self._table, ["object_id"], "original_id IS NOT NULL", ids)["object_id"].to_pylist())
+        if copies:
+            raise DataError(f"object '{min(copies)}': a user's copy of another object has this id.")
         if not only_unchanged:
-            if copies:
-                raise DataError(f"object '{min(copies)}': a user's copy of another object has this id.")
             return set()
-        return copies | {key for key, state in states.items() if is_foreign(state)}
+        return {key for key, state in states.items() if is_foreign(state)}
 
     def _layout(self, batch: Sequence[Embedded]) -> pa.Table:
         columns: dict[str, list[Any]] = {name: [] for name in schema(0).names if name != "vector"}

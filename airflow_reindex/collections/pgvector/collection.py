@@ -208,8 +208,8 @@ class PgVectorCollection:
             tried = [embedded for embedded in batch if embedded.item.object_id not in removed]
             written = writing.upsert_objects(connection, names, tried, unchanged)
             left = [key for key in ids if key not in written]
-            if left and not only_unchanged:
-                raise DataError(f"object '{left[0]}': a user's copy of another object has this id.")
+            if left and (copies := writing.find_copies(connection, names, left)):
+                raise DataError(f"object '{copies[0]}': a user's copy of another object has this id.")
             landed = [embedded for embedded in tried if embedded.item.object_id in written]
             replaced = [key for key, was_there in written.items() if was_there]
             if replaced:

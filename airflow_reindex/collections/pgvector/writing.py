@@ -149,6 +149,20 @@ def upsert_objects(
     return dict(connection.execute(statement, values).fetchall())
 
 
+def find_copies(connection: Connection, names: Names, keys: Sequence[str]) -> list[str]:
+    """
+    Which ids are those of users' copies.
+
+    :param connection: in a transaction.
+    :param names: the collection's.
+    :param keys: ids.
+    """
+    statement = sql.SQL(
+        "SELECT object_id FROM {} WHERE object_id = ANY(%s::varchar[]) AND original_id IS NOT NULL ORDER BY 1"
+    ).format(names.objects)
+    return [key for (key,) in connection.execute(statement, (list(keys),)).fetchall()]
+
+
 def delete_parts(connection: Connection, names: Names, keys: Sequence[str]) -> None:
     """
     Remove all parts of objects.
