@@ -23,9 +23,11 @@ from airflow.utils.types import DagRunTriggeredByType
 from sqlalchemy import ColumnElement, and_, exists, func, select
 from sqlalchemy.exc import IntegrityError
 
+from airflow_reindex.collections.plan import ITEMS
 from airflow_reindex.config import run_folder
 from airflow_reindex.core.failures import ConflictError, RequestError
-from airflow_reindex.core.records import CANCELED, now, task_records
+from airflow_reindex.core.records import CANCELED, PLAN, now, task_records
+from airflow_reindex.core.staging import Folder
 from airflow_reindex.view.facts import COLLECTION, RunFacts
 
 if TYPE_CHECKING:
@@ -239,25 +241,33 @@ def resumable(facts: RunFacts) -> dict[str, int]:
 def _again(facts: RunFacts) -> list[str | tuple[str, int]]:
     if facts.live:
         raise ConflictError(f"run '{facts.run_id}' of '{facts.dag_id}' is {facts.state}: there is nothing to resume.")
-    failed = _windows_with_failures(facts)
+    folder = run_folder(facts.dag_id, facts.run_id)
+    failed = _windows_with_failures(facts, folder)
     if facts.state == "success" and not failed:
         return []
+    work = [state for task, states in facts.tasks.items() if task != "aggregate" for state in states.values()]
+    broken = failed or any(state in ("failed", "upstream_failed") for state in work)
+    # A run that was done once has given its claim and its plan away: it begins anew, and embeds what is missing.
+    anew = broken and (ITEMS if facts.kind == COLLECTION else PLAN) not in folder.names()
     # The account, and the proof of a window's items, are out of date as soon as anything is done again.
     after = {"verify", "approve", "switch", "aggregate"} if failed else {"aggregate"}
     return [
         (task, index) if index >= 0 else task
         for task, states in facts.tasks.items()
         for index, state in states.items()
-        if state in _AGAIN or task in after or (task == "reindex" and index in failed)
+        if anew or state in _AGAIN or task in after or (task == "reindex" and index in failed)
     ]
 
 
-def _windows_with_failures(facts: RunFacts) -> set[int]:
+def _windows_with_failures(facts: RunFacts, folder: Folder) -> set[int]:
     """Windows that ended well as tasks, with items that failed: these are tried again when their window is."""
     if facts.kind != COLLECTION:
         return set()
-    records = task_records(run_folder(facts.dag_id, facts.run_id))
-    return {record.index for record in records if record.task == "reindex" and record.result.get("failed")}
+    records = task_records(folder)
+    found = {record.index for record in records if record.task == "reindex" and record.result.get("failed")}
+    whole = next((r.result for r in records if r.task == "verify" and not r.error), {})
+    # What has failed in a catch-up belongs to no window that says so.
+    return found or (set(facts.states("reindex")) if whole.get("failed") else set())
 
 
 def cancel(facts: RunFacts, user: str) -> None:

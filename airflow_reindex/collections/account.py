@@ -118,6 +118,7 @@ class Outcome:
     :param unchanged: items that were there already.
     :param deleted: items removed.
     :param failed: items that failed.
+    :param left_alone: objects that others have written, changed or removed in the destination.
     """
 
     token: str
@@ -127,6 +128,7 @@ class Outcome:
     unchanged: int
     deleted: int
     failed: int
+    left_alone: int = 0
 
 
 def write_outcome(folder: Folder, name: str, token: str, tally: Tally, failed: Iterable[FailedItem]) -> Outcome:
@@ -149,6 +151,7 @@ def write_outcome(folder: Folder, name: str, token: str, tally: Tally, failed: I
         unchanged=tally.unchanged,
         deleted=tally.deleted,
         failed=count,
+        left_alone=tally.left_alone,
     )
     folder.write_json(f"{OUTCOMES}/{name}.json", asdict(outcome))
     return outcome

@@ -280,22 +280,27 @@ class Collection(Protocol):
         :raises TransientError: the store is away or busy.
         """
 
-    def fail(self, token: str, failed: Mapping[str, Mark], *, keep_rows: bool = False) -> None:
+    def fail(
+        self, token: str, failed: Mapping[str, Mark], *, keep_rows: bool = False, only_unchanged: bool = False
+    ) -> list[str]:
         """
         Remember items that failed, and remove older rows of theirs.
 
         :param token: the claim.
         :param failed: marks with a stage, by object id.
         :param keep_rows: leave rows as they are.
+        :param only_unchanged: leave alone, mark and row, what somebody else has written or removed.
+        :returns: the ids that were left alone.
         """
 
-    def delete(self, token: str, keys: Sequence[str], *, only_unchanged: bool = False) -> None:
+    def delete(self, token: str, keys: Sequence[str], *, only_unchanged: bool = False) -> list[str]:
         """
         Remove objects, their parts and marks, and the personalised copies that users have of them.
 
         :param token: the claim.
         :param keys: their ids; unknown ones do not matter.
         :param only_unchanged: leave alone a row that is not the one that the object's mark describes.
+        :returns: the ids that were left alone.
         """
 
     def count_failed(self, run: str) -> int:

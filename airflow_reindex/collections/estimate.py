@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_reindex.collections.collection import Collection, Item, Mark
-from airflow_reindex.collections.decide import Rules, decide
+from airflow_reindex.collections.decide import decide
+from airflow_reindex.collections.foreign import rules_of
 from airflow_reindex.collections.loaders import Content
 from airflow_reindex.collections.pipeline import Kitchen, embed_stream
 from airflow_reindex.core.progress import duration
@@ -29,11 +30,11 @@ def estimate(kitchen: Kitchen, source: Collection, dest: Collection | None, plan
     :param source: the source.
     :param dest: the destination, or ``None`` when it is not there yet.
     :param plan: the plan so far.
-    :returns: ``items``, ``to_embed``, ``unchanged``, ``to_delete``, ``parts``, ``tokens``, ``cost`` (``None`` without
-        a price), ``time``, ``seconds``, ``sample_failed``.
+    :returns: ``items``, ``to_embed``, ``unchanged``, ``to_delete``, ``left_alone`` (if any), ``parts``, ``tokens``,
+        ``cost`` (``None`` without a price), ``time``, ``seconds``, ``sample_failed``.
     """
-    rules = Rules(recipe=bytes.fromhex(plan.recipe), run=plan.run_id, protect=plan.protect)
-    total, embed, delete = 0, 0, 0
+    rules = rules_of(plan, protect=plan.protect)
+    total, embed, unchanged, delete, others = 0, 0, 0, 0, 0
     sample: list[str] = []
     after = None
     for keys in [*source.keys(RANGE), []]:
@@ -43,10 +44,11 @@ def estimate(kitchen: Kitchen, source: Collection, dest: Collection | None, plan
         decision = decide(source.versions(after, upto), states, rules)
         total += len(keys)
         embed, delete = embed + len(decision.embed), delete + len(decision.delete)
+        unchanged, others = unchanged + len(decision.unchanged), others + len(decision.written) + len(decision.removed)
         sample = _thin([*sample, *_thin(decision.embed)])
         after = upto
-    figures = {"items": total, "to_embed": embed, "unchanged": total - embed, "to_delete": delete}
-    return {**figures, **_extrapolate(kitchen, source, sample, embed)}
+    figures = {"items": total, "to_embed": embed, "unchanged": unchanged, "to_delete": delete}
+    return {**figures, **({"left_alone": others} if others else {}), **_extrapolate(kitchen, source, sample, embed)}
 
 
 def _thin(keys: Sequence[str]) -> list[str]:

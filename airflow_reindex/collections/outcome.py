@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from airflow_reindex.collections.account import FAILED, OUTCOMES, FailedItem, read_failed, read_outcome, write_failed
-from airflow_reindex.collections.plan import ReindexPlan, Window, planned_items
+from airflow_reindex.collections.foreign import explain
+from airflow_reindex.collections.plan import ITEMS, ReindexPlan, Window, planned_items
 from airflow_reindex.core.failures import DETAIL_LIMIT, detail
 from airflow_reindex.core.records import PLAN, TaskRecord, now, task_records
 from airflow_reindex.core.report import QUOTED_FAILURES, Report, Status, error_map
@@ -45,8 +46,8 @@ def make_report(folder: Folder, run_id: str, states: Mapping[str, States], sourc
         "children": count_states(states),
     }
     value, state = folder.read_json(PLAN), states["plan"].get(-1)
-    if value is None or not plan_holds(value, planned, state):
-        return unplanned(planned, state, common)
+    if value is None or not plan_holds(value, planned, state) or ITEMS not in folder.names():
+        return unplanned(planned, states, common, [r for r in records.values() if r.task != "plan"])
     plan = ReindexPlan.from_dict(value)
     mine = [record for record in records.values() if record.token == plan.token]
     total, failures = _account(folder, plan, mine, states)
@@ -54,7 +55,7 @@ def make_report(folder: Folder, run_id: str, states: Mapping[str, States], sourc
     if not failed:
         folder.remove(FAILED)
     quoted = [item for _, item in zip(range(QUOTED_FAILURES), read_failed(folder), strict=False)]
-    proven = _proof(plan, mine)
+    proven = _proof(plan, mine, states)
     over = plan.request.limit.exceeded(failed, total)
     done = proven is not None and not over
     why = "" if done else first_error(mine, states, STEPS[1:])
@@ -75,9 +76,12 @@ def make_report(folder: Folder, run_id: str, states: Mapping[str, States], sourc
     )
 
 
-def _proof(plan: ReindexPlan, records: Sequence[TaskRecord]) -> TaskRecord | None:
+def _proof(plan: ReindexPlan, records: Sequence[TaskRecord], states: Mapping[str, States]) -> TaskRecord | None:
     """The record of the task that proved the result: the switch, or the verification of a run that does not switch."""
     last = "switch" if plan.request.deploy_as_blue else "verify"
+    if states[last].get(-1) == "upstream_failed":
+        # It has not had its turn since something was cleared: what it said before is of another state of things.
+        return None
     return next((r for r in records if r.task == last and r.result and r.ended_at and not r.error), None)
 
 
@@ -122,6 +126,7 @@ def _undone(
 
 
 def _notes(folder: Folder, plan: ReindexPlan, records: Sequence[TaskRecord], failed: int) -> dict[str, Any]:
+    left = _left_alone(folder, plan)
     results = {record.task: record.result for record in records if record.result and not record.error}
     work = [record.result for record in records if record.task == "reindex" and record.result]
     verified = results.get("verify", {})
@@ -138,5 +143,15 @@ def _notes(folder: Folder, plan: ReindexPlan, records: Sequence[TaskRecord], fai
         **{name: verified[name] for name in PROOFS if name in verified},
         **({"switch": results["switch"]} if "switch" in results else {}),
         **({"failed_items": folder.path(FAILED)} if failed else {}),
+        **({"left_alone": left, "others": explain(left, plan.dest.collection_id)} if left else {}),
         **plan.notes,
     }
+
+
+def _left_alone(folder: Folder, plan: ReindexPlan) -> int:
+    """How many objects of others the last look at everything has found."""
+    for name in ("switch", "verify"):
+        if whole := read_outcome(folder, name, plan.token):
+            return whole.left_alone
+    found = (read_outcome(folder, str(window.number), plan.token) for window in plan.windows)
+    return sum(outcome.left_alone for outcome in found if outcome)

@@ -140,8 +140,8 @@ def _collections(tools: Tools, request: ReindexRequest) -> tuple[CollectionInfo,
         _check_kind(found, wanted, "destination")
         if not found.embedding_model_id and request.writes_go_to == "source" and store.open(dest_id).count():
             raise ConflictError(
-                f"the destination '{dest_id}' has rows that no run of this package wrote, and they would be removed or "
-                "replaced: drop it, or set writes_go_to=dest when the deployment writes there already."
+                f"the destination '{dest_id}' has rows that no run of this package wrote: drop it, or set "
+                "writes_go_to=dest when the deployment writes there already."
             )
         dest = replace(dest, m=found.m, ef_construction=found.ef_construction)
     store.check_info(dest)

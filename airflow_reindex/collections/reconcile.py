@@ -30,7 +30,9 @@ class Tally:
     :param parts: vectors written, averages not counted.
     :param unchanged: items that the destination had already.
     :param deleted: items removed from the destination.
-    :param left_alone: items whose row in the destination somebody else wrote meanwhile.
+    :param left_alone: objects that somebody else has written, changed or removed in the destination.
+    :param removed: those of them that are the source's items, and that the destination does not have.
+    :param surplus: objects of the destination that neither the source's items nor failures account for.
     :param failed: items that failed, in this pass or before it in this run.
     """
 
@@ -40,6 +42,8 @@ class Tally:
     unchanged: int = 0
     deleted: int = 0
     left_alone: int = 0
+    removed: int = 0
+    surplus: int = 0
     failed: list[Failed] = field(default_factory=list)
 
     @property
@@ -53,7 +57,7 @@ class Tally:
 
         :param other: the other range.
         """
-        for name in ("seen", "embedded", "parts", "unchanged", "deleted", "left_alone"):
+        for name in ("seen", "embedded", "parts", "unchanged", "deleted", "left_alone", "removed", "surplus"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.failed += other.failed
 
@@ -120,11 +124,16 @@ class Reconciler:
         part = only is not None or since is not None
         states = self.dest.states(after, upto, list(versions) if part else None)
         decision = Decision(embed=list(versions)) if anew else decide(versions, states, rules)
-        tally = Tally(seen=len(versions), unchanged=len(decision.unchanged))
+        tally = Tally(
+            seen=len(versions),
+            unchanged=len(decision.unchanged),
+            left_alone=len(decision.written) + len(decision.removed),
+            removed=len(decision.removed),
+            surplus=decision.surplus,
+        )
         tally.failed += [Failed(key, m.version, m.stage, m.detail) for key, m in decision.failed.items()]
         embed = list(decision.embed)
         if contents and self.kitchen.loader.outside:
-            # Not what somebody else has written or removed: the source's row says nothing of it.
             marks = {key: s.mark for key, s in states.items() if s.mark and s.row == s.mark.version}
             embed += self._changed_contents(decision, marks, rules, tally)
         self._embed(embed, rules, tally, what)
@@ -139,16 +148,21 @@ class Reconciler:
         def mark(item: Item, content: str) -> Mark:
             return Mark(item.version, rules.recipe, content, run=rules.run)
 
+        left = set[str]()
+
         def put(batch: Sequence[Embedded]) -> None:
-            tally.left_alone += len(self.dest.put(self.token, batch, only_unchanged=rules.protect))
+            # What somebody else wrote since the ranges were compared.
+            left.update(self.dest.put(self.token, batch, only_unchanged=rules.protect))
 
         progress = Progress(log.info, what, len(keys), unit="items") if what else None
         for batch in embed_stream(self.source, keys, self.kitchen, mark):
             self.check()
             landed, refused = write_items(put, batch.embedded)
             self._fail(batch.failed + refused, rules, tally)
-            tally.embedded += len(landed)
-            tally.parts += sum(len(item.vectors) for item in landed)
+            done = [item for item in landed if item.item.object_id not in left]
+            tally.left_alone += len(landed) - len(done)
+            tally.embedded += len(done)
+            tally.parts += sum(len(item.vectors) for item in done)
             tally.seen -= batch.gone
             if progress:
                 failed = f"{len(tally.failed)} failed" if tally.failed else ""
@@ -165,8 +179,10 @@ class Reconciler:
             item.object_id: Mark(item.version, rules.recipe, stage=item.stage, detail=item.detail, run=rules.run)
             for item in failed
         }
-        self.dest.fail(self.token, marks, keep_rows=rules.protect)
-        tally.failed += failed
+        keep = rules.protect and not rules.drop_failed
+        left = set(self.dest.fail(self.token, marks, keep_rows=keep, only_unchanged=rules.protect))
+        tally.left_alone += len(left)
+        tally.failed += [item for item in failed if item.object_id not in left]
 
     def _changed_contents(self, decision: Decision, marks: Mapping[str, Mark], rules: Rules, tally: Tally) -> list[str]:
         """Items whose row is as it was, while their content is not."""
@@ -191,5 +207,6 @@ class Reconciler:
             # Asked again, as an item may have been inserted since.
             gone = self.source.absent(asked)
             self.check()
-            self.dest.delete(self.token, gone, only_unchanged=only_unchanged)
-            tally.deleted += len(gone)
+            left = self.dest.delete(self.token, gone, only_unchanged=only_unchanged)
+            tally.left_alone += len(left)
+            tally.deleted += len(gone) - len(left)

@@ -95,6 +95,8 @@ class ReindexRequest:
     :param wait_on_conflict: whether to wait for another run's claim instead of failing.
     :param loader: the name of a loader that the deployment defines.
     :param delete_source: whether to remove the source after the switch.
+    :param overwrite_foreign: whether what others have written to the destination, or removed from it, is made as the
+        source has it; else it is left alone.
     :param drop_user_objects: whether a switch may leave personalised copies behind, which are not carried over.
     :param force_takeover: whether to take the claim from a run that seems to be alive.
     :param only_failed_of: a run of this DAG whose failed items are tried again; empty: all items.
@@ -114,6 +116,7 @@ class ReindexRequest:
     wait_on_conflict: bool = False
     loader: str = "payload"
     delete_source: bool = False
+    overwrite_foreign: bool = False
     drop_user_objects: bool = False
     force_takeover: bool = False
     only_failed_of: str = ""
@@ -147,6 +150,7 @@ class ReindexRequest:
             deploy_as_blue=_flag(params, "deploy_as_blue"),
             wait_on_conflict=_flag(params, "wait_on_conflict"),
             delete_source=_flag(params, "delete_source"),
+            overwrite_foreign=_flag(params, "overwrite_foreign"),
             drop_user_objects=_flag(params, "drop_user_objects"),
             force_takeover=_flag(params, "force_takeover"),
             dry_run=_flag(params, "dry_run"),
@@ -162,6 +166,10 @@ class ReindexRequest:
             )
         if self.deploy_as_blue and not self.alias:
             raise RequestError("deploy_as_blue needs alias: the name that readers follow.")
+        if self.overwrite_foreign and self.writes_go_to == "dest":
+            raise RequestError(
+                "overwrite_foreign contradicts writes_go_to=dest: what writers write to the destination would be lost."
+            )
         if self.delete_source and not self.deploy_as_blue:
             raise RequestError("delete_source needs deploy_as_blue: a source that readers follow is not removed.")
 

@@ -12,6 +12,7 @@ from airflow_reindex.collections import account
 from airflow_reindex.collections.account import FailedItem, failed_items, failed_so_far, write_outcome
 from airflow_reindex.collections.collection import Collection
 from airflow_reindex.collections.decide import Rules, is_foreign
+from airflow_reindex.collections.foreign import explain, refuse_empty, rules_of
 from airflow_reindex.collections.isolate import Failed
 from airflow_reindex.collections.plan import ReindexPlan, coarse_ranges, planned_items, read_plan
 from airflow_reindex.collections.planning import Tools
@@ -19,7 +20,7 @@ from airflow_reindex.collections.quality import Query, compare_models
 from airflow_reindex.collections.recall import measure_recall
 from airflow_reindex.collections.reconcile import Reconciler, Tally, recipe_of
 from airflow_reindex.collections.sameness import check_sameness
-from airflow_reindex.collections.store import Pointer
+from airflow_reindex.collections.store import Pointer, Store
 from airflow_reindex.collections.switching import Switched, already_switched, switch_readers
 from airflow_reindex.core.claims import BEAT_SECONDS, Claim, Keeper, Owner
 from airflow_reindex.core.failures import ClaimLostError, DataError, RequestError
@@ -58,19 +59,18 @@ class Session:
     check: Callable[[], None]
     protect: bool
 
+    @property
+    def spares(self) -> bool:
+        """Whether what others have written to the destination, or removed from it, is left alone."""
+        return self.rules().protect
+
     def rules(self, *, skip_failed: bool = False) -> Rules:
         """
         What may be done to the destination.
 
         :param skip_failed: leave alone what has failed in this run already.
         """
-        return Rules(
-            recipe=bytes.fromhex(self.plan.recipe),
-            # Of the plan rather than the run: when it is made anew, what has failed before does not count.
-            run=self.plan.token,
-            protect=self.protect,
-            skip_failed=skip_failed,
-        )
+        return rules_of(self.plan, protect=self.protect, skip_failed=skip_failed)
 
     def whole(self, rules: Rules | None = None) -> Tally:
         """
@@ -107,10 +107,7 @@ def session(tools: Tools, plan: ReindexPlan, owner: Owner) -> Iterator[Session]:
     claim = claim_of(plan, owner)
 
     def lost() -> ClaimLostError:
-        return ClaimLostError(
-            f"this run no longer holds the claim on collection '{plan.dest.collection_id}': another run took over. It "
-            "changed nothing since; to go on, trigger a new run or clear this one from its task 'plan' on."
-        )
+        return ClaimLostError(_why_lost(store, plan))
 
     with Keeper(lambda: store.touch(claim), lost, every=BEAT_SECONDS) as keeper:
         source, dest = store.open(plan.source.collection_id), store.open(plan.dest.collection_id)
@@ -124,6 +121,19 @@ def session(tools: Tools, plan: ReindexPlan, owner: Owner) -> Iterator[Session]:
             check=keeper.check,
             protect=plan.protect or bool(store.followers(plan.dest.collection_id)),
         )
+
+
+def _why_lost(store: Store, plan: ReindexPlan) -> str:
+    dest = plan.dest.collection_id
+    holder = next((claim.owner for claim in store.claims() if claim.dest == dest), None)
+    if holder is not None:
+        what = f"another run took over, {holder}"
+    else:
+        what = "it was given back when this run had ended, or was given up, or another run had it meanwhile"
+    return (
+        f"this run no longer holds the claim on collection '{dest}': {what}. It changed nothing since; to go on, "
+        "trigger a new run or clear this one from its task 'plan' on."
+    )
 
 
 def claim_of(plan: ReindexPlan, owner: Owner) -> Claim:
@@ -169,8 +179,9 @@ def reindex_window(tools: Tools, folder: Folder, owner: Owner, token: str, numbe
         outcome = write_outcome(folder, str(number), token, tally, listed)
         record.rows, record.result = outcome.seen, asdict(outcome)
         log.info(
-            "%s: %s items, %s embedded, %s unchanged, %s deleted, %s failed",
+            "%s: %s items, %s embedded, %s unchanged, %s deleted, %s failed, %s of others left alone",
             window.label, outcome.seen, outcome.embedded, outcome.unchanged, outcome.deleted, outcome.failed,
+            outcome.left_alone,
         )  # fmt: skip
     return outcome
 
@@ -219,6 +230,9 @@ def verify(
             outcome = write_outcome(folder, VERIFY, plan.token, tally, listed)
             if plan.request.limit.exceeded(outcome.failed, outcome.seen):
                 raise DataError(_too_many(plan, outcome.failed, outcome.seen))
+            refuse_empty(at.dest, outcome.seen, outcome.failed)
+            if outcome.left_alone:
+                log.warning("%s", explain(outcome.left_alone, plan.dest.collection_id))
             record.rows = outcome.seen
             same = check_sameness(at, plan.request.max_same_vectors)
             record.result = {**asdict(outcome), **({"same_vectors": same} if same else {})}
@@ -265,7 +279,7 @@ def _damaged(at: Session, after: str | None, upto: str | None) -> tuple[list[str
     """Objects without their vectors, and parts without objects; others' objects do not count where others may write."""
     damage = at.dest.damage(after, upto)
     found, orphans = list(damage.incomplete), damage.orphans
-    if not at.protect:
+    if not at.spares:
         return found, orphans
     ours: list[str] = []
     while found:
@@ -301,8 +315,8 @@ def switch(
         record.token = plan.token
         before = failed_so_far(folder, plan.token, plan.windows)
 
-        def account_for(total: int, failed: list[Failed]) -> None:
-            tally = Tally(seen=total, failed=failed)
+        def account_for(total: int, failed: list[Failed], left_alone: int) -> None:
+            tally = Tally(seen=total, failed=failed, left_alone=left_alone)
             write_outcome(folder, SWITCH, plan.token, tally, _named(tally, before, plan))
 
         switched = already_switched(tools.store, plan)

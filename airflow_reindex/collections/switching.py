@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -12,9 +12,10 @@ from airflow_reindex.collections.decide import Rules
 from airflow_reindex.collections.isolate import Failed
 from airflow_reindex.collections.plan import ReindexPlan
 from airflow_reindex.collections.planning import check_pointer, check_user_objects
+from airflow_reindex.collections.proving import difference, last_catch_up, prove, still_failed
 from airflow_reindex.collections.reconcile import Tally
 from airflow_reindex.collections.store import Pointer, Store
-from airflow_reindex.core.failures import ConflictError, DataError, RequestError
+from airflow_reindex.core.failures import ConflictError, RequestError
 
 if TYPE_CHECKING:
     from airflow_reindex.collections.steps import Session
@@ -78,7 +79,7 @@ def switch_readers(
     at: Session,
     hook: Callable[[Pointer], None] | None,
     lock_seconds: float,
-    account: Callable[[int, list[Failed]], object],
+    account: Callable[[int, list[Failed], int], object],
 ) -> Switched:
     """
     Do the last catch-up, and point the alias to the destination.
@@ -86,7 +87,8 @@ def switch_readers(
     :param at: the session.
     :param hook: tells a registry elsewhere; called again when the task is tried again before it succeeded.
     :param lock_seconds: how long to wait for writers of the source.
-    :param account: is told how many items there are, and which of them failed, before anything is switched.
+    :param account: is told how many items there are, which of them failed, and how many objects were left alone,
+        before anything is switched.
     :returns: what was switched.
     :raises DataError: the destination is not the source minus the listed failures, or too many failed.
     :raises ConflictError: users' objects would be lost.
@@ -108,10 +110,10 @@ def switch_readers(
         if twice is None:
             check_pointer(present, plan.source, plan.dest)
             check_user_objects(at.source, request)
-            caught_up = _last_catch_up(at, horizon)
-            failed = _still_failed(at, passed.failed + caught_up.failed)
-            account(at.source.count(), failed)
-            _prove(at, len(failed))
+            caught_up, passed = last_catch_up(at, horizon, passed)
+            failed = still_failed(at, passed.failed + caught_up.failed)
+            account(at.source.count(), failed, passed.left_alone)
+            prove(at, len(failed), passed)
             items = at.dest.count()
             after = at.source.horizon()
             switched = _repoint(at, present)
@@ -121,7 +123,7 @@ def switch_readers(
     if twice is not None:
         # The same task was delivered twice, and the other one was quicker: readers may have written since.
         return _finish_switch(at, hook, lock_seconds, twice)
-    stragglers = _stragglers(at, after, lock_seconds)
+    stragglers = _stragglers(at, after, lock_seconds, passed)
     _note_hooked(store, switched, plan.token)
     return Switched(
         alias=request.alias,
@@ -150,59 +152,12 @@ def _finish_switch(
             hook(pointer)
         # Of an earlier run's switch the source is no longer the truth.
         if pointer.run_id == plan.run_id:
-            stragglers = _stragglers(at, None, lock_seconds)
+            stragglers = _stragglers(at, None, lock_seconds, Tally())
         _note_hooked(store, pointer, plan.token)
     _delete_source(at)
     switched = already_switched(store, plan)
     switched = switched or Switched(alias=pointer.alias, previous="", items=at.dest.count())
     return replace(switched, stragglers=stragglers)
-
-
-def _last_catch_up(at: Session, horizon: str) -> Tally:
-    """Only rows written since the horizon; what was removed shows in the count, and is looked for by its key alone."""
-    tally = at.reconciler.run(None, None, at.rules(skip_failed=True), since=horizon)
-    if at.protect:
-        return tally
-    if _difference(at) < 0:
-        for keys in at.dest.keys(RANGE_ITEMS):
-            gone = at.source.absent(keys)
-            at.dest.delete(at.plan.token, gone)
-            tally.deleted += len(gone)
-    if _difference(at):
-        tally.add(at.whole())
-    return tally
-
-
-def _difference(at: Session) -> int:
-    return at.source.count() - at.dest.count() - at.dest.count_failed(at.plan.token)
-
-
-def _still_failed(at: Session, failed: Sequence[Failed]) -> list[Failed]:
-    """Those that are marked as failed by now; the latest word of each."""
-    known = {item.object_id: item for item in failed}
-    states = at.dest.states(None, None, list(known))
-    return [item for key, item in known.items() if (state := states.get(key)) and state.mark and state.mark.stage]
-
-
-def _prove(at: Session, failed: int) -> None:
-    """The last word before the switch: counts, while nobody writes."""
-    plan = at.plan
-    total = at.source.count()
-    if plan.request.limit.forbids_switch(failed, total):
-        raise DataError(
-            f"{failed:,} of {total:,} items failed, and max_failed={plan.request.limit} allows no switch with that: "
-            "readers stay on the old collection. The failed items are in the report; mend them and clear the tasks "
-            "'reindex', or set max_failed to at least that number."
-        )
-    difference = _difference(at)
-    if difference and not at.protect:
-        raise DataError(
-            f"the destination '{plan.dest.collection_id}' has {abs(difference):,} items "
-            f"{'less' if difference > 0 else 'more'} than the source minus the failed ones: readers stay on the old "
-            "collection. Somebody else writes to the destination; keep them out, or set writes_go_to=dest."
-        )
-    if not at.dest.has_index():
-        raise DataError(f"the ANN index of '{plan.dest.collection_id}' is gone: clear the task 'verify'.")
 
 
 def _repoint(at: Session, present: Pointer | None) -> Pointer:
@@ -228,7 +183,7 @@ def _note_hooked(store: Store, pointer: Pointer, token: str | None) -> None:
     store.repoint(replace(pointer, hooked=True), token)
 
 
-def _stragglers(at: Session, since: str | None, lock_seconds: float) -> int:
+def _stragglers(at: Session, since: str | None, lock_seconds: float, passed: Tally) -> int:
     """Carry over what had waited for the lock and was written to the source after the switch."""
     # Who waited comes before this in the queue, and has ended when it is its turn.
     with at.tools.store.hold_writers(at.plan.source.collection_id, lock_seconds):
@@ -237,7 +192,7 @@ def _stragglers(at: Session, since: str | None, lock_seconds: float) -> int:
     tally = at.whole(rules) if since is None else at.reconciler.run(None, None, rules, since=since)
     # Where writers write to the destination, removals from the source mean nothing; and who empties the old collection
     # does not mean the new one.
-    if left and not at.plan.protect and _difference(at) < 0:
+    if left and not at.plan.protect and difference(at, tally if since is None else passed) < 0:
         tally.add(at.whole(replace(rules, drop_gone=True)))
     for item in tally.failed:
         log.error("late write to item %s: %s: %s; readers see the older one", item.object_id, item.stage, item.detail)

@@ -15,6 +15,9 @@ from airflow_reindex.core.report import Phase, Report, Status
 #: What is said of work whose task ended without a word.
 LOST = "the task {task} ended as '{state}' and left no error: it was killed, or never ran. Clear it to do what is left."
 
+#: What is said of a run that was done once, when something of it was cleared without its plan.
+GONE = "the plan of this run is gone, as the run was done once: clear it from its task 'plan' on."
+
 #: Map index to state; -1 stands for an unmapped task.
 States = Mapping[int, str]
 
@@ -109,20 +112,44 @@ def plan_holds(value: Mapping[str, Any] | None, planned: TaskRecord | None, stat
     return value is not None and planned is not None and planned.token == value["token"] and state in (None, "success")
 
 
-def unplanned(planned: TaskRecord | None, state: str | None, common: Mapping[str, Any]) -> Report:
+def report_stands(
+    report: Mapping[str, Any] | None, states: Mapping[str, States], records: Sequence[TaskRecord]
+) -> bool:
     """
-    The report of a run without a plan: refused, failed, or a dry run.
+    Whether a report of an earlier life of a run holds: it says that the run is done, and no task has failed since.
+
+    :param report: the report; ``None`` when there is none.
+    :param states: from :func:`task_states`.
+    :param records: what tasks say of themselves.
+    """
+    good = all(state in ("success", "skipped", "removed") for found in states.values() for state in found.values())
+    return report is not None and report["status"] == Status.DONE and good and not any(r.error for r in records)
+
+
+def unplanned(
+    planned: TaskRecord | None,
+    states: Mapping[str, States],
+    common: Mapping[str, Any],
+    others: Sequence[TaskRecord] = (),
+) -> Report:
+    """
+    The report of a run without a plan: refused, failed, a dry run, or one whose plan went when it was done once.
 
     :param planned: the record of the task ``plan``.
-    :param state: the state that Airflow gives it.
+    :param states: from :func:`task_states`.
     :param common: the report's fields that do not depend on a plan.
+    :param others: the records of the other tasks.
     :returns: the report.
     """
     if planned is not None and not planned.error and planned.result.get("dry_run"):
         status, text, notes = Status.PENDING, "dry run: the checks passed, nothing was changed", planned.result
     else:
         status = Status.REFUSED if planned is not None and planned.refused else Status.FAILED
-        text = (planned.error if planned else "") or lost("plan", -1, state or "unknown")
+        state = states["plan"].get(-1)
+        text = planned.error if planned else ""
+        if not text and state == "success":
+            text = first_error(others, states, [step for step in states if step != "plan"]) or GONE
+        text = text or lost("plan", -1, state or "unknown")
         notes = {}
     return Report(status=status, detail=detail(text), total=0, count=0, failed=0, rows=0, notes=notes, **common)
 

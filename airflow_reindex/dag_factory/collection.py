@@ -133,6 +133,10 @@ def _safety() -> dict[str, Param]:
             description="source: the source is the truth until the switch. dest: the deployment diverts writers to the "
             "destination; then nothing newer there is overwritten or removed.",
         ),
+        "overwrite_foreign": _flag(
+            section, "Overwrite what others wrote", "Make what others have written to the destination, or removed from "
+            "it, as the source has it; otherwise it is left alone, and counted in the report.",
+        ),
         "wait_on_conflict": _flag(
             section, "Wait on a conflict", "Wait while another run holds one of the collections, instead of failing."
         ),

@@ -52,12 +52,15 @@ def make_report(
     }
     value, state = folder.read_json(PLAN), states["plan"].get(-1)
     if value is None or not plan_holds(value, planned, state):
-        return unplanned(planned, state, common), []
+        return unplanned(planned, states, common, [r for r in records.values() if r.task != "plan"]), []
     plan = Plan.from_dict(value)
     mine = [record for record in records.values() if record.token == plan.token]
     failures = _failures(folder, plan, mine, states)
     bad = len({failure.chunk for failure in failures})
     published = next((r for r in mine if r.task == "publish" and r.result and not r.error), None)
+    if states["publish"].get(-1) == "upstream_failed":
+        # It has not had its turn since something was cleared: what it said before is of another state of things.
+        published = None
     done = published is not None and not failures
     report = Report(
         status=Status.DONE if done else Status.FAILED,

@@ -68,6 +68,8 @@ def _facts(folder: Folder) -> str:
     """What the verification has found, as Markdown."""
     found = next(record.result for record in task_records(folder) if record.task == "verify")
     lines = [f"- {found['seen']:,} items in the source, {found['failed']:,} of them failed"]
+    if found.get("left_alone"):
+        lines.append(f"- {found['left_alone']:,} objects that others wrote to the destination were left alone")
     if "recall_at_10" in found:
         lines.append(f"- recall@10 of the new ANN index: {found['recall_at_10']:.3f}")
     if quality := found.get("quality"):

@@ -13,9 +13,10 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow_reindex import config
 from airflow_reindex.core.claims import Owner
 from airflow_reindex.core.failures import ReindexError, TransientError, detail
-from airflow_reindex.core.records import task_records
+from airflow_reindex.core.records import REPORT, now, task_records
 from airflow_reindex.core.report import Report, Status
 from airflow_reindex.core.staging import Folder
+from airflow_reindex.core.tasks import States, count_states, report_stands
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,6 +79,23 @@ class ReindexOperator(BaseOperator):
             run.run_id, {}
         )
         return found
+
+    def standing_report(self, folder: Folder, states: Mapping[str, States]) -> dict[str, Any] | None:
+        """
+        The report that this run had been given before, where it still holds: it is as of now.
+
+        A task that failed since makes it a thing of the past.
+
+        :param folder: the run's folder.
+        :param states: from :func:`airflow_reindex.core.tasks.task_states`.
+        :returns: ``None`` when the report is to be made anew.
+        """
+        written = folder.read_json(REPORT)
+        if written is None or not report_stands(written, states, task_records(folder)):
+            return None
+        written.update(updated_at=now(), children=count_states(states))
+        folder.write_json(REPORT, written)
+        return dict(written)
 
     def conclude(self, context: Context, report: Report) -> dict[str, Any]:
         """

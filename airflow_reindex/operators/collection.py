@@ -309,14 +309,13 @@ class AggregateOperator(CollectionOperator):
         :raises AirflowFailException: the reindex is not done.
         """
         folder = self.folder(context)
-        written = folder.read_json(REPORT)
-        if written and written["status"] == Status.DONE and not folder.names(account.OUTCOMES):
+        states = task_states(self.states_now(context), outcome.STEPS)
+        if ITEMS not in folder.names() and (written := self.standing_report(folder, states)):
             # Killed or cleared after the report was written: the account is gone, the report is there.
             self._announce(context, written)
-            return dict(written)
+            return written
         params = context["params"]
         source, dest = (str(params.get(f"{role}_embedding_model_id") or "") for role in ("source", "dest"))
-        states = task_states(self.states_now(context), outcome.STEPS)
         report = outcome.make_report(folder, context["dag_run"].run_id, states, source, dest)
         folder.write_json(REPORT, report.as_dict())
         self._tell(report)
@@ -348,6 +347,8 @@ class AggregateOperator(CollectionOperator):
     def _tidy(self, context: Context, folder: Folder) -> None:
         # The report is written and the result is proven: a server that is away now must not turn the run red.
         plan = read_plan(folder)
+        # Before the claim is gone: who resumes this run sees that it has to begin anew.
+        folder.remove(ITEMS)
         try:
             store = CollectionHook(plan.conn_id).store
             try:
@@ -356,5 +357,5 @@ class AggregateOperator(CollectionOperator):
                 store.close()
         except ReindexError as error:
             self.log.warning("the claim stays until the next run: %s", error)
-        for name in (ITEMS, account.OUTCOMES, LIVE):
+        for name in (account.OUTCOMES, LIVE):
             folder.remove(name)

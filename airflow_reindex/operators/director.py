@@ -13,7 +13,7 @@ from airflow.sdk import Asset, AssetAlias
 from airflow_reindex import config
 from airflow_reindex.core.failures import ReindexError, TransientError, detail
 from airflow_reindex.core.kinds import failure_kind
-from airflow_reindex.core.records import PLAN, REPORT, recorded
+from airflow_reindex.core.records import PLAN, recorded
 from airflow_reindex.core.report import Failure, Report, Status
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.tasks import task_states
@@ -259,11 +259,11 @@ class AggregateOperator(DirectorIndexOperator):
         :raises AirflowFailException: the build is not done.
         """
         folder = self.folder(context)
-        written = folder.read_json(REPORT)
-        if written and written["status"] == Status.DONE and folder.read_json(PLAN) is None:
+        states = task_states(self.states_now(context), outcome.STEPS)
+        if folder.read_json(PLAN) is None and (written := self.standing_report(folder, states)):
             # Killed or cleared after the report was written: the staged rows are gone, the proof is there.
             self._announce(context, written)
-            return dict(written)
+            return written
         report, failures = self._account(context, folder)
         value = report.as_dict()
         plan = records.read_plan(folder) if report.status is Status.DONE else None

@@ -8,6 +8,7 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from airflow.api_fastapi.core_api.security import requires_access_dag
 from fastapi import APIRouter, Depends, HTTPException, status
 
+from airflow_reindex import metadata
 from airflow_reindex.config import run_folder
 from airflow_reindex.core.records import REPORT
 from airflow_reindex.plugin.access import REFUSALS
@@ -29,8 +30,9 @@ def report(dag_id: str, run_id: str) -> dict[str, Any]:
     :returns: the report.
     :raises HTTPException: 404 when there is none yet.
     """
-    found = run_folder(dag_id, run_id).read_json(REPORT)
-    if found is None:
+    found, facts = run_folder(dag_id, run_id).read_json(REPORT), metadata.find_run(dag_id, run_id)
+    # One of an earlier life says nothing of what goes on now.
+    if found is None or (facts is not None and facts.started_at and found["updated_at"] < facts.started_at):
         raise HTTPException(
             status.HTTP_404_NOT_FOUND,
             f"run '{run_id}' of DAG '{dag_id}' has no report yet: its task 'aggregate' writes it at the end.",
@@ -68,6 +70,6 @@ def collection(dag_id: str, run_id: str) -> dict[str, Any]:
     found = report(dag_id, run_id)
     notes = found["notes"]
     described = notes.get("collection", {"source": found["source"], "dest": found["dest"]})
-    switched = {name: notes[name] for name in ("switch", "recall_at_10") if name in notes}
+    switched = {name: notes[name] for name in ("switch", "recall_at_10", "left_alone") if name in notes}
     state = {"status": found["status"], "items": found["rows"], "updated_at": found["updated_at"]}
     return {**described, **state, **switched}

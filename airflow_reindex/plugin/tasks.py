@@ -232,7 +232,9 @@ def _whole(facts: RunFacts, failed_limit: int = FEW) -> ReindexTaskResponse:
     """A task with its failed items."""
     material = looks.at(facts)[1]
     items: list[FailedDataItem] = []
-    if failed_limit and facts.kind == COLLECTION and fresh_report(material, facts) is not None:
+    report = fresh_report(material, facts)
+    # A report that lists none may lie beside the list of an earlier life.
+    if failed_limit and facts.kind == COLLECTION and report is not None and report["failed"]:
         listed = read_failed(run_folder(facts.dag_id, facts.run_id), FAILED)
         items = [
             FailedDataItem(

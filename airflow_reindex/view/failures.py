@@ -166,7 +166,12 @@ def read_failures(folder: Folder, material: Material, facts: RunFacts) -> Failur
     :param facts: what Airflow knows of the run.
     """
     if facts.kind == COLLECTION:
-        return Failures(_items(folder, ended=fresh_report(material, facts) is not None), _ITEM_LABELS)
+        report = fresh_report(material, facts)
+        # A report that lists none may lie beside the list of an earlier life.
+        names = [f"{OUTCOMES}/{n}" for n in folder.names(OUTCOMES) if n[:-7].isdigit()]
+        if report is not None:
+            names = [FAILED] if report["failed"] else []
+        return Failures(_items(folder, names), _ITEM_LABELS)
     return Failures(_chunks(folder, material, facts), _LABELS)
 
 
@@ -201,8 +206,7 @@ def _so_far(material: Material) -> list[tuple[str, str, int, str]]:
     return rows + [(table, chunks.workers[w], chunk, _LOST) for chunk, w in failed.items() if chunk not in told]
 
 
-def _items(folder: Folder, *, ended: bool) -> pa.Table:
-    names = [FAILED] if ended else [f"{OUTCOMES}/{n}" for n in folder.names(OUTCOMES) if n[:-7].isdigit()]
+def _items(folder: Folder, names: list[str]) -> pa.Table:
     schema = pa.schema([(name, pa.string()) for name in _ITEM_COLUMNS.values()])
     tables = [schema.empty_table()]
     options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")

@@ -164,6 +164,7 @@ def _verification(material: Material, found: Sequence[PhaseView]) -> dict[str, A
             facts = {
                 "Items": f"{record.rows:,}",
                 "Not in the destination": f"{record.result.get('failed', 0):,}, all listed",
+                **({"Written by others, left alone": f"{left:,}"} if (left := record.result.get("left_alone")) else {}),
                 **_some(record.result, {"recall_at_10": "Recall@10", "ann_ms": "ANN search, ms", "exact_ms": "Exact "
                         "search, ms"}),
             }  # fmt: skip
@@ -207,8 +208,25 @@ def _notes(material: Material, report: Mapping[str, Any] | None) -> dict[str, st
             notes[label] = f"about {decimal(int(result[name]))}"
     if report is not None:
         labels = {
-            "not_checked": "Not checked", "adopted_chunks": "Chunks taken over from earlier runs",
+            "not_checked": "Not checked",
+            "adopted_chunks": "Chunks taken over from earlier runs",
             "unlisted_in_all": "Chunk tables left out, as the catalog does not list them",
-        }  # fmt: skip
-        notes |= _some(report.get("notes", {}), labels)
+            "others": "Left alone",
+        }
+        notes |= _some(report.get("notes", {}), labels) | _changed(report.get("notes", {}).get("changed_chunks", {}))
+    return notes
+
+
+def _changed(found: Mapping[str, Any]) -> dict[str, str]:
+    """Chunk tables that changed before the swap, and what became of that."""
+    notes = {}
+    if found.get("count"):
+        first = found["chunks"][0]
+        what = "read again before the swap" if found["policy"] == "reread" else "the index has their rows as read"
+        notes["Changed meanwhile"] = (
+            f"{found['count']} chunk table(s), such as chunk {first['chunk']} of {first['worker']} "
+            f"({first['change']}): {what}"
+        )
+    if found.get("not_compared"):
+        notes["Not compared again"] = ", ".join(found["not_compared"])
     return notes

@@ -86,6 +86,7 @@ class Reindex:
         self.listed: list[str] | None = None
         self.part = PART
         self.claim_timeout, self.least_recall = 300.0, 0.9
+        self.search_path = ""
         self.hooked: list[Pointer] = []
 
     @property
@@ -104,7 +105,9 @@ class Reindex:
 
     def store(self) -> PgVectorStore:
         """The store, with the account that has the documented grants only."""
-        return PgVectorStore(connector(self.postgres.connection_uri(self.database)), label="test", switch_seconds=5)
+        path = {"options": f"-c search_path={self.search_path}"} if self.search_path else {}
+        uri = self.postgres.connection_uri(self.database)
+        return PgVectorStore(connector(uri, **path), label="test", switch_seconds=5)
 
     @contextmanager
     def tools(self) -> Iterator[Tools]:

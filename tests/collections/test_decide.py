@@ -45,14 +45,16 @@ def expected(version: bytes | None, state: State | None, rules: Rules) -> str:
     """What is to become of one item, said in another way."""
     there = state or State(None, None)
     mark = there.mark
+    theirs = rules.protect and somebody_elses(there)
     if version is None:
-        free = not rules.protect or (rules.drop_gone and not somebody_elses(there))
-        return "delete" if free else "nothing"
+        if theirs and there.row is not None:
+            return "written"
+        return "delete" if not rules.protect or rules.drop_gone else "nothing"
     in_step = mark is not None and (mark.version, mark.recipe) == (version, rules.recipe)
+    if theirs:
+        return "removed" if there.row is None else "written"
     if rules.skip_failed and failed_now(there, version):
         return "failed"
-    if rules.protect and somebody_elses(there):
-        return "unchanged"
     landed = in_step and mark is not None and not mark.stage and there.row == version
     return "unchanged" if landed else "embed"
 
@@ -62,9 +64,12 @@ def failed_now(state: State, version: bytes) -> bool:
     return mark is not None and bool(mark.stage) and (mark.version, mark.recipe, mark.run) == (version, b"r", "now")
 
 
+KINDS = ("embed", "delete", "unchanged", "failed", "written", "removed")
+
+
 def told(decision: Decision) -> dict[str, str]:
     """The decision by item; none is in two lists."""
-    pairs = [(key, name) for name in ("embed", "delete", "unchanged", "failed") for key in getattr(decision, name)]
+    pairs = [(key, name) for name in KINDS for key in getattr(decision, name)]
     assert len(dict(pairs)) == len(pairs)
     return dict(pairs)
 
@@ -105,10 +110,10 @@ def test_without_protection_the_source_is_the_truth(state: State | None, what: s
 @pytest.mark.parametrize(
     ("state", "what", "why"),
     [
-        (State(TWO, LANDED), "unchanged", "a writer has replaced the row"),
-        (State(None, LANDED), "unchanged", "a writer has removed the row: it must not come back"),
-        (State(TWO, None), "unchanged", "a writer has made the row"),
-        (State(TWO, FAILED), "unchanged", "a writer has made what could not be embedded"),
+        (State(TWO, LANDED), "written", "a writer has replaced the row"),
+        (State(None, LANDED), "removed", "a writer has removed the row: it must not come back"),
+        (State(TWO, None), "written", "a writer has made the row"),
+        (State(TWO, FAILED), "written", "a writer has made what could not be embedded"),
         (State(ONE, replace(LANDED, recipe=b"s")), "embed", "the row is this package's own"),
         (State(ONE, FAILED), "embed", "the row was kept when it failed, and is tried again"),
         (State(None, FAILED), "embed", "it has never landed"),
@@ -126,3 +131,24 @@ def test_failures_are_left_alone_only_while_nothing_has_changed() -> None:
     assert told(decide({"a": ONE}, state, replace(skip, run="next"))) == {"a": "embed"}, "another run tries again"
     assert told(decide({"a": ONE}, state, replace(skip, recipe=b"s"))) == {"a": "embed"}
     assert told(decide({}, state, skip)) == {"a": "delete"}, "gone from the source"
+
+
+@pytest.mark.parametrize("drop_gone", _FLAGS)
+@pytest.mark.parametrize("skip_failed", _FLAGS)
+def test_what_others_did_is_accounted_for(drop_gone: bool, skip_failed: bool) -> None:
+    """After a pass: rows = items of the source - failed - removed by others + surplus, whatever others did."""
+    rules = replace(NOW, protect=True, drop_gone=drop_gone, skip_failed=skip_failed)
+    decision = decide(SOURCE, DEST, rules)
+    rows = {key for key, state in DEST.items() if state.row} | set(decision.embed)
+    # Of what has failed in this run the row is gone by then, unless it is somebody else's.
+    rows -= {*decision.delete, *decision.failed}
+    if not drop_gone:
+        rows -= {key for key, state in DEST.items() if key not in SOURCE and not somebody_elses(state)}
+    after = {key: state.mark for key, state in DEST.items() if key not in decision.embed and key not in decision.delete}
+    failed = [mark for key, mark in after.items() if mark and mark.stage and mark.run == "now"]
+    if not drop_gone:
+        failed = [
+            mark for key, mark in after.items()
+            if mark and mark.stage and mark.run == "now" and (key in SOURCE or somebody_elses(DEST[key]))
+        ]  # fmt: skip
+    assert len(rows) == len(SOURCE) - len(failed) - len(decision.removed) + decision.surplus

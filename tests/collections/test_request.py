@@ -72,6 +72,7 @@ def test_as_dict_is_read_again() -> None:
         ({"deploy_as_blue": True}, "deploy_as_blue needs alias"),
         ({"delete_source": True}, "delete_source needs deploy_as_blue"),
         ({"delete_source": True, "alias": "a"}, "delete_source needs deploy_as_blue"),
+        ({"overwrite_foreign": True, "writes_go_to": "dest"}, "overwrite_foreign contradicts writes_go_to=dest"),
         ({"dry_run": "perhaps"}, "dry_run takes a number .* not 'perhaps'"),
     ],
 )

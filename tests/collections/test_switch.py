@@ -62,8 +62,13 @@ class Hook(list[Pointer]):
         super().append(pointer)
 
 
-def test_it_is_refused_while_the_destination_has_other_rows(admin: Admin, run: Reindex) -> None:
-    """A row that somebody else keeps there: what the catch-up removes comes back."""
+def test_it_is_refused_while_the_destination_has_other_rows(admin: Admin, reindex: Factory) -> None:
+    """A row of others, which is to go, and which somebody keeps there: what the catch-up removes comes back."""
+    make_source(admin, texts(40))
+    run = reindex(deploy_as_blue=True, alias="products", overwrite_foreign=True)
+    run.plan()
+    run.windows()
+    run.verify()
     admin.execute("INSERT INTO dbo_new_model (object_id) VALUES ('foreign')")
     admin.execute(
         "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "

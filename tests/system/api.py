@@ -48,6 +48,21 @@ def trigger(client: httpx.Client, dag: str = DAG, **params: Any) -> str:
     return str(answer.raise_for_status().json()["dag_run_id"])
 
 
+def events(client: httpx.Client, run_id: str) -> int:
+    """How many asset events a run has emitted."""
+    found = client.get("/api/v2/assets/events", params={"source_run_id": run_id}).raise_for_status().json()
+    return int(found["total_entries"])
+
+
+def clear(client: httpx.Client, run_id: str, task: str, index: int, dag: str = DAG) -> None:
+    """Clear a task and what comes after it, as a person does in the UI."""
+    body = {
+        "dry_run": False, "dag_run_id": run_id, "task_ids": [[task, index]], "only_failed": False,
+        "include_downstream": True, "reset_dag_runs": True,
+    }  # fmt: skip
+    client.post(f"{dag}/clearTaskInstances", json=body).raise_for_status()
+
+
 def instances(client: httpx.Client, run_id: str, dag: str = DAG) -> dict[tuple[str, int], dict[str, Any]]:
     """A run's task instances by task id and map index."""
     found = client.get(f"{dag}/dagRuns/{quote(run_id)}/taskInstances?limit=100").raise_for_status().json()

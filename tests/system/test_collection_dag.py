@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
+from airflow_reindex import metadata
 from airflow_reindex.collections.account import read_failed
 from airflow_reindex.collections.backends import open_model
 from airflow_reindex.collections.lance import LanceStore
@@ -114,6 +115,18 @@ def test_failed_items(vectors: psycopg.Connection[Any], run_dag: Runner, server:
     assert again.state == "success"
     assert "reindex[1]" not in again.tasks
     assert rows_of(vectors, "products") == rows_of(vectors, OLD)
+
+
+def test_a_done_run_with_failed_items_is_resumed_from_its_plan_on(
+    vectors: psycopg.Connection[Any], run_dag: Runner
+) -> None:
+    """It has given its claim back, so that its windows alone could not be done again."""
+    make_source(vectors, texts(30) | {"o000007": {"other": 1}})
+    run = run_dag("reindex_collection", **BOTH, batch_size=20)
+    assert (run.state, run.report["failed"]) == ("success", 1)
+    facts = metadata.find_run("reindex_collection", run.dag_run.run_id)
+    assert facts is not None
+    assert metadata.resumable(facts) == {"plan": 1, "reindex": 2, "verify": 1, "switch": 1, "aggregate": 1}
 
 
 def test_empty_collection(vectors: psycopg.Connection[Any], run_dag: Runner) -> None:

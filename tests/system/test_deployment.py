@@ -16,7 +16,7 @@ from airflow_reindex.sandbox.cluster import Sandbox
 from airflow_reindex.sandbox.collection_data import SOURCE_MODEL
 from airflow_reindex.sandbox.fixtures import CatalogFactory
 from tests.harness import assert_same, read_index, working_tables
-from tests.system.api import DAG, instances, trigger
+from tests.system.api import DAG, clear, events, instances, trigger
 from tests.system.conftest import APPROVED_DAG, ITEMS
 from tests.system.deployment import Deployment
 from tests.system.test_director_failures import restore_table
@@ -79,6 +79,21 @@ def test_links_lead_to_report_and_index(deployment: Deployment, catalog: Catalog
         answer = nobody.get(report_link)
         assert answer.status_code == 401
         assert "rows" not in answer.text
+
+
+def test_a_done_run_of_which_something_fails_is_not_done(deployment: Deployment, catalog: CatalogFactory) -> None:
+    """Its staged rows are gone, and its report is of an earlier life; resumed it begins anew."""
+    made = catalog(CatalogSpec(rows=2_000, chunks=10))
+    with deployment.client("admin") as client:
+        run_id = trigger(client, database=made.spec.database, director_table="Object", rebuild=1)
+        assert deployment.wait(client, run_id) == "success"
+        assert events(client, run_id) == 1
+        clear(client, run_id, "extract", 0)
+        assert deployment.wait(client, run_id) == "failed"
+        report = client.get(f"/reindex/report/build_director_index/{quote(run_id)}").raise_for_status().json()
+        assert (report["status"], report["rows"]) == ("failed", 0)
+        assert "clear this run from its task 'plan' on" in report["detail"]
+        assert events(client, run_id) == 1
 
 
 @pytest.mark.parametrize("path", ["/reindex/report/build_director_index/none", "/reindex/report/x/..%2F..%2Fetc"])

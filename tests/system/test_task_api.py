@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from airflow_reindex.sandbox.collection_data import SOURCE_MODEL
-from tests.system.api import instances
+from tests.system.api import clear, events, instances
 from tests.system.conftest import ITEMS, without_text
 from tests.system.deployment import Deployment
 
@@ -87,6 +87,51 @@ def test_task_fails_is_mended_and_restarted(client: httpx.Client, packages: psyc
     after = instances(client, begun["id"], MOVES)
     again = {key for key in done if after[key]["try_number"] > before[key]["try_number"]}
     assert again == {("reindex", 0)}, "only the window with the failed item is done again"
+
+
+def restart(client: httpx.Client, task_id: str, *wanted: str) -> dict[str, Any]:
+    """Restart a task; as it is when it has ended."""
+    begun = client.put(f"{TASKS}/restart", params={"task_id": task_id}).raise_for_status().json()
+    assert begun["status"] in ("pending", "processing"), begun
+    return wait(client, task_id, wanted)
+
+
+ENDS = ("done", "failed", "refused", "canceled")
+
+
+def test_a_done_task_with_failed_items_is_restarted(client: httpx.Client, packages: psycopg.Connection[Any]) -> None:
+    """It has given its claim back. What it had said before is not said again of a life that failed."""
+    with without_text(packages) as bad:
+        task = move(client)["id"]
+        ended = wait(client, task, ENDS)
+        assert (ended["status"], ended["count"]) == ("done", ITEMS - 1)
+        assert [item["object_id"] for item in ended["failed_items"]] == [bad]
+        assert events(client, task) == 1
+        packages.execute(
+            "INSERT INTO airflow_reindex.claims SELECT 'public', 'words_128', 'public', 'words_64', 'theirs', "
+            "'elsewhere', 'dag', 'another', 'host', '', clock_timestamp() + interval '1 hour'"
+        )
+        packages.commit()
+        ended = restart(client, task, *ENDS)
+        assert ended["status"] == "refused", ended
+        assert "'words_128' is being built by run 'another'" in ended["detail"]
+        assert (ended["failed_items"], events(client, task)) == ([], 1)
+        packages.execute("DELETE FROM airflow_reindex.claims WHERE token = 'theirs'")
+        packages.commit()
+        ended = restart(client, task, *ENDS)
+        assert (ended["status"], ended["count"]) == ("done", ITEMS - 1), ended
+        assert [item["object_id"] for item in ended["failed_items"]] == [bad], "it was tried again, and fails again"
+    assert events(client, task) == 2
+    # In Airflow's UI a person may clear a window alone: its plan and its claim are gone.
+    clear(client, task, "reindex", 0, MOVES)
+    ended = wait(client, task, ENDS)
+    assert ended["status"] == "failed", ended
+    assert "another run took over" not in ended["detail"]
+    assert "clear this one from its task 'plan' on" in ended["detail"]
+    assert events(client, task) == 2
+    ended = restart(client, task, *ENDS)
+    assert (ended["status"], ended["count"], ended["failed_items"]) == ("done", ITEMS, []), ended
+    assert events(client, task) == 3
 
 
 def test_cancel_stops_children_and_restart_goes_on(client: httpx.Client) -> None:

@@ -28,7 +28,8 @@ from airflow_reindex.collections.collection import (
     Vectors,
 )
 from airflow_reindex.collections.decide import is_foreign
-from airflow_reindex.collections.lance.database import Database, literal, one_of, read, within
+from airflow_reindex.collections.lance.database import Database, one_of, read, within
+from airflow_reindex.collections.lance.marks import KEY, Marks
 from airflow_reindex.collections.lance.registry import Registry, fence
 from airflow_reindex.collections.lance.twins import find_twins
 from airflow_reindex.core.failures import DataError
@@ -40,16 +41,6 @@ _ROW = ["object_id", "payload", "storage_meta", "user_id", "session_id"]
 _DAMAGED = 100
 #: Candidates that a search looks at, and how many of them are compared by their full vectors: the index has bytes.
 _EF, _REFINE = 100, 4
-# With a primary key, LanceDB lets only one of two tries of a task insert a row.
-_KEY = {"lance-schema:unenforced-primary-key": "true"}
-MARKS = pa.schema(
-    [
-        pa.field("object_id", pa.string(), nullable=False, metadata=_KEY),
-        ("version", pa.binary()),
-        ("recipe", pa.binary()),
-        *((name, pa.string()) for name in ("content", "stage", "detail", "run")),
-    ]
-)
 
 
 def schema(dimensions: int) -> pa.Schema:
@@ -60,7 +51,7 @@ def schema(dimensions: int) -> pa.Schema:
     """
     return pa.schema(
         [
-            pa.field("part_id", pa.string(), nullable=False, metadata=_KEY),
+            pa.field("part_id", pa.string(), nullable=False, metadata=KEY),
             ("object_id", pa.string()),
             ("vector", pa.list_(pa.float32(), dimensions)),
             ("is_average", pa.bool_()),
@@ -73,12 +64,24 @@ def _version(row: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(json.dumps([row[name] for name in _ROW[1:]]).encode()).digest()[:16]
 
 
+def _columns(item: Item) -> dict[str, Any]:
+    """An item's row, as far as its version goes."""
+    values = (item.object_id, item.payload_json, item.storage_meta_json, item.user_id, item.session_id)
+    return dict(zip(_ROW, values, strict=True))
+
+
+def _row(states: Mapping[str, State], key: str) -> bytes | None:
+    state = states.get(key)
+    return state.row if state else None
+
+
 class LanceCollection:
     """
     A collection that is there; see :class:`airflow_reindex.collections.collection.Collection`.
 
-    LanceDB commits one table at a time. All rows of a batch are one commit, their marks the next one; whoever dies in
-    between leaves new rows with old marks or none, so that these objects are embedded again.
+    LanceDB commits one table at a time. All rows of a batch are one commit, between two of their marks: first what is
+    about to become of the rows, then what they are. So whoever dies in between leaves rows that are known as this
+    package's own, and are embedded again.
 
     :param database: the store's.
     :param registry: the store's.
@@ -91,7 +94,7 @@ class LanceCollection:
         self, database: Database, registry: Registry, info: CollectionInfo, table: Table, marks: Table | None
     ) -> None:
         self._database, self._registry, self._info = database, registry, info
-        self._table, self._marks = table, marks
+        self._table, self._marks = table, Marks(database, marks)
 
     @property
     def info(self) -> CollectionInfo:
@@ -191,12 +194,8 @@ class LanceCollection:
         :returns: by object id, of each object that has a row or a mark.
         """
         condition = within(after, upto)
-        marks: dict[str, Mark] = {}
-        if self._marks is not None:
-            with self._database.translated():
-                found = read(self._marks, MARKS.names, condition, keys).to_pylist()
-            marks = {row.pop("object_id"): Mark(**row) for row in found}
         rows = {row["object_id"]: _version(row) for row in self._rows(f"{_ORIGINALS} AND {condition}", keys)}
+        marks = self._marks.read(condition, keys, rows)
         return {key: State(rows.get(key), marks.get(key)) for key in {**rows, **marks}}
 
     def put(self, token: str, batch: Sequence[Embedded], *, only_unchanged: bool = False) -> list[str]:
@@ -215,12 +214,17 @@ class LanceCollection:
         ids = [embedded.item.object_id for embedded in batch]
         if not ids:
             return []
-        foreign = self._foreign(ids, only_unchanged)
+        states = self.states(None, None, ids)
+        foreign = self._foreign(states, ids, only_unchanged)
         landing = [embedded for embedded in batch if embedded.item.object_id not in foreign]
         rows = self._layout(landing)
         fence(self._registry.read(), token)
         if landing:
+            self._marks.announce(
+                {e.item.object_id: (_row(states, e.item.object_id), _version(_columns(e.item))) for e in landing}
+            )
             replaced = one_of("object_id", [embedded.item.object_id for embedded in landing])
+            fence(self._registry.read(), token)
             with self._database.translated():
                 (
                     self._table.merge_insert("part_id")
@@ -229,18 +233,18 @@ class LanceCollection:
                     .when_not_matched_by_source_delete(f"{replaced} AND original_id IS NULL")
                     .execute(rows)
                 )
-            self._remember({embedded.item.object_id: embedded.mark for embedded in landing})
+            self._marks.remember({embedded.item.object_id: embedded.mark for embedded in landing})
         return [key for key in ids if key in foreign]
 
-    def _foreign(self, ids: Sequence[str], only_unchanged: bool) -> set[str]:
+    def _foreign(self, states: Mapping[str, State], ids: Sequence[str], only_unchanged: bool) -> set[str]:
         """The objects that are not ours to replace."""
         with self._database.translated():
             copies = set(read(self._table, ["object_id"], "original_id IS NOT NULL", ids)["object_id"].to_pylist())
+        if copies:
+            raise DataError(f"object '{min(copies)}': a user's copy of another object has this id.")
         if not only_unchanged:
-            if copies:
-                raise DataError(f"object '{min(copies)}': a user's copy of another object has this id.")
             return set()
-        return copies | {key for key, state in self.states(None, None, ids).items() if is_foreign(state)}
+        return {key for key, state in states.items() if is_foreign(state)}
 
     def _layout(self, batch: Sequence[Embedded]) -> pa.Table:
         columns: dict[str, list[Any]] = {name: [] for name in schema(0).names if name != "vector"}
@@ -269,57 +273,59 @@ class LanceCollection:
         with self._database.translated():
             return pa.table(arrays, schema=schema(self._info.dimensions))
 
-    def _remember(self, marks: Mapping[str, Mark]) -> None:
-        assert self._marks is not None  # noqa: S101 - for the type checker
-        texts = {name: [getattr(mark, name) for mark in marks.values()] for name in ("content", "run")}
-        rows = {
-            "object_id": list(marks),
-            "version": [mark.version for mark in marks.values()],
-            "recipe": [mark.recipe for mark in marks.values()],
-            **texts,
-            "stage": [str(mark.stage) for mark in marks.values()],
-            # An error's text may quote anything, also half a surrogate pair.
-            "detail": [mark.detail.encode("utf-8", "replace").decode() for mark in marks.values()],
-        }
-        with self._database.translated():
-            table = pa.table(rows, schema=MARKS)
-            self._marks.merge_insert("object_id").when_matched_update_all().when_not_matched_insert_all().execute(table)
-
-    def fail(self, token: str, failed: Mapping[str, Mark], *, keep_rows: bool = False) -> None:
+    def fail(
+        self, token: str, failed: Mapping[str, Mark], *, keep_rows: bool = False, only_unchanged: bool = False
+    ) -> list[str]:
         """
         Remove older rows of items that failed, and then remember these.
 
         :param token: the claim.
         :param failed: marks with a stage, by object id.
         :param keep_rows: leave rows as they are.
+        :param only_unchanged: leave alone, mark and row, what somebody else has written or removed.
+        :returns: the ids that were left alone.
         """
         fence(self._registry.read(), token)
         if not failed:
-            return
+            return []
+        states = self.states(None, None, list(failed))
+        left = {key for key, state in states.items() if only_unchanged and is_foreign(state)}
+        mine = {key: mark for key, mark in failed.items() if key not in left}
         if not keep_rows:
-            with self._database.translated():
-                self._table.delete(f"{one_of('object_id', list(failed))} AND original_id IS NULL")
-        self._remember(failed)
+            self._remove([key for key in mine if _row(states, key)], states, copies=False)
+        if mine:
+            self._marks.remember(mine)
+        return [key for key in failed if key in left]
 
-    def delete(self, token: str, keys: Sequence[str], *, only_unchanged: bool = False) -> None:
+    def delete(self, token: str, keys: Sequence[str], *, only_unchanged: bool = False) -> list[str]:
         """
         Remove objects and the personalised copies that users have of them, and then the marks.
 
         :param token: the claim.
         :param keys: their ids; unknown ones do not matter.
         :param only_unchanged: leave alone a row that is not the one that the object's mark describes.
+        :returns: the ids that were left alone.
         """
-        if only_unchanged:
-            keys = [key for key, state in self.states(None, None, keys).items() if not is_foreign(state)]
+        states = self.states(None, None, keys)
+        # A mark without a row is of nothing that could be left.
+        left = {key for key, state in states.items() if only_unchanged and state.row and is_foreign(state)}
+        mine = [key for key in keys if key not in left]
         fence(self._registry.read(), token)
+        if mine:
+            self._remove(mine, states, copies=True)
+            self._marks.forget(mine)
+        return [key for key in keys if key in left]
+
+    def _remove(self, keys: Sequence[str], states: Mapping[str, State], *, copies: bool) -> None:
+        """Remove originals; their marks say before that it is this package that does it."""
         if not keys:
             return
-        # Marks go last: a mark without a row is removed by the next run, a row without a mark may be somebody's.
+        self._marks.announce({key: (row, None) for key in keys if (row := _row(states, key))})
+        condition = f"({one_of('object_id', keys)} AND original_id IS NULL)"
+        if copies:
+            condition += f" OR {one_of('original_id', keys)}"
         with self._database.translated():
-            originals, copies = one_of("object_id", keys), one_of("original_id", keys)
-            self._table.delete(f"({originals} AND original_id IS NULL) OR {copies}")
-            if self._marks is not None:
-                self._marks.delete(originals)
+            self._table.delete(condition)
 
     def count_failed(self, run: str) -> int:
         """
@@ -327,10 +333,7 @@ class LanceCollection:
 
         :param run: the run.
         """
-        if self._marks is None:
-            return 0
-        with self._database.translated():
-            return self._marks.count_rows(f"run = {literal(run)} AND stage <> ''")
+        return self._marks.count_failed(run)
 
     def damage(self, after: str | None, upto: str | None) -> Damage:
         """

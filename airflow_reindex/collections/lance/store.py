@@ -13,8 +13,9 @@ import pyarrow as pa
 from lancedb.table import Table
 
 from airflow_reindex.collections.collection import CollectionInfo, Metric
-from airflow_reindex.collections.lance.collection import DISTANCES, MARKS, LanceCollection, schema
+from airflow_reindex.collections.lance.collection import DISTANCES, LanceCollection, schema
 from airflow_reindex.collections.lance.database import Database, table_name
+from airflow_reindex.collections.lance.marks import MARKS
 from airflow_reindex.collections.lance.registry import Document, Registry, fence
 from airflow_reindex.collections.store import Pointer
 from airflow_reindex.core.claims import Claim, Owner
@@ -130,6 +131,9 @@ class LanceStore:
                     f"'{seen.embedding_model_id}', {seen.dimensions} dimensions, metric {seen.metric}. Choose another "
                     "id, or drop it."
                 )
+        else:
+            # Of one that somebody has dropped: rows that were never written would count as removed.
+            self._database.drop(_marks_name(info.collection_id))
         self._database.create(_marks_name(info.collection_id), MARKS)
         self._database.create(table_name(info.collection_id), schema(info.dimensions))
 

@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from airflow_reindex.collections.pgvector.schema import CLAIMS, SCHEMA, Names
+from airflow_reindex.collections.pgvector.schema import CLAIMS, SCHEMA, Names, quoted
 from airflow_reindex.core.failures import RequestError, TransientError
 
 Connection = psycopg.Connection[Any]
@@ -88,27 +88,22 @@ def exists(connection: Connection, statement: LiteralString, *values: str) -> bo
     return connection.execute(statement, values).fetchone() is not None
 
 
-def has_index_on(connection: Connection, schema: str | None, table: str, column: str) -> bool:
+def has_index_on(connection: Connection, schema: str, table: str, column: str) -> bool:
     """
     Whether a table has a usable index whose first column is a certain one.
 
     :param connection: the connection.
-    :param schema: the table's; ``None``: as the search path finds it.
+    :param schema: the table's.
     :param table: the table, unquoted.
     :param column: the column.
     """
-    name = f"{_quoted(schema)}.{_quoted(table)}" if schema else _quoted(table)
     return exists(
         connection,
         "SELECT 1 FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] "
         "WHERE i.indrelid = to_regclass(%s) AND a.attname = %s AND i.indisvalid",
-        name,
+        f"{quoted(schema)}.{quoted(table)}",
         column,
     )
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def collation_of_source(connection: Connection, token: str) -> sql.Composable:
@@ -119,13 +114,14 @@ def collation_of_source(connection: Connection, token: str) -> sql.Composable:
     :param token: the claim.
     :returns: a clause; empty when it is the database's own order, or there is no such table here.
     """
-    source = connection.execute(sql.SQL("SELECT source FROM {} WHERE token = %s").format(CLAIMS), (token,)).fetchone()
+    statement = sql.SQL("SELECT source, source_schema FROM {} WHERE token = %s").format(CLAIMS)
+    source = connection.execute(statement, (token,)).fetchone()
     if source is None:
         return sql.SQL("")
     row = connection.execute(
         "SELECT n.nspname, c.collname FROM pg_attribute a JOIN pg_collation c ON c.oid = a.attcollation "
         "JOIN pg_namespace n ON n.oid = c.collnamespace "
-        "WHERE a.attrelid = to_regclass(quote_ident(%s)) AND a.attname = 'object_id' AND c.collname <> 'default'",
-        (Names(source[0]).objects_name,),
+        "WHERE a.attrelid = to_regclass(%s) AND a.attname = 'object_id' AND c.collname <> 'default'",
+        (Names(*source).objects_path,),
     ).fetchone()
     return sql.SQL("") if row is None else sql.SQL(" COLLATE {}").format(sql.Identifier(*row))

@@ -33,34 +33,28 @@ _NO_MARKS = (
 )
 
 
-def _range(column: str, after: str | None, upto: str | None) -> tuple[sql.Composable, list[Any]]:
-    """A condition on a column, in the column's own order, and its values."""
-    name = sql.SQL(".").join(sql.Identifier(part) for part in column.split("."))
-    conditions: list[sql.Composable] = [sql.SQL("true")]
-    values = list[Any]()
-    for operator, bound in ((sql.SQL(">"), after), (sql.SQL("<="), upto)):
-        if bound is not None:
-            conditions.append(sql.SQL("{} {} %s").format(name, operator))
-            values.append(bound)
-    return sql.SQL(" AND ").join(conditions), values
-
-
 class PgVectorCollection:
     """
     A collection that is there; see :class:`airflow_reindex.collections.collection.Collection`.
 
     :param connections: the store's.
+    :param names: its names.
     :param info: what it is made of.
     :param ef_search: HNSW: candidates that a search looks at, at least.
     :param building: how its index is built.
     """
 
     def __init__(
-        self, connections: Connections, info: CollectionInfo, *, ef_search: int, building: indexing.Building
+        self,
+        connections: Connections,
+        names: Names,
+        info: CollectionInfo,
+        *,
+        ef_search: int,
+        building: indexing.Building,
     ) -> None:
-        self._connections, self._info = connections, info
+        self._connections, self._names, self._info = connections, names, info
         self._ef_search, self._building = ef_search, building
-        self._names = Names(info.collection_id)
 
     @property
     def info(self) -> CollectionInfo:
@@ -90,7 +84,7 @@ class PgVectorCollection:
         """
         last: str | None = None
         while True:
-            within, values = _range("object_id", last, None)
+            within, values = writing.key_range("object_id", last, None)
             statement = sql.SQL(
                 "SELECT object_id FROM {} WHERE original_id IS NULL AND {} ORDER BY object_id LIMIT %s"
             ).format(self._names.objects, within)
@@ -114,7 +108,7 @@ class PgVectorCollection:
         :param since: from :meth:`horizon`: rows that have surely not changed since are left out.
         :returns: by object id.
         """
-        within, bounds = _range("o.object_id", after, upto)
+        within, bounds = writing.key_range("o.object_id", after, upto)
         values: list[Any] = [*bounds]
         recent = sql.SQL("true")
         if since is not None:
@@ -168,8 +162,8 @@ class PgVectorCollection:
         :param keys: of these objects only; ``None``: of all.
         :returns: by object id, of each object that has a row or a mark.
         """
-        rows_within, rows_values = _range("o.object_id", after, upto)
-        marks_within, marks_values = _range("object_id", after, upto)
+        rows_within, rows_values = writing.key_range("o.object_id", after, upto)
+        marks_within, marks_values = writing.key_range("object_id", after, upto)
         if keys is not None:
             rows_within = sql.SQL("{} AND o.object_id = ANY(%s::varchar[])").format(rows_within)
             marks_within = sql.SQL("{} AND object_id = ANY(%s::varchar[])").format(marks_within)
@@ -211,12 +205,13 @@ class PgVectorCollection:
             registry.fence(connection, token)
             unchanged, removed = None, set[str]()
             if only_unchanged:
-                unchanged, removed = writing.replaceable_rows(connection, names, ids)
+                rows = writing.sort_rows(connection, names, ids)
+                unchanged, removed = rows.unchanged, rows.removed
             tried = [embedded for embedded in batch if embedded.item.object_id not in removed]
             written = writing.upsert_objects(connection, names, tried, unchanged)
             left = [key for key in ids if key not in written]
-            if left and not only_unchanged:
-                raise DataError(f"object '{left[0]}': a user's copy of another object has this id.")
+            if left and (copies := writing.find_copies(connection, names, left)):
+                raise DataError(f"object '{copies[0]}': a user's copy of another object has this id.")
             landed = [embedded for embedded in tried if embedded.item.object_id in written]
             replaced = [key for key, was_there in written.items() if was_there]
             if replaced:
@@ -226,39 +221,53 @@ class PgVectorCollection:
                 writing.upsert_marks(connection, names, {one.item.object_id: one.mark for one in landed})
         return left
 
-    def fail(self, token: str, failed: Mapping[str, Mark], *, keep_rows: bool = False) -> None:
+    def fail(
+        self, token: str, failed: Mapping[str, Mark], *, keep_rows: bool = False, only_unchanged: bool = False
+    ) -> list[str]:
         """
         Remember items that failed, and remove older rows of theirs.
 
         :param token: the claim.
         :param failed: marks with a stage, by object id.
         :param keep_rows: leave rows as they are.
+        :param only_unchanged: leave alone, mark and row, what somebody else has written or removed.
+        :returns: the ids that were left alone.
         """
         if not failed:
-            return
+            return []
         with self._connections.transaction() as connection:
             registry.fence(connection, token)
+            left = set[str]()
+            if only_unchanged:
+                left = writing.sort_rows(connection, self._names, list(failed)).foreign
+            mine = {key: mark for key, mark in failed.items() if key not in left}
             if not keep_rows:
-                writing.delete_objects(connection, self._names, list(failed), copies=False)
-            writing.upsert_marks(connection, self._names, failed)
+                writing.delete_objects(connection, self._names, list(mine), copies=False)
+            writing.upsert_marks(connection, self._names, mine)
+        return [key for key in failed if key in left]
 
-    def delete(self, token: str, keys: Sequence[str], *, only_unchanged: bool = False) -> None:
+    def delete(self, token: str, keys: Sequence[str], *, only_unchanged: bool = False) -> list[str]:
         """
         Remove objects, their parts and marks, and the personalised copies that users have of them.
 
         :param token: the claim.
         :param keys: their ids; unknown ones do not matter.
         :param only_unchanged: leave alone a row that is not the one that the object's mark describes.
+        :returns: the ids that were left alone.
         """
         if not keys:
-            return
+            return []
         with self._connections.transaction() as connection:
             registry.fence(connection, token)
+            left = set[str]()
             if only_unchanged:
-                keys, _ = writing.replaceable_rows(connection, self._names, keys)
-            writing.delete_objects(connection, self._names, keys, copies=True)
+                # A mark without a row is of nothing that could be left.
+                left = writing.sort_rows(connection, self._names, keys).written
+            mine = [key for key in keys if key not in left]
+            writing.delete_objects(connection, self._names, mine, copies=True)
             statement = sql.SQL("DELETE FROM {} WHERE object_id = ANY(%s::varchar[])").format(self._names.marks)
-            connection.execute(statement, (list(keys),))
+            connection.execute(statement, (mine,))
+        return [key for key in keys if key in left]
 
     def count_failed(self, run: str) -> int:
         """
@@ -276,8 +285,8 @@ class PgVectorCollection:
         :param after: the range's open lower end.
         :param upto: its upper end.
         """
-        objects_within, values = _range("o.object_id", after, upto)
-        parts_within, _ = _range("p.object_id", after, upto)
+        objects_within, values = writing.key_range("o.object_id", after, upto)
+        parts_within, _ = writing.key_range("p.object_id", after, upto)
         names = {
             "objects": self._names.objects,
             "parts": self._names.parts,
@@ -320,7 +329,7 @@ class PgVectorCollection:
 
         :param token: the claim.
         """
-        indexing.build(self._connections, self._info, self._building, token)
+        indexing.build(self._connections, self._names, self._info, self._building, token)
 
     def sample(self, size: int) -> Vectors:
         """

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from airflow_reindex.collections.collection import CollectionInfo, Metric
-from airflow_reindex.collections.pgvector import registry
+from airflow_reindex.collections.pgvector import aliases, registry
 from airflow_reindex.collections.pgvector.checks import exists, has_index_on
 from airflow_reindex.collections.pgvector.connections import Connections
 from airflow_reindex.collections.pgvector.schema import LOCK_BUILD, OPCLASSES, Names
@@ -54,7 +54,7 @@ def is_built(connection: Connection, names: Names, metric: Metric) -> bool:
     )
 
 
-def build(connections: Connections, info: CollectionInfo, building: Building, token: str) -> None:
+def build(connections: Connections, names: Names, info: CollectionInfo, building: Building, token: str) -> None:
     """
     Build what indexes are missing.
 
@@ -62,18 +62,18 @@ def build(connections: Connections, info: CollectionInfo, building: Building, to
     over.
 
     :param connections: the store's.
+    :param names: the collection's.
     :param info: what the collection is made of.
     :param building: how.
     :param token: the claim.
     """
-    names = Names(info.collection_id)
     with connections.own() as connection:
         with connection.transaction():
             registry.fence(connection, token)
-        _wait_for_other_builds(connection, info.collection_id)
+        _wait_for_other_builds(connection, names)
         if is_built(connection, names, info.metric) and not _missing(connection, names):
             return
-        live = bool(registry.read_followers(connection, info.collection_id))
+        live = bool(aliases.read_followers(connection, names))
         connection.execute(sql.SQL("ANALYZE {}, {}").format(names.objects, names.parts))
         _prepare(connection, names, info, building)
         for statement in _missing(connection, names):
@@ -86,12 +86,12 @@ def build(connections: Connections, info: CollectionInfo, building: Building, to
             registry.fence(connection, token)
 
 
-def _wait_for_other_builds(connection: Connection, collection_id: str) -> None:
+def _wait_for_other_builds(connection: Connection, names: Names) -> None:
     """Let a build that is going on finish: it may be a killed task's, and its result counts."""
     statement = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
     # Not a lock that waits: CREATE INDEX CONCURRENTLY, in turn, waits for all statements that are running.
-    while connection.execute(statement, (LOCK_BUILD, collection_id)).fetchone() != (True,):
-        log.info("collection '%s': another build of the index is going on; waiting for its end", collection_id)
+    while connection.execute(statement, (LOCK_BUILD, names.objects_path)).fetchone() != (True,):
+        log.info("collection '%s': another build of the index is going on; waiting for its end", names.base)
         time.sleep(_POLL_SECONDS)
 
 
@@ -99,17 +99,17 @@ def _missing(connection: Connection, names: Names) -> list[sql.Composed]:
     missing = [
         statement
         for column, statement in names.late_indexes().items()
-        if not has_index_on(connection, None, names.objects_name, column)
+        if not has_index_on(connection, names.schema, names.objects_name, column)
     ]
-    tied = "SELECT 1 FROM pg_constraint WHERE contype = 'f' AND conrelid = to_regclass(quote_ident(%s))"
-    return missing if exists(connection, tied, names.parts_name) else [*missing, names.foreign_key()]
+    tied = "SELECT 1 FROM pg_constraint WHERE contype = 'f' AND conrelid = to_regclass(%s)"
+    return missing if exists(connection, tied, names.parts_path) else [*missing, names.foreign_key()]
 
 
 def _prepare(connection: Connection, names: Names, info: CollectionInfo, building: Building) -> None:
     row = connection.execute(
         "SELECT greatest(reltuples, 0)::float8, pg_size_bytes(%s), "
-        "pg_size_bytes(current_setting('maintenance_work_mem')) FROM pg_class WHERE oid = to_regclass(quote_ident(%s))",
-        (building.memory, names.parts_name),
+        "pg_size_bytes(current_setting('maintenance_work_mem')) FROM pg_class WHERE oid = to_regclass(%s)",
+        (building.memory, names.parts_path),
     ).fetchone()
     assert row is not None  # noqa: S101 - for the type checker
     rows, most, present = row

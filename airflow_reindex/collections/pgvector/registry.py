@@ -1,9 +1,9 @@
-"""Our own tables: who may write (claims), what collections are made of, and what readers follow (aliases)."""
+"""Our own tables: who may write (claims), and what collections are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -16,11 +16,10 @@ from airflow_reindex.collections.pgvector.schema import (
     LOCK_CLAIMS,
     OPCLASSES,
     Names,
-    check_name,
+    schema_of,
 )
-from airflow_reindex.collections.store import Pointer
 from airflow_reindex.core.claims import Claim, Owner
-from airflow_reindex.core.failures import ClaimLostError, ConflictError, RequestError
+from airflow_reindex.core.failures import ClaimLostError, ConflictError
 
 Connection = psycopg.Connection[Any]
 
@@ -51,20 +50,41 @@ def fence(connection: Connection, token: str) -> None:
 
 def read_claims(connection: Connection) -> list[Claim]:
     """
-    All claims, and how long their owners have been silent by the server's clock.
+    The claims on collections that this session sees, and how long their owners have been silent by the server's clock.
+
+    A destination or source that another schema has is named ``<schema>%<id>``, which no id can be.
 
     :param connection: the connection.
     """
     if not is_prepared(connection):
         return []
     statement = sql.SQL(
-        "SELECT dest, source, token, deployment, dag_id, run_id, host, folder, "
-        "greatest(extract(epoch FROM clock_timestamp() - alive_at), 0)::float8 FROM {} ORDER BY dest"
-    ).format(CLAIMS)
+        "SELECT {dest_id}, {source_id}, token, deployment, dag_id, run_id, host, folder, "
+        "greatest(extract(epoch FROM clock_timestamp() - alive_at), 0)::float8 FROM {claims} "
+        "WHERE schema_name = {dest} OR source_schema = {source} ORDER BY dest"
+    ).format(
+        claims=CLAIMS,
+        dest=schema_of("dest"),
+        source=schema_of("source"),
+        dest_id=as_seen("schema_name", "dest"),
+        source_id=as_seen("source_schema", "source"),
+    )
     return [
         Claim(dest=dest, source=source, token=token, owner=Owner(*owner), silent=silent)
         for dest, source, token, *owner, silent in connection.execute(statement).fetchall()
     ]
+
+
+def as_seen(schema: LiteralString, name: LiteralString) -> sql.Composed:
+    """
+    An expression for an id where this session means the same table by it; else for a name that no id has.
+
+    :param schema: the column of the schema.
+    :param name: the column of the id.
+    """
+    return sql.SQL("CASE WHEN {schema} = {here} THEN {name} ELSE {schema} || chr(37) || {name} END").format(
+        schema=sql.Identifier(schema), here=schema_of(name), name=sql.Identifier(name)
+    )
 
 
 def take_claim(connection: Connection, claim: Claim, judge: Callable[[Sequence[Claim]], Claim | None]) -> Claim | None:
@@ -81,13 +101,16 @@ def take_claim(connection: Connection, claim: Claim, judge: Callable[[Sequence[C
     replaced = judge(read_claims(connection))
     if replaced is not None:
         delete_claim(connection, replaced)
-    owner = claim.owner
+    owner, schemas = claim.owner, [schema_of("%s::text")] * 2
     made = connection.execute(
         sql.SQL(
-            "INSERT INTO {} (dest, source, token, deployment, dag_id, run_id, host, folder) "
-            "VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (dest) DO NOTHING"
-        ).format(CLAIMS),
-        (claim.dest, claim.source, claim.token, owner.deployment, owner.dag_id, owner.run_id, owner.host, owner.folder),
+            "INSERT INTO {} (schema_name, dest, source_schema, source, token, deployment, dag_id, run_id, host, folder)"
+            " VALUES ({}, %s, {}, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (schema_name, dest) DO NOTHING"
+        ).format(CLAIMS, *schemas),
+        (
+            *(claim.dest, claim.dest, claim.source, claim.source, claim.token),
+            *(owner.deployment, owner.dag_id, owner.run_id, owner.host, owner.folder),
+        ),
     )
     if made.rowcount != 1:
         raise ConflictError(f"collection '{claim.dest}' is being built by another run.")
@@ -113,8 +136,8 @@ def delete_claim(connection: Connection, claim: Claim) -> None:
     :param connection: the connection.
     :param claim: the claim.
     """
-    statement = sql.SQL("DELETE FROM {} WHERE dest = %s AND token = %s").format(CLAIMS)
-    connection.execute(statement, (claim.dest, claim.token))
+    # The token is its own; a destination that another schema has goes by another name here.
+    connection.execute(sql.SQL("DELETE FROM {} WHERE token = %s").format(CLAIMS), (claim.token,))
 
 
 def find_collection(connection: Connection, names: Names) -> CollectionInfo | None:
@@ -127,18 +150,19 @@ def find_collection(connection: Connection, names: Names) -> CollectionInfo | No
     """
     dimensions = connection.execute(
         "SELECT a.atttypmod FROM pg_class p JOIN pg_attribute a ON a.attrelid = p.oid AND a.attname = 'vector', "
-        "pg_class o WHERE p.oid = to_regclass(quote_ident(%s)) AND p.relkind IN ('r', 'p') "
-        "AND o.oid = to_regclass(quote_ident(%s)) AND o.relkind IN ('r', 'p')",
-        (names.parts_name, names.objects_name),
+        "pg_class o WHERE p.oid = to_regclass(%s) AND p.relkind IN ('r', 'p') "
+        "AND o.oid = to_regclass(%s) AND o.relkind IN ('r', 'p')",
+        (names.parts_path, names.objects_path),
     ).fetchone()
     if dimensions is None:
         return None
     noted = None
     if is_prepared(connection):
         statement = sql.SQL(
-            "SELECT embedding_model_id, dimensions, metric, m, ef_construction FROM {} WHERE collection_id = %s"
+            "SELECT embedding_model_id, dimensions, metric, m, ef_construction FROM {} "
+            "WHERE schema_name = %s AND collection_id = %s"
         ).format(COLLECTIONS)
-        noted = connection.execute(statement, (names.base,)).fetchone()
+        noted = connection.execute(statement, (names.schema, names.base)).fetchone()
     model, known, m, ef_construction = (noted[0], noted[1], *noted[3:]) if noted else ("", 0, 16, 64)
     metric: Metric = noted[2] if noted else "cosine"
     for _, _, opclass, options in ann_indexes(connection, names):
@@ -174,8 +198,8 @@ def ann_indexes(connection: Connection, names: Names) -> list[tuple[str, bool, s
         "SELECT i.indexrelid::regclass::text, i.indisvalid AND i.indisready, o.opcname, c.reloptions "
         "FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam "
         "JOIN pg_opclass o ON o.oid = i.indclass[0] "
-        "WHERE i.indrelid = to_regclass(quote_ident(%s)) AND a.amname = 'hnsw' ORDER BY 1",
-        (names.parts_name,),
+        "WHERE i.indrelid = to_regclass(%s) AND a.amname = 'hnsw' ORDER BY 1",
+        (names.parts_path,),
     ).fetchall()
     return [
         (name, usable, opclass, dict(option.split("=", 1) for option in options or ()))
@@ -185,154 +209,35 @@ def ann_indexes(connection: Connection, names: Names) -> list[tuple[str, bool, s
 
 def known_collections(connection: Connection) -> list[str]:
     """
-    The collections that are noted.
+    The collections that are noted, of those that this session sees.
 
     :param connection: the connection.
     """
     if not is_prepared(connection):
         return []
-    statement = sql.SQL("SELECT collection_id FROM {} ORDER BY collection_id").format(COLLECTIONS)
+    statement = sql.SQL("SELECT collection_id FROM {} WHERE schema_name = {} ORDER BY collection_id").format(
+        COLLECTIONS, schema_of("collection_id")
+    )
     return [name for (name,) in connection.execute(statement).fetchall()]
 
 
-def note_collection(connection: Connection, info: CollectionInfo) -> None:
+def note_collection(connection: Connection, names: Names, info: CollectionInfo) -> None:
     """
     Note what a collection is made of.
 
     :param connection: the connection.
+    :param names: the collection's.
     :param info: what it is made of.
     """
     connection.execute(
         sql.SQL(
-            "INSERT INTO {} (collection_id, embedding_model_id, dimensions, metric, m, ef_construction) "
-            "VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (collection_id) DO UPDATE SET "
+            "INSERT INTO {} (schema_name, collection_id, embedding_model_id, dimensions, metric, m, ef_construction) "
+            "VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (schema_name, collection_id) DO UPDATE SET "
             "embedding_model_id = EXCLUDED.embedding_model_id, dimensions = EXCLUDED.dimensions, "
             "metric = EXCLUDED.metric, m = EXCLUDED.m, ef_construction = EXCLUDED.ef_construction"
         ).format(COLLECTIONS),
-        (info.collection_id, info.embedding_model_id, info.dimensions, info.metric, info.m, info.ef_construction),
-    )
-
-
-def read_followers(connection: Connection, collection_id: str) -> list[str]:
-    """
-    The aliases that point to a collection.
-
-    :param connection: the connection.
-    :param collection_id: its id.
-    """
-    if not is_prepared(connection):
-        return []
-    statement = sql.SQL("SELECT alias FROM {} WHERE collection_id = %s ORDER BY alias").format(ALIASES)
-    return [alias for (alias,) in connection.execute(statement, (collection_id,)).fetchall()]
-
-
-def read_pointer(connection: Connection, alias: str) -> Pointer | None:
-    """
-    Where an alias points.
-
-    :param connection: the connection.
-    :param alias: the readers' name.
-    :returns: ``None`` when there is no such alias.
-    """
-    if not is_prepared(connection):
-        return None
-    statement = sql.SQL(
-        "SELECT collection_id, embedding_model_id, previous_collection_id, previous_model_id, run_id, hooked, "
-        "to_char(switched_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') FROM {} WHERE alias = %s"
-    ).format(ALIASES)
-    row = connection.execute(statement, (alias,)).fetchone()
-    if row is None:
-        return None
-    collection_id, model_id, previous_id, previous_model_id, run_id, hooked, switched_at = row
-    return Pointer(
-        alias=alias,
-        collection_id=collection_id,
-        embedding_model_id=model_id,
-        previous_collection_id=previous_id,
-        previous_model_id=previous_model_id,
-        run_id=run_id,
-        hooked=hooked,
-        switched_at=switched_at,
-    )
-
-
-def refuse_taken_alias(connection: Connection, alias: str) -> None:
-    """
-    Refuse a name that cannot be an alias.
-
-    :param connection: the connection.
-    :param alias: the readers' name.
-    :raises RequestError: it is no name, or something else has it.
-    """
-    names = check_name(alias, "alias")
-    ours = read_pointer(connection, alias) is not None
-    for name in (names.objects_name, names.parts_name):
-        row = connection.execute(
-            "SELECT relkind::text FROM pg_class WHERE oid = to_regclass(quote_ident(%s))", (name,)
-        ).fetchone()
-        if row is None or (row[0] == "v" and ours):
-            continue
-        what = "a view that was not made by this product" if row[0] == "v" else "a collection's table"
-        raise RequestError(
-            f"the alias '{alias}' cannot be used: '{name}' is {what}. Choose another alias, or rename what has that "
-            "name."
-        )
-
-
-def point(connection: Connection, pointer: Pointer) -> None:
-    """
-    Change what readers follow, and the registry.
-
-    Views are replaced only when the alias gets another collection: a replacement waits for readers.
-
-    :param connection: in a transaction.
-    :param pointer: what the alias shall be.
-    """
-    seen = read_pointer(connection, pointer.alias)
-    moved = seen is None or seen.collection_id != pointer.collection_id
-    connection.execute(
-        sql.SQL(
-            "INSERT INTO {} AS a (alias, collection_id, embedding_model_id, previous_collection_id, "
-            "previous_model_id, run_id, hooked, switched_at) VALUES (%s, %s, %s, %s, %s, %s, %s, clock_timestamp()) "
-            "ON CONFLICT (alias) DO UPDATE SET collection_id = EXCLUDED.collection_id, "
-            "embedding_model_id = EXCLUDED.embedding_model_id, "
-            "previous_collection_id = EXCLUDED.previous_collection_id, "
-            "previous_model_id = EXCLUDED.previous_model_id, run_id = EXCLUDED.run_id, hooked = EXCLUDED.hooked, "
-            "switched_at = CASE WHEN %s THEN EXCLUDED.switched_at ELSE a.switched_at END"
-        ).format(ALIASES),
         (
-            pointer.alias,
-            pointer.collection_id,
-            pointer.embedding_model_id,
-            pointer.previous_collection_id,
-            pointer.previous_model_id,
-            pointer.run_id,
-            pointer.hooked,
-            moved,
+            *(names.schema, info.collection_id, info.embedding_model_id, info.dimensions),
+            *(info.metric, info.m, info.ef_construction),
         ),
     )
-    views, tables = check_name(pointer.alias, "alias"), check_name(pointer.collection_id, "collection's id")
-    if not moved and _both_views(connection, views):
-        return
-    connection.execute(
-        sql.SQL(
-            "CREATE OR REPLACE VIEW {} AS SELECT object_id, payload, storage_meta, original_id, user_id, session_id "
-            "FROM {}"
-        ).format(views.objects, tables.objects)
-    )
-    # The cast takes the number of dimensions off the column, which a replaced view could not change. It does nothing
-    # at run time, and the planner sees through it to the index.
-    connection.execute(
-        sql.SQL(
-            "CREATE OR REPLACE VIEW {} AS SELECT part_id, object_id, vector::vector AS vector, is_average, user_id "
-            "FROM {}"
-        ).format(views.parts, tables.parts)
-    )
-
-
-def _both_views(connection: Connection, views: Names) -> bool:
-    row = connection.execute(
-        "SELECT to_regclass(quote_ident(%s)) IS NOT NULL AND to_regclass(quote_ident(%s)) IS NOT NULL",
-        (views.objects_name, views.parts_name),
-    ).fetchone()
-    return bool(row and row[0])

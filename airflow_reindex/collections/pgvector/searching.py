@@ -76,7 +76,7 @@ def sample(connection: Connection, names: Names, size: int) -> list[Vectors]:
     :returns: the vectors, in random order.
     """
     row = connection.execute(
-        "SELECT reltuples::float8 FROM pg_class WHERE oid = to_regclass(quote_ident(%s))", (names.parts_name,)
+        "SELECT reltuples::float8 FROM pg_class WHERE oid = to_regclass(%s)", (names.parts_path,)
     ).fetchone()
     rows = row[0] if row else 0.0
     percent = 100.0 * _SURPLUS * max(size, 100) / max(rows, 1.0)

@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from airflow_reindex.collections.collection import CollectionInfo
-from airflow_reindex.collections.pgvector import checks, registry
+from airflow_reindex.collections.pgvector import aliases, checks, registry
 from airflow_reindex.collections.pgvector.collection import PgVectorCollection
 from airflow_reindex.collections.pgvector.connections import Connect, Connections
 from airflow_reindex.collections.pgvector.indexing import Building
@@ -24,8 +24,9 @@ from airflow_reindex.collections.pgvector.schema import (
     SCHEMA,
     Names,
     check_info,
-    check_name,
+    locate,
 )
+from airflow_reindex.collections.pgvector.upgrade import upgrade
 from airflow_reindex.collections.store import Pointer
 from airflow_reindex.core.claims import Claim
 from airflow_reindex.core.failures import ConflictError, RequestError, TransientError
@@ -67,6 +68,16 @@ class PgVectorStore:
         self._ef_search = ef_search
         self._building = Building(memory=build_memory, workers=build_workers)
         self._switch_seconds = switch_seconds
+        self._upgraded = False
+
+    @property
+    def _ready(self) -> Connections:
+        """The connections, once tables of our own that an earlier version made are as this one needs them."""
+        if not self._upgraded:
+            with self._connections.use() as connection:
+                upgrade(connection)
+            self._upgraded = True
+        return self._connections
 
     @property
     def label(self) -> str:
@@ -94,10 +105,11 @@ class PgVectorStore:
                 connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SCHEMA)))
             for table in OWN_TABLES:
                 connection.execute(table)
+            upgrade(connection)
 
     def known(self) -> list[str]:
         """The ids of the collections that runs have created here."""
-        with self._connections.use() as connection:
+        with self._ready.use() as connection:
             return registry.known_collections(connection)
 
     def find(self, collection_id: str) -> CollectionInfo | None:
@@ -107,9 +119,8 @@ class PgVectorStore:
         :param collection_id: its id.
         :returns: what is known of it; ``None`` when there is none.
         """
-        names = check_name(collection_id, "collection's id")
-        with self._connections.use() as connection:
-            return registry.find_collection(connection, names)
+        with self._ready.use() as connection:
+            return registry.find_collection(connection, locate(connection, collection_id))
 
     def open(self, collection_id: str) -> PgVectorCollection:
         """
@@ -118,10 +129,12 @@ class PgVectorStore:
         :param collection_id: its id.
         :raises RequestError: it is not there.
         """
-        info = self.find(collection_id)
+        with self._ready.use() as connection:
+            names = locate(connection, collection_id)
+            info = registry.find_collection(connection, names)
         if info is None:
             raise RequestError(f"{self.label} has no collection '{collection_id}'.")
-        return PgVectorCollection(self._connections, info, ef_search=self._ef_search, building=self._building)
+        return PgVectorCollection(self._connections, names, info, ef_search=self._ef_search, building=self._building)
 
     def check_info(self, info: CollectionInfo) -> None:
         """
@@ -142,9 +155,10 @@ class PgVectorStore:
         :param info: what it is made of.
         :raises ConflictError: it is there, but is made of something else.
         """
-        names = check_info(info)
-        with self._connections.transaction() as connection:
+        check_info(info)
+        with self._ready.transaction() as connection:
             registry.fence(connection, token)
+            names = locate(connection, info.collection_id)
             seen = registry.find_collection(connection, names)
             if seen is not None:
                 self._refuse_other(seen, info)
@@ -153,9 +167,11 @@ class PgVectorStore:
             if seen is None:
                 for statement in names.early_indexes():
                     connection.execute(statement)
+                # Of one that somebody has dropped: rows that were never written would count as removed.
+                connection.execute(sql.SQL("TRUNCATE {}").format(names.marks))
             if not checks.has_index_on(connection, SCHEMA, names.marks_name, "run"):
                 connection.execute(names.failed_index())
-            registry.note_collection(connection, info)
+            registry.note_collection(connection, names, info)
 
     def _refuse_other(self, seen: CollectionInfo, info: CollectionInfo) -> None:
         wanted = info if seen.embedding_model_id else replace(info, embedding_model_id="")
@@ -176,12 +192,12 @@ class PgVectorStore:
         :raises ConflictError: an alias still follows it, or another's views or tables depend on it.
         :raises TransientError: readers hold it.
         """
-        names = check_name(collection_id, "collection's id")
-        with self._connections.transaction() as connection:
+        with self._ready.transaction() as connection:
+            names = locate(connection, collection_id)
             connection.execute("SET LOCAL lock_timeout = '3s'")
             # Nobody points an alias here meanwhile.
             connection.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(ALIASES))
-            if followers := registry.read_followers(connection, collection_id):
+            if followers := aliases.read_followers(connection, names):
                 raise ConflictError(f"the alias '{followers[0]}' points to '{collection_id}'; it cannot be dropped.")
             try:
                 for table in (names.parts, names.objects, names.marks):
@@ -191,11 +207,12 @@ class PgVectorStore:
                     f"'{collection_id}' cannot be dropped: {error.diag.message_detail or error}. Remove what depends "
                     "on it first."
                 ) from error
-            connection.execute(sql.SQL("DELETE FROM {} WHERE collection_id = %s").format(COLLECTIONS), (collection_id,))
+            statement = sql.SQL("DELETE FROM {} WHERE schema_name = %s AND collection_id = %s").format(COLLECTIONS)
+            connection.execute(statement, (names.schema, names.base))
 
     def claims(self) -> list[Claim]:
         """All claims."""
-        with self._connections.use() as connection:
+        with self._ready.use() as connection:
             return registry.read_claims(connection)
 
     def take(self, claim: Claim, judge: Callable[[Sequence[Claim]], Claim | None]) -> Claim | None:
@@ -206,7 +223,7 @@ class PgVectorStore:
         :param judge: is shown all claims; raises when one must be respected; returns the one that is replaced, if any.
         :returns: the claim that was replaced.
         """
-        with self._connections.transaction() as connection:
+        with self._ready.transaction() as connection:
             return registry.take_claim(connection, claim, judge)
 
     def touch(self, claim: Claim) -> bool:
@@ -216,7 +233,7 @@ class PgVectorStore:
         :param claim: the claim.
         :returns: whether it is still there.
         """
-        with self._connections.use() as connection:
+        with self._ready.use() as connection:
             return registry.touch_claim(connection, claim)
 
     def release(self, claim: Claim) -> None:
@@ -225,7 +242,7 @@ class PgVectorStore:
 
         :param claim: the claim.
         """
-        with self._connections.use() as connection:
+        with self._ready.use() as connection:
             registry.delete_claim(connection, claim)
 
     def followers(self, collection_id: str) -> list[str]:
@@ -234,8 +251,8 @@ class PgVectorStore:
 
         :param collection_id: its id.
         """
-        with self._connections.use() as connection:
-            return registry.read_followers(connection, collection_id)
+        with self._ready.use() as connection:
+            return aliases.read_followers(connection, locate(connection, collection_id))
 
     def pointer(self, alias: str) -> Pointer | None:
         """
@@ -244,8 +261,8 @@ class PgVectorStore:
         :param alias: the readers' name.
         :returns: ``None`` when there is no such alias.
         """
-        with self._connections.use() as connection:
-            return registry.read_pointer(connection, alias)
+        with self._ready.use() as connection:
+            return aliases.read_pointer(connection, alias)
 
     def check_alias(self, alias: str) -> None:
         """
@@ -254,8 +271,8 @@ class PgVectorStore:
         :param alias: the readers' name.
         :raises RequestError: it is no name, or is taken by something else.
         """
-        with self._connections.use() as connection:
-            registry.refuse_taken_alias(connection, alias)
+        with self._ready.use() as connection:
+            aliases.refuse_taken_alias(connection, alias)
 
     def repoint(self, pointer: Pointer, token: str | None) -> None:
         """
@@ -285,13 +302,13 @@ class PgVectorStore:
             time.sleep(_SWITCH_PAUSE_SECONDS)
 
     def _repoint(self, pointer: Pointer, token: str | None) -> None:
-        with self._connections.transaction() as connection:
+        with self._ready.transaction() as connection:
             connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(_SWITCH_WAIT_MS))
             if token is not None:
                 registry.fence(connection, token)
-            registry.refuse_taken_alias(connection, pointer.alias)
+            aliases.refuse_taken_alias(connection, pointer.alias)
             try:
-                registry.point(connection, pointer)
+                aliases.point(connection, pointer)
             except psycopg.errors.InvalidTableDefinition as error:
                 raise ConflictError(
                     f"alias '{pointer.alias}': the columns of '{pointer.collection_id}' have other types than its "
@@ -309,8 +326,8 @@ class PgVectorStore:
         :param seconds: how long to wait for writers that are at it.
         :raises TransientError: they did not finish in time.
         """
-        names = check_name(collection_id, "collection's id")
         with self._connections.own() as connection, connection.transaction():
+            names = locate(connection, collection_id)
             connection.execute(
                 sql.SQL("SET LOCAL idle_in_transaction_session_timeout = {}").format(sql.Literal(_HOLD_LIMIT))
             )

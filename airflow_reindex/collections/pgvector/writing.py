@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,30 @@ _IS_AVERAGE = {False: struct.pack("!i?", 1, False), True: struct.pack("!i?", 1, 
 #: Bytes handed to the driver at a time.
 _BLOCK = 1 << 18
 
-#: Equal for equal contents of a row. The text of a row says unambiguously where a column ends and which are NULL.
+#: Equal for equal contents of a row. The text of a row says unambiguously where a column ends and which are NULL. Where
+#: a source's columns have other types than ours (json, text), its version is that of what is written from it.
 VERSION = sql.SQL(
-    "substring(sha256(convert_to(ROW(o.payload, o.storage_meta, o.user_id, o.session_id)::text, 'UTF8')) FOR 16)"
+    "substring(sha256(convert_to(ROW(o.payload::jsonb, o.storage_meta::jsonb, o.user_id::text, o.session_id::text)"
+    "::text, 'UTF8')) FOR 16)"
 )
+
+
+def key_range(column: str, after: str | None, upto: str | None) -> tuple[sql.Composable, list[Any]]:
+    """
+    A condition on a column, in the column's own order, and its values.
+
+    :param column: the column, perhaps with its table's short name.
+    :param after: the range's open lower end.
+    :param upto: its upper end.
+    """
+    name = sql.SQL(".").join(sql.Identifier(part) for part in column.split("."))
+    conditions: list[sql.Composable] = [sql.SQL("true")]
+    values = list[Any]()
+    for operator, bound in ((sql.SQL(">"), after), (sql.SQL("<="), upto)):
+        if bound is not None:
+            conditions.append(sql.SQL("{} {} %s").format(name, operator))
+            values.append(bound)
+    return sql.SQL(" AND ").join(conditions), values
 
 
 def copy_blocks(batch: Sequence[Embedded], dimensions: int) -> Iterator[bytes]:
@@ -128,6 +149,20 @@ def upsert_objects(
     return dict(connection.execute(statement, values).fetchall())
 
 
+def find_copies(connection: Connection, names: Names, keys: Sequence[str]) -> list[str]:
+    """
+    Which ids are those of users' copies.
+
+    :param connection: in a transaction.
+    :param names: the collection's.
+    :param keys: ids.
+    """
+    statement = sql.SQL(
+        "SELECT object_id FROM {} WHERE object_id = ANY(%s::varchar[]) AND original_id IS NOT NULL ORDER BY 1"
+    ).format(names.objects)
+    return [key for (key,) in connection.execute(statement, (list(keys),)).fetchall()]
+
+
 def delete_parts(connection: Connection, names: Names, keys: Sequence[str]) -> None:
     """
     Remove all parts of objects.
@@ -197,18 +232,38 @@ def _storable(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
-def replaceable_rows(connection: Connection, names: Names, keys: Sequence[str]) -> tuple[list[str], set[str]]:
+@dataclass(frozen=True, kw_only=True)
+class SortedRows:
+    """
+    Objects by whether somebody else has written to them.
+
+    :param unchanged: those whose rows are as their marks say.
+    :param written: those whose rows are not.
+    :param removed: those that have landed and have no row.
+    """
+
+    unchanged: list[str]
+    written: set[str]
+    removed: set[str]
+
+    @property
+    def foreign(self) -> set[str]:
+        """All that somebody else has changed."""
+        return self.written | self.removed
+
+
+def sort_rows(connection: Connection, names: Names, keys: Sequence[str]) -> SortedRows:
     """
     Sort objects by whether somebody else has changed their rows, and lock the rows that are there.
 
     :param connection: in a transaction.
     :param names: the collection's.
-    :param keys: the objects' ids.
-    :returns: those whose rows are as their marks say; those whose rows somebody has removed.
+    :param keys: the objects' ids; of users' copies nothing is said.
     """
     rows = connection.execute(
         sql.SQL(
-            "SELECT o.object_id, {} FROM {} o WHERE o.object_id = ANY(%s::varchar[]) ORDER BY o.object_id FOR UPDATE"
+            "SELECT o.object_id, {}, o.original_id IS NULL FROM {} o WHERE o.object_id = ANY(%s::varchar[]) "
+            "ORDER BY o.object_id FOR UPDATE"
         ).format(VERSION, names.objects),
         (list(keys),),
     ).fetchall()
@@ -216,7 +271,10 @@ def replaceable_rows(connection: Connection, names: Names, keys: Sequence[str]) 
         sql.SQL("SELECT object_id, version, stage FROM {} WHERE object_id = ANY(%s::varchar[])").format(names.marks),
         (list(keys),),
     ).fetchall()
-    present = dict(rows)
+    present = {key: version for key, version, _ in rows}
     unchanged = [key for key, version, _ in marks if present.get(key) == version]
-    removed = {key for key, _, stage in marks if key not in present and not stage}
-    return unchanged, removed
+    return SortedRows(
+        unchanged=unchanged,
+        written={key for key, _, original in rows if original}.difference(unchanged),
+        removed={key for key, _, stage in marks if key not in present and not stage},
+    )

@@ -48,7 +48,7 @@ def make_report(
     }  # fmt: skip
     value, state = folder.read_json(PLAN), states["plan"].get(-1)
     if value is None or not plan_holds(value, planned, state):
-        return unplanned(planned, state, common), []
+        return unplanned(planned, states, common), []
     plan = read_plan(folder)
     mine = [record for record in records.values() if record.token == plan.token]
     staged = accounted(manifests(folder), plan.token)

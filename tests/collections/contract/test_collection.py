@@ -167,9 +167,9 @@ class TestWriting:
     def test_a_users_copy_is_not_overwritten(self, dest: Collection, place: Place) -> None:
         fill(dest, ["a"])
         place.copy("dst", "a", "copy")
-        with pytest.raises(DataError):
-            dest.put(TOKEN, [embedded(item("copy"))])
-        assert dest.put(TOKEN, [embedded(item("copy"))], only_unchanged=True) == ["copy"]
+        for only_unchanged in (False, True):
+            with pytest.raises(DataError, match="a user's copy"):
+                dest.put(TOKEN, [embedded(item("copy"))], only_unchanged=only_unchanged)
         assert (dest.count(), dest.count_user_objects()) == (1, 1)
 
     def test_failures(self, dest: Collection) -> None:

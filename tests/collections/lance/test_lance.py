@@ -1,4 +1,4 @@
-"""What is LanceDB's own: names, errors, other people's tables, crashes between two commits, object stores."""
+"""What is LanceDB's own: names, errors, other people's tables, object stores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import lancedb
 import numpy as np
@@ -28,7 +27,6 @@ from tests.collections.contract.samples import (
     claim,
     created,
     embedded,
-    failed,
     fill,
     item,
     part_ids,
@@ -199,52 +197,6 @@ class TestOthersTables:
     def test_dropped(self, store: LanceStore) -> None:
         store.drop("src")
         assert store.find("src") is None
-
-
-class TestCrashes:
-    """The second of two commits does not happen."""
-
-    @pytest.fixture
-    def dest(self, store: LanceStore) -> Collection:
-        """An empty destination."""
-        return created(store, "dst")
-
-    @staticmethod
-    def break_marks(dest: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-        """From now on marks cannot be written."""
-
-        class Broken:
-            def __getattr__(self, name: str) -> Any:
-                raise RuntimeError("killed")
-
-        monkeypatch.setattr(dest, "_marks", Broken())
-
-    def test_put(self, store: LanceStore, dest: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-        old = fill(dest, ["a"])["a"]
-        self.break_marks(dest, monkeypatch)
-        with pytest.raises(TransientError):
-            dest.put(TOKEN, [embedded(item("a", "new")), embedded(item("b", "new"))])
-        states = store.open("dst").states(None, None)
-        assert states["a"].mark is not None
-        assert states["a"].mark.version == old.version != states["a"].row
-        assert (states["b"].row is not None, states["b"].mark) == (True, None)
-
-    def test_fail(self, store: LanceStore, dest: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-        fill(dest, ["a"])
-        self.break_marks(dest, monkeypatch)
-        with pytest.raises(TransientError):
-            dest.fail(TOKEN, {"a": failed()})
-        assert store.open("dst").states(None, None)["a"].row is None
-
-    def test_delete(self, store: LanceStore, dest: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-        fill(dest, ["a"])
-        self.break_marks(dest, monkeypatch)
-        with pytest.raises(TransientError):
-            dest.delete(TOKEN, ["a"])
-        again = store.open("dst")
-        assert again.states(None, None)["a"].row is None
-        again.delete(TOKEN, ["a"])
-        assert again.states(None, None) == {}
 
 
 def test_nothing_is_compared_when_nothing_was_written(store: LanceStore) -> None:

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from airflow_reindex.collections.collection import CollectionInfo, Embedded, Item, Mark
 from airflow_reindex.collections.pgvector import PgVectorStore
-from airflow_reindex.collections.pgvector.schema import Names
+from airflow_reindex.collections.pgvector.schema import locate
 from airflow_reindex.core.claims import Claim, Owner
 
 DIMENSIONS = 8
@@ -72,7 +72,7 @@ def make_source(
     index: bool = True,
 ) -> None:
     """A collection as EmbeddingStudio makes it: two parts an object, ``is_average`` unset, the index made at once."""
-    names = Names(collection_id)
+    names = locate(connection, collection_id)
     collate = f' COLLATE "{collation}"' if collation else ""
     statements = [
         f"CREATE TABLE {{objects}} (object_id varchar(128){collate} PRIMARY KEY, payload jsonb, storage_meta jsonb, "

@@ -306,14 +306,14 @@ class TestOnlyUnchanged:
     def test_writer_that_comes_in_between(
         self, dest: PgVectorCollection, admin: Admin, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        look = writing.replaceable_rows
+        look = writing.sort_rows
 
         def late(*arguments: Any) -> Any:
             found = look(*arguments)
             admin.execute("INSERT INTO dbo_dst VALUES ('a', '\"theirs\"')")
             return found
 
-        monkeypatch.setattr(writing, "replaceable_rows", late)
+        monkeypatch.setattr(writing, "sort_rows", late)
         assert self.put(dest, "a", "b") == ["a"]
         assert {one.object_id: one.payload for one in dest.items("ab")} == {"a": "theirs", "b": "new"}
 
