@@ -12,6 +12,8 @@ import httpx
 DAG = "/api/v2/dags/build_director_index"
 #: Read once: each client would read the machine's certificates anew, which takes longer than its requests.
 CERTIFICATES = httpx.create_ssl_context()
+#: Seconds for an answer, which takes none of them where the machine is not busy.
+PATIENCE = 120
 
 
 class Api:
@@ -25,11 +27,11 @@ class Api:
         headers = {}
         if user:
             secret = {"username": user, "password": self.passwords[user]}
-            login = httpx.post(f"{self.url}/auth/token", json=secret, timeout=30, verify=CERTIFICATES)
+            login = httpx.post(f"{self.url}/auth/token", json=secret, timeout=PATIENCE, verify=CERTIFICATES)
             headers["Authorization"] = f"Bearer {login.raise_for_status().json()['access_token']}"
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30, verify=CERTIFICATES)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE, verify=CERTIFICATES)
 
-    def wait(self, client: httpx.Client, run_id: str, dag: str = DAG, seconds: float = 150) -> str:
+    def wait(self, client: httpx.Client, run_id: str, dag: str = DAG, seconds: float = 400) -> str:
         """Wait until a run has ended; its state."""
         states = {"success", "failed"}
         deadline = time.monotonic() + seconds
