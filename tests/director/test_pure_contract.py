@@ -192,7 +192,8 @@ def test_the_dags_own_params_are_heeded(name: str, given: object, taken: object,
 def test_every_param_of_the_dag_but_the_connection_can_be_set() -> None:
     heeded = BuildRequest.parse({"database": "d", "director_table": "t"}).as_params().keys()
     assert heeded == director_index_params().keys() - {"qserv_conn_id"}
-    assert qserv._REQUEST["properties"].keys() >= heeded
+    described: Any = qserv._REQUEST["properties"]
+    assert described.keys() >= heeded
 
 
 @pytest.mark.parametrize("known", [None, KNOWN])
