@@ -11,7 +11,7 @@ from airflow_reindex import config
 from airflow_reindex.collections.store import Store
 from airflow_reindex.core.failures import ReindexError, RequestError
 from airflow_reindex.hooks.connections import find_connection, json_object
-from airflow_reindex.hooks.encryption import check_postgres, check_url
+from airflow_reindex.hooks.encryption import LIBPQ, check_names, check_postgres, check_url, sslmode
 
 
 class CollectionHook(BaseHook):
@@ -80,7 +80,8 @@ def _pgvector(connection: Connection) -> Store:
         from airflow_reindex.collections.pgvector.store import PgVectorStore
     except ImportError as error:
         raise RequestError(f"'{error.name}' is not installed: pip install 'airflow-reindex[collections]'.") from error
-    host = connection.host or "localhost"
+    host, conn_id, extra = connection.host or "localhost", str(connection.conn_id), connection.extra_dejson
+    check_names(conn_id, extra, LIBPQ)
     parameters: dict[str, Any] = {
         "host": host,
         "port": connection.port or 5432,
@@ -88,9 +89,10 @@ def _pgvector(connection: Connection) -> Store:
         "password": connection.password,
         "dbname": connection.schema or "postgres",
         # What libpq knows of TLS and sessions; the Postgres provider's own settings mean nothing to it.
-        **{name: value for name, value in connection.extra_dejson.items() if name in _LIBPQ},
+        **{name: value for name, value in extra.items() if name in _LIBPQ},
+        "sslmode": sslmode(conn_id, extra),
     }
-    check_postgres(str(connection.conn_id), host, parameters.get("sslmode"))
+    check_postgres(conn_id, host, parameters["sslmode"])
     return PgVectorStore(
         connector(**{name: value for name, value in parameters.items() if value is not None}),
         label=f"database '{parameters['dbname']}' on {host}:{parameters['port']}",
@@ -99,7 +101,7 @@ def _pgvector(connection: Connection) -> Store:
     )
 
 
-_LIBPQ = ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "options", "target_session_attrs", "gssencmode")
+_LIBPQ = (*LIBPQ, "options", "target_session_attrs", "gssencmode")
 
 
 def _lancedb(connection: Connection) -> Store:

@@ -18,7 +18,7 @@ from airflow_reindex.collections.probing import check_encoding
 from airflow_reindex.config import check_allowed, embedding_backends
 from airflow_reindex.core.failures import ReindexError, RequestError
 from airflow_reindex.hooks.connections import find_connection, json_object
-from airflow_reindex.hooks.encryption import check_url
+from airflow_reindex.hooks.encryption import check_names, check_url
 
 
 class EmbeddingModelHook(BaseHook):
@@ -105,6 +105,7 @@ class EmbeddingModelHook(BaseHook):
         timeout = fields.number("timeout", 60.0)
         if not timeout:
             raise fields.refuse("timeout", "must be more than 0")
+        check_names(model_id, connection.extra_dejson, ())
         url = _url(connection, fields)
         check_url(model_id, url)
         return ModelSpec(
@@ -192,8 +193,14 @@ def _url(connection: Connection, fields: _Fields) -> str:
         raise fields.refuse("host", "must end with the path: it has a query or a fragment")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise fields.refuse("host", "must be a host or an http or https URL")
-    if connection.port and port not in (None, connection.port):
-        raise fields.refuse("port", f"is {connection.port}, but 'host' says {port}")
+    _check_agreement(connection, parts.scheme, port, fields)
     if connection.port and port is None:
         parts = parts._replace(netloc=f"{parts.netloc}:{connection.port}")
     return parts.geturl().rstrip("/")
+
+
+def _check_agreement(connection: Connection, scheme: str, port: int | None, fields: _Fields) -> None:
+    if connection.schema == "https" and scheme == "http":
+        raise fields.refuse("host", "says http, but 'schema' https: say one of them")
+    if connection.port and port not in (None, connection.port):
+        raise fields.refuse("port", f"is {connection.port}, but 'host' says {port}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +15,17 @@ from airflow_reindex.core.failures import RequestError
 SECTION = "reindex"
 #: What libpq calls a connection that cannot be in plain text.
 _ENCRYPTED_MODES = ("require", "verify-ca", "verify-full")
+_OTHER_MODES = ("disable", "allow", "prefer")
+#: What libpq knows of TLS.
+LIBPQ = (
+    "sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslcrldir", "sslsni", "sslcertmode",
+    "sslnegotiation", "ssl_min_protocol_version", "ssl_max_protocol_version",
+)  # fmt: skip
+#: What makes a field look as if it asked for encryption.
+_LOOKS_LIKE_TLS = re.compile(
+    r"ssl|tls|encr|secure|requires?|required|verif|cert|cipher|^(ca|capath|key|mode)$", re.IGNORECASE
+)
+_LOOKS_LIKE_A_MODE = re.compile(r"require[ds]?|verify[-_ ]?(ca|full|identity)", re.IGNORECASE)
 
 
 def is_required() -> bool:
@@ -35,6 +48,48 @@ def check(conn_id: str, encrypted: bool, advice: str) -> None:
     """
     if not encrypted and is_required():
         raise RequestError(f"the connection '{conn_id}' is in plain text, but [reindex] require_tls is set: {advice}.")
+
+
+def check_names(conn_id: str, extra: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """
+    Refuse fields that look as if they asked for encryption, but that nobody reads.
+
+    :param conn_id: the connection.
+    :param extra: its extra.
+    :param known: the fields that are read.
+    :raises RequestError: there is such a field.
+    """
+    for name, value in extra.items():
+        if name in known or value in (None, "", False):
+            continue
+        if _LOOKS_LIKE_TLS.search(name) or (isinstance(value, str) and _LOOKS_LIKE_A_MODE.fullmatch(value.strip())):
+            there_are = f"there are {', '.join(known)}" if known else "there is none"
+            raise RequestError(
+                f"'{name}' in the extra of the connection '{conn_id}' looks like a setting of TLS, but nobody reads "
+                f"it: {there_are}."
+            )
+
+
+def sslmode(conn_id: str, extra: Mapping[str, Any]) -> str | None:
+    """
+    Read how a connection to PostgreSQL is to be encrypted.
+
+    :param conn_id: the connection.
+    :param extra: its extra.
+    :returns: libpq's setting; ``None``: its default. Who names an authority wants the server verified.
+    :raises RequestError: there is no such mode.
+    """
+    mode = extra.get("sslmode")
+    if mode in (None, ""):
+        if extra.get("sslrootcert"):
+            return "verify-full"
+        return "require" if extra.get("sslcert") or extra.get("sslkey") else None
+    modes = (*_OTHER_MODES, *_ENCRYPTED_MODES)
+    if mode not in modes:
+        raise RequestError(
+            f"'sslmode' in the extra of the connection '{conn_id}' must be one of {', '.join(modes)}, not {mode!r}."
+        )
+    return str(mode)
 
 
 def check_postgres(conn_id: str, host: str, sslmode: object) -> None:
@@ -61,8 +116,7 @@ def check_url(conn_id: str, url: object) -> None:
     :param url: its URL; nothing stands for a service's own endpoint, which is encrypted.
     :raises RequestError: as :func:`check`.
     """
-    plain = isinstance(url, str) and urlsplit(url.strip()).scheme.lower() == "http"
-    check(conn_id, not plain, "use an https:// address")
+    check(conn_id, not is_plain(url), "use an https:// address")
 
 
 def check_store(conn_id: str, extra: dict[str, Any]) -> None:
@@ -77,4 +131,27 @@ def check_store(conn_id: str, extra: dict[str, Any]) -> None:
     own = services.get("s3") if isinstance(services, dict) else None
     for settings in (extra, own):
         if isinstance(settings, dict):
-            check_url(conn_id, settings.get("endpoint_url"))
+            url = settings.get("endpoint_url")
+            check_url(conn_id, url)
+            _check_authority(conn_id, extra, url)
+
+
+def _check_authority(conn_id: str, extra: Mapping[str, Any], url: object) -> None:
+    """Refuse an authority, or TLS, for a server that is reached in plain text."""
+    if not is_plain(url):
+        return
+    asking = [name for name in ("verify", "use_ssl") if str(extra.get(name) or "false").lower() != "false"]
+    if asking:
+        raise RequestError(
+            f"'{asking[0]}' in the extra of the connection '{conn_id}' asks for TLS, but its endpoint is http://: use "
+            "https://, or leave it out."
+        )
+
+
+def is_plain(url: object) -> bool:
+    """
+    Whether a URL leads to a server in plain text.
+
+    :param url: the URL; nothing stands for a service's own endpoint, which is encrypted.
+    """
+    return isinstance(url, str) and urlsplit(url.strip()).scheme.lower() == "http"

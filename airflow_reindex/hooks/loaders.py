@@ -22,6 +22,7 @@ from airflow_reindex.collections.splitting import Splitter
 from airflow_reindex.config import loader_definitions
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.hooks.connections import find_connection
+from airflow_reindex.hooks.databases import database
 from airflow_reindex.hooks.encryption import check_store
 
 _KINDS = {"payload": PayloadSettings, "s3": S3Settings, "sql": SqlSettings}
@@ -100,7 +101,7 @@ def _sql(settings: SqlSettings) -> Loader:
     from airflow_reindex.collections.loaders.sql import SqlLoader
 
     try:
-        hook = find_connection(settings.conn_id).get_hook()  # type: ignore[no-untyped-call]
+        hook, connect = database(settings.conn_id)
     except (AirflowException, ImportError) as error:
         raise RequestError(f"the connection '{settings.conn_id}' cannot be used: {error}") from error
     placeholder = getattr(hook, "placeholder", None)
@@ -109,7 +110,7 @@ def _sql(settings: SqlSettings) -> Loader:
 
     def run(statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         # Not the hook's own `get_records`: it logs every statement with its ids, and keeps them as lineage.
-        with closing(hook.get_conn()) as reached, closing(reached.cursor()) as cursor:
+        with closing(connect()) as reached, closing(reached.cursor()) as cursor:
             cursor.execute(statement, tuple(values))
             # A connection may ask for cursors whose rows are dicts.
             return [tuple(row.values()) if isinstance(row, Mapping) else tuple(row) for row in cursor.fetchall()]

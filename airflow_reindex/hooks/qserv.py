@@ -12,13 +12,14 @@ from airflow.providers.mysql.hooks.mysql import MySqlHook
 from airflow.sdk import BaseHook, Connection
 
 from airflow_reindex.config import check_allowed
-from airflow_reindex.core.failures import RequestError
+from airflow_reindex.core.failures import ReindexError, RequestError
 from airflow_reindex.core.params import whole_number
 from airflow_reindex.director.servers import Servers
 from airflow_reindex.director.sql import Connect, Patience, code_of, describe, execute, query, session
 from airflow_reindex.director.tables import WORK_DATABASE
-from airflow_reindex.hooks import encryption
+from airflow_reindex.hooks import encryption, mysql_tls
 from airflow_reindex.hooks.connections import find_connection, json_object
+from airflow_reindex.hooks.mysql_tls import Tls
 
 #: Seconds until a worker that sends nothing counts as hung: rows come unsorted, the first ones at once.
 WORKER_READ_TIMEOUT = 600
@@ -28,7 +29,6 @@ MOST_SECONDS = 604_800
 DEFAULT_WORKER_CONNECTIONS, MOST_WORKER_CONNECTIONS = 4, 64
 #: Access denied: a privilege is missing.
 _NOT_ALLOWED = (1045, 1227)
-_TLS_FILES = ("ca", "capath", "cert", "key", "cipher")
 
 
 class ServerHook(MySqlHook):
@@ -106,7 +106,7 @@ class QservHook(BaseHook):
 
     def _servers(self, connection: Connection) -> Servers:
         extra = connection.extra_dejson
-        tls = json_object(extra.get("tls"), "tls", self.qserv_conn_id)
+        tls = mysql_tls.of_field(self.qserv_conn_id, json_object(extra.get("tls"), "tls", self.qserv_conn_id))
         workers = json_object(extra.get("workers"), "workers", self.qserv_conn_id)
         if not workers:
             raise RequestError(
@@ -173,7 +173,7 @@ def _answer(name: str, connect: Connect) -> tuple[bool, str]:
     try:
         with session(connect) as connection:
             return True, f"{name}: {query(connection, 'SELECT VERSION()')[0][0]}"
-    except MySQLdb.Error as error:
+    except (MySQLdb.Error, ReindexError) as error:
         return False, f"{name}: {describe(error)}"
 
 
@@ -191,18 +191,16 @@ def _stop_logging(connection: Any, conn_id: str) -> None:
 
 
 def _connect(
-    connection: Connection, tls: dict[str, Any], patience: Patience, *, czar: bool = False, binary_log: bool = True
+    connection: Connection, tls: Tls | None, patience: Patience, *, czar: bool = False, binary_log: bool = True
 ) -> Connect:
-    # Only what concerns reaching the server is handed on: a cursor class or another client would break the streaming.
-    extra = {key: value for key, value in connection.extra_dejson.items() if key in ("ssl", "ssl_mode", "unix_socket")}
-    if tls and not extra.keys() & {"ssl", "ssl_mode"}:
-        extra["ssl"] = {name: tls[name] for name in _TLS_FILES if tls.get(name)}
-        verify = tls.get("ca") or tls.get("capath")
-        extra["ssl_mode"] = tls.get("mode") or ("VERIFY_IDENTITY" if verify else "REQUIRED")
-    local = bool(extra.get("unix_socket"))
+    conn_id, given = str(connection.conn_id), connection.extra_dejson
+    own = mysql_tls.of_extra(conn_id, given, ("tls",) if czar else ())
+    settings, local = own or tls, bool(given.get("unix_socket"))
     advice = "set 'tls' in the qserv connection's extra, or 'ssl' in its own"
-    encryption.check(str(connection.conn_id), bool(local or tls or extra.keys() & {"ssl", "ssl_mode"}), advice)
-    must_encrypt = bool(tls) or (encryption.is_required() and not local)
+    encryption.check(conn_id, local or (settings is not None and settings.mode != "DISABLED"), advice)
+    reason = _why_encrypted(own, tls, local=local)
+    # Only what concerns reaching the server is handed on: a cursor class or another client would break the streaming.
+    extra = {**({"unix_socket": given["unix_socket"]} if local else {}), **(settings.options if settings else {})}
     server = Connection(
         conn_id=connection.conn_id,
         conn_type="mysql",
@@ -218,16 +216,19 @@ def _connect(
         hook.patience = patience
         reached = hook.get_conn()
         patience.apply(reached)
-        if must_encrypt and not query(reached, "SHOW STATUS LIKE 'Ssl_cipher'")[0][1]:
-            # MariaDB's client library goes on in plain text when the server offers no TLS, REQUIRED or not.
-            reached.close()
-            raise RequestError(
-                f"the server of connection '{connection.conn_id}' does not encrypt, but "
-                + ("'tls' is set in the qserv connection's extra" if tls else "[reindex] require_tls is set")
-                + f": switch TLS on in the server{', or remove it' if tls else ''}."
-            )
+        if reason:
+            mysql_tls.prove(reached, conn_id, reason)
         if not binary_log:
-            _stop_logging(reached, str(connection.conn_id))
+            _stop_logging(reached, conn_id)
         return reached
 
     return connect
+
+
+def _why_encrypted(own: Tls | None, tls: Tls | None, *, local: bool) -> str:
+    """Why a server's connections must be encrypted; empty when they need not be."""
+    if tls is not None:
+        return "'tls' is set in the qserv connection's extra"
+    if own is not None and own.asked:
+        return "'ssl' or 'ssl_mode' in its extra asks for it"
+    return "[reindex] require_tls is set" if encryption.is_required() and not local else ""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.hooks.connections import find_connection
+from airflow_reindex.hooks.databases import database
 
 #: More queries tell nothing more, and each costs two embeddings and two searches.
 MOST = 1000
@@ -49,6 +50,8 @@ def _file(name: str, path: str) -> list[str]:
 
 
 def _table(conn_id: str, sql: str) -> list[str]:
-    hook = find_connection(conn_id).get_hook()  # type: ignore[no-untyped-call]
-    rows = hook.get_records(sql)
-    return [str(row[0]) for row in rows if row[0] is not None]
+    _, connect = database(conn_id)
+    with closing(connect()) as reached, closing(reached.cursor()) as cursor:
+        cursor.execute(sql)
+        rows = [next(iter(row.values())) if isinstance(row, Mapping) else row[0] for row in cursor.fetchall()]
+    return [str(value) for value in rows if value is not None]

@@ -48,13 +48,15 @@ Changer = Annotated[BaseUser, Depends(right_on(dag_id, "PUT"))]
 class ModelParams(BaseModel):
     """A model: the id of its connection."""
 
+    model_config = ConfigDict(extra="forbid")
+
     embedding_model_id: str = Field(min_length=1, max_length=200)
 
 
 class ReindexTaskRunRequest(BaseModel):
-    """What to move, and whether readers follow."""
+    """What to move, and whether readers follow. Further params of the DAG may also stand beside these fields."""
 
-    model_config = ConfigDict(populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True, extra="allow")
 
     task_id: str | None = Field(default=None, alias="id", pattern=_ID)
     source: ModelParams
@@ -124,15 +126,22 @@ def run(body: ReindexTaskRunRequest, user: Runner) -> ReindexTaskResponse:
 
 
 def _conf(body: ReindexTaskRunRequest) -> Mapping[str, Any]:
-    conf = {
-        **body.params,
+    fields = {
         "source_embedding_model_id": body.source.embedding_model_id,
         "dest_embedding_model_id": body.dest.embedding_model_id,
-        "deploy_as_blue": bool(body.deploy_as_blue),
-        "wait_on_conflict": bool(body.wait_on_conflict),
+        "deploy_as_blue": body.deploy_as_blue,
+        "wait_on_conflict": body.wait_on_conflict,
     }
+    conf = dict(body.params)
+    for name, value in {**(body.model_extra or {}), **fields}.items():
+        if name in conf and value is not None and conf[name] != value:
+            raise RequestError(f"the request says two things of {name}: {conf[name]!r} in 'params', and {value!r}.")
+        if value is not None or name not in conf:
+            conf[name] = value
+    for name in ("deploy_as_blue", "wait_on_conflict"):
+        conf[name] = conf[name] or False
     known = metadata.params_of(dag_id())
-    unknown = set(body.params) - set(known)
+    unknown = set(conf) - set(known)
     if known and unknown:
         raise RequestError(f"the DAG '{dag_id()}' has no params {', '.join(sorted(unknown))}.")
     ReindexRequest.parse({**known, **conf})

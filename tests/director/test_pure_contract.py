@@ -26,6 +26,7 @@ from airflow_reindex.director.contract import (
 )
 from airflow_reindex.director.request import BuildRequest
 from airflow_reindex.plugin import qserv
+from tests.core.samples import examples
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -54,6 +55,7 @@ def test_versions_that_are_not(value: object) -> None:
 
 
 @given(value=JSON)
+@examples(100)
 def test_any_version_is_served_or_refused(value: Any) -> None:
     with suppress(ContractError):
         assert check_version(value) in ("", NO_VERSION)
@@ -97,6 +99,7 @@ def test_runs_of_equal_requests_have_ids_that_begin_alike() -> None:
 
 
 @given(text=st.binary(max_size=60))
+@examples(100)
 def test_any_body_is_an_object_or_refused(text: bytes) -> None:
     with suppress(ContractError):
         assert isinstance(read_body(text), dict)
@@ -108,6 +111,7 @@ def test_deep_bodies_are_refused() -> None:
 
 
 @given(body=st.dictionaries(st.sampled_from(["auth_key", "admin_auth_key", "x"]), JSON), key=st.text(), admin=st.text())
+@examples(100)
 def test_only_the_configured_key_opens(body: dict[str, Any], key: str, admin: str) -> None:
     name = "admin_auth_key" if "admin_auth_key" in body else "auth_key"
     known = admin if name == "admin_auth_key" else key
@@ -120,6 +124,7 @@ def test_only_the_configured_key_opens(body: dict[str, Any], key: str, admin: st
 @given(
     body=st.dictionaries(st.sampled_from(["database", "director_table", "rebuild", "local", "wait", "version"]), JSON)
 )
+@examples(100)
 def test_any_request_is_read_or_refused(body: dict[str, Any]) -> None:
     try:
         call = read_index_call(body, None, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import MySQLdb
@@ -86,9 +87,11 @@ def test_workers_may_be_a_json_text(connect: Any) -> None:
     assert list(hook.servers.workers) == ["worker-1"]
 
 
-def test_tls_is_handed_to_every_server(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    tls = {"ca": "/no/such/ca.pem", "key": "/no/such/key.pem", "other": "ignored"}
-    servers = connect(extra={"tls": tls}).servers
+def test_tls_is_handed_to_every_server(connect: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = {name: str(tmp_path / name) for name in ("ca", "key")}
+    for path in files.values():
+        Path(path).touch()
+    servers = connect(extra={"tls": {**files, "cert": ""}}).servers
     seen: list[dict[str, Any]] = []
 
     def refuse(**config: Any) -> None:
@@ -100,7 +103,7 @@ def test_tls_is_handed_to_every_server(connect: Any, monkeypatch: pytest.MonkeyP
         with pytest.raises(MySQLdb.OperationalError):
             reach()
     assert [config["ssl_mode"] for config in seen] == ["VERIFY_IDENTITY"] * 3
-    assert [config["ssl"] for config in seen] == [{"ca": "/no/such/ca.pem", "key": "/no/such/key.pem"}] * 3
+    assert [config["ssl"] for config in seen] == [files] * 3
 
 
 def test_connecting_has_a_time_out(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,9 @@ from airflow_reindex.core.failures import RequestError
 from airflow_reindex.director.extract import Source, stream
 from airflow_reindex.director.servers import Servers
 from airflow_reindex.director.sql import Connect, code_of, query, session
+from airflow_reindex.hooks.databases import database
 from airflow_reindex.hooks.qserv import QservHook
+from airflow_reindex.hooks.queries import read_queries
 from airflow_reindex.sandbox.cluster import Sandbox
 from airflow_reindex.sandbox.servers import HOST
 from tests.core.samples import make_plan, tuples
@@ -31,7 +33,7 @@ from tests.harness import run_sql
 
 TLS_ERROR = 2026
 
-Reach = Callable[[dict[str, Any] | None], Servers]
+Reach = Callable[..., Servers]
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +60,15 @@ def servers(authority: Path, tmp_path_factory: pytest.TempPathFactory, mariadb_t
 
 @pytest.fixture
 def reach(servers: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Reach:
-    """The servers as the hook reaches them with an extra `tls`."""
+    """The servers as the hook reaches them with an extra `tls`, and with extras of the servers' own connections."""
 
-    def make(tls: dict[str, Any] | None) -> Servers:
+    def make(tls: dict[str, Any] | None, czar: Any = None, worker: Any = None) -> Servers:
         for name, value in servers.connections().items():
             described = json.loads(value)
-            if name == "AIRFLOW_CONN_QSERV_DEFAULT" and tls is not None:
-                described["extra"]["tls"] = tls
+            if name == "AIRFLOW_CONN_QSERV_DEFAULT":
+                described["extra"].update({**({"tls": tls} if tls is not None else {}), **(czar or {})})
+            elif worker is not None:
+                described["extra"] = worker
             monkeypatch.setenv(name, json.dumps(described))
         return QservHook("qserv_default").servers
 
@@ -101,6 +105,64 @@ def test_authority_alone_means_that_the_server_is_verified(reach: Reach, authori
 def test_server_without_tls_is_refused_in_any_mode(reach: Reach) -> None:
     with pytest.raises(RequestError, match="does not encrypt"):
         reach({"mode": "REQUIRED"}).workers["worker-1"]()
+
+
+ASKING = [
+    {"ssl_mode": "REQUIRED"},
+    {"ssl_mode": "VERIFY_IDENTITY"},
+    {"ssl": {"ca": "{ca}"}, "ssl_mode": "REQUIRED"},
+    {"ssl": True},
+    {"ssl": {}},
+    {"ssl": '{"ca": "{ca}"}', "ssl_mode": "VERIFY_CA"},
+]
+
+
+def filled(extra: dict[str, Any], authority: Path) -> dict[str, Any]:
+    """An extra with the path of the authority's certificate."""
+    text = json.dumps(extra).replace("{ca}", str(authority / "ca.pem"))
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+@pytest.mark.parametrize("extra", ASKING)
+def test_a_server_without_tls_is_refused_when_its_own_connection_asks(
+    reach: Reach, authority: Path, extra: dict[str, Any]
+) -> None:
+    connect = reach(None, worker=filled(extra, authority)).workers["worker-1"]
+    with pytest.raises((RequestError, MySQLdb.OperationalError)) as caught:
+        connect()
+    if isinstance(caught.value, MySQLdb.OperationalError):
+        assert code_of(caught.value) == TLS_ERROR
+    else:
+        assert "does not encrypt, but 'ssl' or 'ssl_mode' in its extra asks for it" in str(caught.value)
+
+
+def test_the_czars_own_connection_is_encrypted_when_it_asks(reach: Reach, authority: Path) -> None:
+    assert cipher(reach(None, czar={"ssl": {"ca": str(authority / "ca.pem")}}).czar) != ""
+
+
+def test_the_form_says_which_server_does_not_encrypt(
+    reach: Reach, authority: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reach(None, czar={"ssl": {"ca": str(authority / "ca.pem")}}, worker={"ssl_mode": "REQUIRED"})
+    good, text = QservHook("qserv_default").test_connection()
+    assert not good
+    assert "worker-1: the server of connection 'qserv_worker_1' does not encrypt" in text
+    assert text.startswith("czar: 1")
+
+
+def test_a_content_connection_that_asks_is_proven(servers: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = json.loads(servers.connections()["AIRFLOW_CONN_QSERV_WORKER_1"])
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps({**described, "extra": {"ssl_mode": "REQUIRED"}}))
+    with pytest.raises(RequestError, match="does not encrypt, but its extra asks for it"):
+        database("shop")[1]()
+    with pytest.raises(RequestError, match="does not encrypt, but its extra asks for it"):
+        read_queries("some", {"some": {"conn_id": "shop", "sql": "SELECT 'a'"}})
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(described))
+    assert read_queries("some", {"some": {"conn_id": "shop", "sql": "SELECT 'a'"}}) == ["a"]
+    monkeypatch.setenv("AIRFLOW__REINDEX__REQUIRE_TLS", "True")
+    with pytest.raises(RequestError, match=r"is in plain text, but .reindex. require_tls is set"):
+        database("shop")
 
 
 @pytest.mark.parametrize("encrypted", [False, True])

@@ -14,7 +14,7 @@ from airflow_reindex.director.contract import NO_VERSION, VERSION
 from airflow_reindex.sandbox.catalog import CatalogSpec, truth
 from airflow_reindex.sandbox.cluster import Sandbox
 from airflow_reindex.sandbox.fixtures import CatalogFactory
-from tests.harness import assert_same, read_index
+from tests.harness import assert_same, read_index, run_sql
 from tests.system.api import DAG, instances
 from tests.system.conftest import QSERV_ADMIN_KEY, QSERV_KEY
 from tests.system.deployment import Deployment
@@ -62,6 +62,21 @@ def test_existing_clients_build_indexes(client: httpx.Client, sandbox: Sandbox, 
     assert_same(read_index(sandbox, f"{database}__Object"), truth(made.spec).index_rows())
 
 
+def test_a_dry_run_builds_nothing(client: httpx.Client, sandbox: Sandbox, catalog: CatalogFactory) -> None:
+    made = catalog(CatalogSpec(rows=2_000, chunks=10))
+    index = f"{made.spec.database}__Object"
+    run_sql(sandbox.czar, f"CREATE OR REPLACE TABLE qservMeta.`{index}` (objectId BIGINT, chunkId INT, subChunkId INT)")
+    try:
+        found = ask(client, made.spec.database, rebuild=1, dry_run=True, dryrun=1, version=VERSION)
+        assert (found["success"], found["error"]) == (1, "")
+        unknown, said = found["warning"].split("; ")
+        assert "Option 'dryrun' is unknown" in unknown
+        assert said.startswith("dry_run: nothing was built")
+        assert len(read_index(sandbox, index)[0]) == 0, "the index is as it was"
+    finally:
+        run_sql(sandbox.czar, f"DROP TABLE qservMeta.`{index}`")
+
+
 def test_errors_of_chunks_in_the_documented_shape(client: httpx.Client, catalog: CatalogFactory) -> None:
     made = catalog(CatalogSpec(rows=2_000, chunks=12, missing=2, seed=31), fresh=True)
     found = ask(client, made.spec.database, version=VERSION)
@@ -83,6 +98,8 @@ def test_errors_of_chunks_in_the_documented_shape(client: httpx.Client, catalog:
         ({"database": 7}, "the parameter database takes a string"),
         ({"rebuild": "maybe"}, "the parameter rebuild takes a number"),
         ({"director_table": "t" * 60}, "MySQL table name limit of 64 characters has been exceeded for table"),
+        ({"dry_run": "maybe"}, "the parameter dry_run takes a number"),
+        ({"qserv_conn_id": "qserv_other"}, "the parameter qserv_conn_id cannot be set by requests to this service"),
         ({"version": "new"}, "The optional parameter version is not a number."),
         ({"version": 16}, "The requested version 16 of the API is not in the range supported by the service."),
         ({"version": VERSION + 1}, f"The requested version {VERSION + 1} of the API"),

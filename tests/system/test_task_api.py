@@ -179,6 +179,7 @@ def test_list_and_unknown_tasks(client: httpx.Client) -> None:
         ({"source": {}}, 422, "embedding_model_id"),
         ({"id": "../../etc"}, 422, "id"),
         ({"params": {"tables": "x"}}, 400, "has no params tables"),
+        ({"tables": "x"}, 400, "has no params tables"),
         ({"params": {"max_failed": 1.5}}, 400, "max_failed must be"),
         ({"dest": {"embedding_model_id": SOURCE_MODEL}}, 400, SOURCE_MODEL),
     ],
