@@ -36,7 +36,7 @@ FEW_TOOLS = ("bash", "sh", "dirname", "cat", "cksum", "cut", "sort", "id", "env"
 def call(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command without input, and catch what it says."""
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=60, **options
+        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=600, **options
     )
 
 

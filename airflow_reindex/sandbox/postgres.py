@@ -106,7 +106,7 @@ class Postgres:
         """:returns: whether the server's process is alive"""
         return self.pid is not None
 
-    def up(self, owner_pid: int | None = None, timeout: float = 60.0) -> Postgres:
+    def up(self, owner_pid: int | None = None, timeout: float = 300.0) -> Postgres:
         """Start the server, if it does not run yet, and wait until it answers.
 
         :param owner_pid: the server is stopped when this process has ended, however it ended; None keeps it until

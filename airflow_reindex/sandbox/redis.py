@@ -13,7 +13,7 @@ from typing import Self
 from airflow_reindex.sandbox.datadir import SandboxError, write_private
 from airflow_reindex.sandbox.dying import with_parent
 
-_WAIT_SECONDS = 20.0
+_WAIT_SECONDS = 120.0
 
 
 class Redis:

@@ -120,7 +120,7 @@ class MariaDBServer:
         """:returns: whether the server's process is alive"""
         return self.pid is not None
 
-    def start(self, timeout: float = 60.0, *, move: bool = False) -> None:
+    def start(self, timeout: float = 300.0, *, move: bool = False) -> None:
         """Start the server and wait until it answers; if it is running already, just wait.
 
         :param timeout: how long to wait, in s

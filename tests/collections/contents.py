@@ -133,7 +133,7 @@ def finish(run: Reindex) -> None:
     run.states["reindex_collection", run.run_id] = "success"
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 180.0) -> None:
     """Wait until something has happened elsewhere."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -187,7 +187,7 @@ class Late:
 
     def join(self) -> None:
         """Until it has written."""
-        self._thread.join(20)
+        self._thread.join(180)
         self._connection.close()
 
     def _write(self) -> None:

@@ -64,7 +64,7 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self.stop()
         assert self._thread is not None
-        self._thread.join(30)
+        self._thread.join(180)
         self.connection.close()
         assert not self._thread.is_alive()
         assert self._error is None, self._error
@@ -333,7 +333,7 @@ def test_the_switch_waits_for_a_reader_without_blocking_others(
             # Longer than the switch keeps others waiting at a time.
             time.sleep(1.5)
             assert not switching.done()
-        switching.result(20)
+        switching.result(180)
         other.stop.set()
         reading.result()
     assert follower(run) == NEW

@@ -58,7 +58,7 @@ def before_first_call(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, a
     monkeypatch.setattr(module, name, wrapped)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 180.0) -> None:
     """Poll until something is so."""
     deadline = time.monotonic() + seconds
     while not condition():

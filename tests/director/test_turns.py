@@ -75,7 +75,7 @@ def in_slots(run: Build, slots: int) -> list[BaseException]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=180)
     assert not any(thread.is_alive() for thread in threads), "a task waits for good"
     return failed
 
@@ -111,7 +111,7 @@ def test_tasks_that_turn_to_each_others_worker_do_not_wait_for_good(
         # Both tasks read a chunk of their own worker, and turn to the other's for the next one.
         table = f"`{made.spec.database}`.`Object_{group[1].chunk}`"
         run_sql(run.sandbox.workers[worker], f"DROP TABLE {table}")
-    meet, real = threading.Barrier(2, timeout=20), extract.stream
+    meet, real = threading.Barrier(2, timeout=180), extract.stream
     firsts = {group[0].chunk for group in two.values()}
 
     def stream(source: Any, given: Plan, chunk: int) -> Iterator[Any]:
@@ -178,7 +178,7 @@ def test_a_group_that_fails_is_not_read_again_and_again_by_a_task_that_waits(
         # Twenty more looks for work.
         task.join(timeout=1)
         assert sorted(reads) == sorted(there), "once each"
-    task.join(timeout=20)
+    task.join(timeout=180)
     assert run.staged_chunks() == sorted(chunk.chunk for chunk in own)
     with pytest.raises(DataError, match="chunks failed"):
         run.extract(1)
@@ -202,7 +202,7 @@ def test_a_task_whose_group_another_one_has_read_has_nothing_to_do(
         task = threading.Thread(target=run.extract, args=(0,), daemon=True)
         task.start()
         wait_for(lambda: set(run.staged_chunks()) == {chunk.chunk for chunk in plan.groups[1]})
-    task.join(timeout=20)
+    task.join(timeout=180)
     run.extract(1)
     assert sorted(reads) == run.staged_chunks() == sorted(chunk.chunk for group in plan.groups for chunk in group)
 
@@ -263,7 +263,7 @@ def test_a_lost_claim_ends_the_wait_for_a_worker(
         assert task.is_alive()
         other = build(made.spec.database, run_id="other", force_takeover=1)
         other.plan()
-        task.join(timeout=2)
+        task.join(timeout=60)
         assert not task.is_alive()
     assert errors == ["ClaimLostError"]
     assert plan.token != other.plan_made.token

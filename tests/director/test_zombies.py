@@ -108,7 +108,7 @@ class TestZombies:
             monkeypatch.setattr(extract, "stream", real)
             second.plan()
             (rows,) = real(connection, plan, chunk)
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 180
             while time.monotonic() < deadline:
                 # A large chunk, as it were.
                 yield rows.take(slice(0, 1))

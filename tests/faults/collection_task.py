@@ -90,7 +90,7 @@ class TaskProcess:
     def wait_for_death(self) -> None:
         """Let it begin, and wait until it has killed itself."""
         self.start()
-        said, _ = self._process.communicate(timeout=60)
+        said, _ = self._process.communicate(timeout=600)
         assert self._process.returncode == -signal.SIGKILL, said
 
     def _say(self, text: str) -> None:

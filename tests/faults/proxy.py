@@ -102,7 +102,7 @@ class Proxy:
                 return
             self.connections += 1
             try:
-                server = socket.create_connection((HOST, self._target), timeout=5)
+                server = socket.create_connection((HOST, self._target), timeout=60)
             except OSError:
                 _hang_up(client)
                 continue

@@ -36,7 +36,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
     assert not folder.exists()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 180.0) -> None:
     """Wait until something is true."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -31,7 +31,7 @@ class Api:
             headers["Authorization"] = f"Bearer {login.raise_for_status().json()['access_token']}"
         return httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE, verify=CERTIFICATES)
 
-    def wait(self, client: httpx.Client, run_id: str, dag: str = DAG, seconds: float = 400) -> str:
+    def wait(self, client: httpx.Client, run_id: str, dag: str = DAG, seconds: float = 900) -> str:
         """Wait until a run has ended; its state."""
         states = {"success", "failed"}
         deadline = time.monotonic() + seconds

@@ -77,7 +77,7 @@ class Deployment(Api):
                 )
             )
 
-    def wait_up(self, dags: Iterable[str], seconds: float = 400) -> None:
+    def wait_up(self, dags: Iterable[str], seconds: float = 900) -> None:
         """
         Wait until it answers and knows some DAGs.
 

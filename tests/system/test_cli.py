@@ -35,7 +35,7 @@ def start(conf: str) -> subprocess.Popen[str]:
 def new_run(before: set[str]) -> Iterator[Folder]:
     """The folder of the run that has just appeared, polled until the caller has seen enough."""
     root = staging_root().child("build_director_index")
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         for name in set(root.names()) - before:
             yield Folder.at(f"{root.root}/{name}")
@@ -51,7 +51,7 @@ def runs() -> set[str]:
 def test_exit_code_of_a_failed_build(catalog: CatalogFactory) -> None:
     made = catalog(CatalogSpec(rows=2_000, chunks=10, missing=1, seed=9))
     process = start(f'{{"database": "{made.spec.database}", "director_table": "Object", "force_takeover": 1}}')
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 1, output[-3000:]
     assert "status failed: 10 of 11 chunks" in output
 

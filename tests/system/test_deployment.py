@@ -114,7 +114,7 @@ def test_the_form_explains_every_param(deployment: Deployment) -> None:
 def answer(client: httpx.Client, run_id: str, word: str) -> str:
     """Answer when the task asks, until the run has ended; its state."""
     run = f"{APPROVED_DAG}/dagRuns/{quote(run_id)}"
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while (state := client.get(run).raise_for_status().json()["state"]) not in ("success", "failed"):
         assert time.monotonic() < deadline, instances(client, run_id, APPROVED_DAG)
         if instances(client, run_id, APPROVED_DAG)["approve", -1]["state"] == "awaiting_input":

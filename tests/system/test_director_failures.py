@@ -113,7 +113,7 @@ def test_worker_that_comes_back_between_two_tries(sandbox: Sandbox, catalog: Cat
     seen: list[Folder] = []
 
     def revive() -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         root = staging_root().child("build_director_index")
         while time.monotonic() < deadline and not seen:
             folders = [Folder.at(f"{root.root}/{name}") for name in root.names()]

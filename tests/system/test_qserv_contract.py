@@ -27,7 +27,7 @@ OBSOLETE = "Option 'allow_for_published' is obsolete as of the version 22 of the
 @pytest.fixture(scope="module")
 def client(deployment: Deployment) -> Iterator[httpx.Client]:
     """A client that knows nothing of Airflow, and has a key."""
-    with httpx.Client(base_url=deployment.url, timeout=150) as found:
+    with httpx.Client(base_url=deployment.url, timeout=600) as found:
         yield found
 
 

@@ -149,7 +149,7 @@ class TestClaims:
         other = spawn.Process(target=_attempts, args=(place.connect, place.address, barrier, "a", ended))
         other.start()
         _attempts(place.connect, place.address, barrier, "b", ended)
-        won = [ended.get(timeout=60) for _ in range(2)]
+        won = [ended.get(timeout=600) for _ in range(2)]
         other.join()
         assert sorted(won[0] + won[1]) == [f"dst{number}" for number in range(ROUNDS)]
         assert len(store.claims()) == ROUNDS

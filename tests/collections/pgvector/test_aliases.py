@@ -158,7 +158,7 @@ class TestRepoint:
                 # The reader goes on to the other view; it must not be the one that is aborted.
                 reader.execute("SELECT 1 FROM dbo_live")
                 reader.execute("COMMIT")
-                switch.result(10)
+                switch.result(120)
                 reader.execute("BEGIN")
         assert one(admin, "SELECT count(*) FROM dbo_live") == 40
 

@@ -108,7 +108,7 @@ class TestBuild:
     def test_two_at_once(self, dest: PgVectorCollection, admin: Admin) -> None:
         with ThreadPoolExecutor(2) as pool:
             for built in [pool.submit(dest.build_index, "token") for _ in range(2)]:
-                built.result(30)
+                built.result(300)
         assert sum("hnsw" in text for text in index_definitions(admin)) == 1
 
     def test_foreign_relation_has_the_name(self, dest: PgVectorCollection, admin: Admin) -> None:

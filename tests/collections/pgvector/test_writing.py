@@ -229,20 +229,20 @@ class TestFencing:
 
         def slow(*arguments: Any) -> None:
             inside.set()
-            assert go_on.wait(10)
+            assert go_on.wait(120)
             copy(*arguments)
 
         monkeypatch.setattr(writing, "copy_parts", slow)
         with ThreadPoolExecutor(2) as pool:
             put = pool.submit(dest.put, "token", embedded_all("a"))
-            assert inside.wait(10)
+            assert inside.wait(120)
             taken = pool.submit(take, store, "dst", "heir")
             with pytest.raises(TimeoutError):
                 taken.result(0.3)
             assert store.touch(store.claims()[0])  # signs of life do not wait
             go_on.set()
-            put.result(10)
-            taken.result(10)
+            put.result(120)
+            taken.result(120)
         assert [one.token for one in store.claims()] == ["heir"]
 
     def test_killed_in_the_middle(
