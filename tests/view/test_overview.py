@@ -138,6 +138,20 @@ def test_a_report_of_an_earlier_life_does_not_count(folder: Folder) -> None:
     assert seen(folder, run())["status"] == "processing"
 
 
+@pytest.mark.parametrize(("policy", "words"), [("warn", "the index has their rows as read"), ("reread", "read again")])
+def test_chunks_that_changed_meanwhile(folder: Folder, policy: str, words: str) -> None:
+    plan_in(folder)
+    change = {"chunk": 7, "worker": "w1", "change": "rows 5 -> 4"}
+    changed = {"policy": policy, "count": 2, "chunks": [change], "not_compared": {"w2": "away"}}
+    counts = {"total": 3, "count": 3, "failed": 0, "rows": 5, "progress": 1.0}
+    late = {"status": "done", "detail": "", "updated_at": "2999-01-01T00:00:00.000000Z", **counts}
+    folder.write_json(REPORT, {**late, "notes": {"changed_chunks": changed}})
+    notes = seen(folder, run("success"))["notes"]
+    assert notes["Changed meanwhile"].startswith("2 chunk table(s), such as chunk 7 of w1 (rows 5 -> 4): ")
+    assert words in notes["Changed meanwhile"]
+    assert notes["Not compared again"] == "w2"
+
+
 def test_what_is_kept_of_a_finished_build_shows_the_same(folder: Folder) -> None:
     plan_in(folder)
     stage_in(folder, 1, 2)
