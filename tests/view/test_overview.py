@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from airflow_reindex.core.pulse import LIVE, Beat
 from airflow_reindex.core.records import CANCELED, REPORT, TaskRecord, now
-from airflow_reindex.core.report import Failure
+from airflow_reindex.core.report import Failure, Report, Status
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.columns import Checksum
 from airflow_reindex.director.runs import RUNS, Manifest, StagedChunk
@@ -143,9 +143,11 @@ def test_chunks_that_changed_meanwhile(folder: Folder, policy: str, words: str) 
     plan_in(folder)
     change = {"chunk": 7, "worker": "w1", "change": "rows 5 -> 4"}
     changed = {"policy": policy, "count": 2, "chunks": [change], "not_compared": {"w2": "away"}}
-    counts = {"total": 3, "count": 3, "failed": 0, "rows": 5, "progress": 1.0}
-    late = {"status": "done", "detail": "", "updated_at": "2999-01-01T00:00:00.000000Z", **counts}
-    folder.write_json(REPORT, {**late, "notes": {"changed_chunks": changed}})
+    report = Report(
+        id="r", kind="build_director_index", status=Status.DONE, detail="", source="a", dest="b", total=3, count=3,
+        failed=0, rows=5, started_at=None, updated_at="2999-01-01T00:00:00.000000Z", notes={"changed_chunks": changed},
+    )  # fmt: skip
+    folder.write_json(REPORT, report.as_dict())
     notes = seen(folder, run("success"))["notes"]
     assert notes["Changed meanwhile"].startswith("2 chunk table(s), such as chunk 7 of w1 (rows 5 -> 4): ")
     assert words in notes["Changed meanwhile"]
