@@ -27,7 +27,7 @@ from tests.harness import Build, assert_same, clean_czar
 WORKER = "worker-1"
 SPEC = CatalogSpec(database="sky_network", rows=5_000, chunks=12, empty_chunks=0)
 #: Seconds until a silent server is given up by those who have little patience, and until any step must have ended.
-PATIENCE, LIMIT = 1, 12
+PATIENCE, LIMIT = 1, 90
 TIMEOUTS = {
     "connect_timeout": PATIENCE,
     "network_timeout": PATIENCE,
