@@ -11,7 +11,7 @@ import MySQLdb
 import pytest
 
 from airflow_reindex.core.failures import ClaimLostError, ReindexError
-from airflow_reindex.director import claim, extract, load, publish, split, sql, steps
+from airflow_reindex.director import claim, extract, load, proving, publish, split, sql, steps
 from airflow_reindex.director.records import read_split
 from airflow_reindex.director.runs import manifests
 from airflow_reindex.director.split import Source
@@ -181,7 +181,7 @@ class TestZombies:
         first.to_load()
         first.load_all()
         old = live_state(first)
-        before_first_call(monkeypatch, steps, moment, second.plan)
+        before_first_call(monkeypatch, proving if moment == "verify" else steps, moment, second.plan)
         with pytest.raises(ClaimLostError):
             first.publish()
         assert live_state(first)[:2] == old[:2]
