@@ -29,7 +29,7 @@ WRITES = {
 #: Moments of a switch, and whom readers follow after the crash.
 SWITCHES = {
     "writers are held": ("airflow_reindex.collections.switching:_repoint", OLD),
-    "views in mid-transaction": (f"{WRITE}.registry:point", OLD),
+    "views in mid-transaction": (f"{WRITE}.aliases:point", OLD),
     "views are switched": ("airflow_reindex.collections.switching:_note_hooked", NEW),
 }
 

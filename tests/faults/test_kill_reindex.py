@@ -285,7 +285,7 @@ def test_killed_all_its_life(shaky: Factory, chance: Random, kills: int) -> None
 #: Where the narrow windows begin, and about how long they last.
 WINDOWS = {
     "the claim": ("plan", "airflow_reindex.collections.pgvector.registry:take_claim", 0.02),
-    "the switch's lock": ("switch", "airflow_reindex.collections.switching:_last_catch_up", 0.05),
+    "the switch's lock": ("switch", "airflow_reindex.collections.switching:last_catch_up", 0.05),
     "the views": ("switch", "airflow_reindex.collections.switching:_repoint", 0.02),
 }
 
