@@ -16,7 +16,7 @@ from airflow_reindex.core.report import Phase, Report, Status
 LOST = "the task {task} ended as '{state}' and left no error: it was killed, or never ran. Clear it to do what is left."
 
 #: What is said of a run that was done once, when something of it was cleared without its plan.
-GONE = "the plan of this run is gone, as the run was done once: clear it from its task 'plan' on."
+GONE = "the plan of this run is gone, as the run was done once: clear the run from its task 'plan' on."
 
 #: Map index to state; -1 stands for an unmapped task.
 States = Mapping[int, str]
@@ -148,10 +148,22 @@ def unplanned(
         state = states["plan"].get(-1)
         text = planned.error if planned else ""
         if not text and state == "success":
-            text = first_error(others, states, [step for step in states if step != "plan"]) or GONE
+            text = _without_plan(others, states)
         text = text or lost("plan", -1, state or "unknown")
         notes = {}
     return Report(status=status, detail=detail(text), total=0, count=0, failed=0, rows=0, notes=notes, **common)
+
+
+def _without_plan(records: Sequence[TaskRecord], states: Mapping[str, States]) -> str:
+    """Why a run whose plan went is not done: a task's own error, or that some did not end well. Clearing one is vain."""
+    error = first_error([r for r in records if r.error], {step: {} for step in states}, list(states))
+    ended = [
+        f"the task {_name(step, index)} ended as '{state}'; "
+        for step, found in states.items()
+        for index, state in sorted(found.items())
+        if state not in ("success", "skipped", "upstream_failed", "removed")
+    ]
+    return error or "".join(ended[:1]) + GONE
 
 
 def _name(step: str, index: int) -> str:

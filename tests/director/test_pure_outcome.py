@@ -196,6 +196,19 @@ def test_the_plan_died_silently(folder: Folder, started: bool) -> None:
     assert report.detail.startswith("the task plan ended as 'failed' and left no error")
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_task_of_a_done_run_is_cleared_without_its_plan(folder: Folder, recorded: bool) -> None:
+    """The plan went when the run was done: to clear the failed task once more would be vain."""
+    record(folder, "plan", token="")
+    if recorded:
+        record(folder, "extract", 0, token="", error="the plan is not there")
+    report = report_on(folder, task_states({"plan": "success", "extract_0": "failed", "split": "upstream_failed"}, STEPS))
+    assert (report.status, report.total) == (Status.FAILED, 0)
+    gone = "the task extract[0] ended as 'failed'; the plan of this run is gone, as the run was done once: "
+    expected = "extract[0]: the plan is not there" if recorded else f"{gone}clear the run from its task 'plan' on."
+    assert report.detail == expected
+
+
 def test_a_plan_of_an_earlier_life_does_not_count(folder: Folder) -> None:
     done(folder)
     record(folder, "plan", token="", error="the index exists", refused=True)

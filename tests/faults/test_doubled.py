@@ -133,13 +133,13 @@ def test_load_delivered_twice(sky: Changing, build: Callable[..., Build]) -> Non
     assert_done(sky, run)
 
 
-@pytest.mark.parametrize("moment", ["verify", "swap"])
+@pytest.mark.parametrize("moment", ["proving:verify", "steps:swap"])
 def test_publish_delivered_twice(sky: Changing, build: Callable[..., Build], moment: str) -> None:
     run = build()
     run.to_load()
     run.load_all()
     with ExitStack() as stack:
-        one = stack.enter_context(HeldTask(run, "publish", at=f"{DIRECTOR}.steps:{moment}")).wait()
+        one = stack.enter_context(HeldTask(run, "publish", at=f"{DIRECTOR}.{moment}")).wait()
         other = stack.enter_context(HeldTask(run, "publish"))
         assert other.result() == ""
         new = sky.proof()

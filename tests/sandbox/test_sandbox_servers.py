@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import stat
@@ -44,11 +43,9 @@ def ask(server: MariaDBServer, statement: str, user: str = "root") -> list[tuple
 
 
 @pytest.fixture
-def own(sandbox: Sandbox, tmp_path: Path) -> Iterator[Sandbox]:
-    """A sandbox for tests that break it; it need not install its own template."""
-    root = tmp_path / "own"
-    shutil.copytree(sandbox.root / "template", root / "template")
-    sandbox = Sandbox(root, workers=1, czar_options={"max_connections": "37"})
+def own(tmp_path: Path, mariadb_template: Path) -> Iterator[Sandbox]:
+    """A sandbox for tests that break it."""
+    sandbox = Sandbox(tmp_path / "own", workers=1, czar_options={"max_connections": "37"}, template=mariadb_template)
     try:
         yield sandbox.up(owner_pid=os.getpid())
     finally:
@@ -133,7 +130,7 @@ def test_a_server_that_does_not_start_shows_the_end_of_its_log(own: Sandbox) -> 
 
 def test_a_long_path_gets_a_short_private_socket(own: Sandbox, tmp_path: Path) -> None:
     folder = tmp_path / ("deep" * 30) / "server"
-    server = MariaDBServer("far", folder, template=own.root / "template")
+    server = MariaDBServer("far", folder, template=own.template)
     try:
         server.start()
         short = server.socket

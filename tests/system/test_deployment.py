@@ -93,6 +93,7 @@ def test_a_done_run_of_which_something_fails_is_not_done(deployment: Deployment,
         report = client.get(f"/reindex/report/build_director_index/{quote(run_id)}").raise_for_status().json()
         assert (report["status"], report["rows"]) == ("failed", 0)
         assert "extract[0]" in report["detail"]
+        assert "clear the run from its task 'plan' on" in report["detail"]
         assert events(client, run_id) == 1
 
 
