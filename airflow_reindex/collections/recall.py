@@ -45,7 +45,7 @@ def measure_recall(dest: Collection, least: float) -> dict[str, Any]:
         raise DataError(
             f"the ANN index finds {recall:.1%} of the ten nearest vectors, less than [reindex] least_recall={least}: "
             "raise ef_construction or m of the collection, or hnsw.ef_search of the readers and the setting "
-            "[reindex] ef_search."
+            "[reindex] ef_search. If most vectors were replaced since the index was built, drop it, and clear 'verify'."
         )
     return {
         "recall_at_10": round(recall, 4),

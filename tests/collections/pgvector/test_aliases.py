@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
 
-from airflow_reindex.collections.pgvector import PgVectorStore
+from airflow_reindex.collections.pgvector import PgVectorStore, connector
 from airflow_reindex.collections.store import Pointer
 from airflow_reindex.core.failures import ClaimLostError, ConflictError, RequestError, TransientError
 from airflow_reindex.sandbox.postgres import Postgres
+from tests.collections.contents import wait_until, waiting_for_lock
 from tests.collections.pgvector.helpers import embedded_all, info, make_source, take
 
 Admin = psycopg.Connection[Any]
@@ -152,9 +154,10 @@ class TestRepoint:
             reader.execute("SELECT 1 FROM dbop_live")
             with pytest.raises(TransientError, match="nothing was switched"):
                 pair.repoint(GREEN, "token")
-            with ThreadPoolExecutor(1) as pool:
-                switch = pool.submit(pair.repoint, GREEN, "token")
-                threading.Event().wait(0.3)
+            uri = postgres.connection_uri(admin.info.dbname)
+            with closing(PgVectorStore(connector(uri), label="patient")) as patient, ThreadPoolExecutor(1) as pool:
+                switch = pool.submit(patient.repoint, GREEN, "token")
+                wait_until(lambda: waiting_for_lock(admin, "dbop_live"))
                 # The reader goes on to the other view; it must not be the one that is aborted.
                 reader.execute("SELECT 1 FROM dbo_live")
                 reader.execute("COMMIT")
