@@ -15,7 +15,7 @@ from airflow_reindex.director.merge import Merger
 from airflow_reindex.director.split import KeyRange, Source
 from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary, generate, truth
 from airflow_reindex.sandbox.cluster import Sandbox
-from tests.harness import Build, assert_same, count_reads, run_sql
+from tests.harness import Build, assert_same, clean_czar, count_reads, run_sql
 
 WORKER, OTHER = "worker-1", "worker-2"
 #: One worker's largest chunk does not fit into the buffers between the server and its client.
@@ -43,10 +43,11 @@ def sky(shaky: Sandbox, request: pytest.FixtureRequest) -> CatalogSummary:
 
 @pytest.fixture
 def mending(shaky: Sandbox) -> Iterator[None]:
-    """Starts all servers again after the test."""
-    yield
-    for server in shaky.servers:
-        server.start()
+    """Starts all servers again after the test, and removes its claim: the next one would take over what is staged."""
+    with clean_czar(shaky):
+        yield
+        for server in shaky.servers:
+            server.start()
 
 
 def big_chunk(made: CatalogSummary) -> int:
