@@ -155,7 +155,7 @@ def unplanned(
 
 
 def _without_plan(records: Sequence[TaskRecord], states: Mapping[str, States]) -> str:
-    """Why a run whose plan went is not done: a task's own error, or that some did not end well. Clearing one is vain."""
+    """Why a run whose plan went is not done; to clear one of its tasks alone is vain."""
     error = first_error([r for r in records if r.error], {step: {} for step in states}, list(states))
     ended = [
         f"the task {_name(step, index)} ended as '{state}'; "

@@ -202,7 +202,9 @@ def test_a_task_of_a_done_run_is_cleared_without_its_plan(folder: Folder, record
     record(folder, "plan", token="")
     if recorded:
         record(folder, "extract", 0, token="", error="the plan is not there")
-    report = report_on(folder, task_states({"plan": "success", "extract_0": "failed", "split": "upstream_failed"}, STEPS))
+    report = report_on(
+        folder, task_states({"plan": "success", "extract_0": "failed", "split": "upstream_failed"}, STEPS)
+    )
     assert (report.status, report.total) == (Status.FAILED, 0)
     gone = "the task extract[0] ended as 'failed'; the plan of this run is gone, as the run was done once: "
     expected = "extract[0]: the plan is not there" if recorded else f"{gone}clear the run from its task 'plan' on."

@@ -82,7 +82,9 @@ class TestSettings:
         with session(lambda: server.connect("reindex")) as connection:
             well = query(connection, f"SELECT {names}")
             # Else the rows that are read and those that are counted would be of two snapshots.
-            assert query(connection, "SELECT @@SESSION.tx_isolation, @@SESSION.tx_read_only") == [("REPEATABLE-READ", 0)]
+            assert query(connection, "SELECT @@SESSION.tx_isolation, @@SESSION.tx_read_only") == [
+                ("REPEATABLE-READ", 0)
+            ]
         with globally(server, HOSTILE | HOSTILE_TO_TRANSACTIONS):
             with session(lambda: server.connect("reindex")) as connection:
                 assert query(connection, f"SELECT {names}") == well

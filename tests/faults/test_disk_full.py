@@ -8,6 +8,7 @@ the key's order are neither sorted nor copied. So the czar here writes a binary 
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import shutil
@@ -53,10 +54,19 @@ class Disk:
         """Take all room but for some bytes."""
         with (self.folder / "filler").open("ab") as file:
             size = file.tell()
-            room = os.statvfs(self.folder)
-            take = room.f_bavail * room.f_frsize - left
-            if take > 0:
-                os.posix_fallocate(file.fileno(), size, take)
+            while (take := self._room() - left) > 0:
+                try:
+                    os.posix_fallocate(file.fileno(), size, take)
+                except OSError as error:
+                    # The server may have taken some since.
+                    if error.errno != errno.ENOSPC:
+                        raise
+                else:
+                    return
+
+    def _room(self) -> int:
+        room = os.statvfs(self.folder)
+        return room.f_bavail * room.f_frsize
 
     def free(self) -> None:
         """Give it back."""
