@@ -17,7 +17,7 @@ setup: ## make .venv from the lock, and install what it needs (all others do so 
 	@scripts/setup
 
 demo: setup ## run both jobs on private servers, prove the results, and let each fail once
-	@$(BIN)/python -m airflow_reindex.sandbox demo
+	@$(BIN)/python -m sandbox demo
 
 # Types are checked beside the tests, which wait for servers half of their time.
 test: style ## check style and types, run all tests
@@ -30,7 +30,7 @@ tests:
 
 cluster: setup ## run Airflow with Celery workers on this machine, and all its servers, until Ctrl-C
 	@scripts/setup redis-server
-	@$(BIN)/python -m airflow_reindex.sandbox cluster
+	@$(BIN)/python -m sandbox cluster
 
 cluster-test: setup ## run both jobs on that deployment, and kill its parts (ten minutes)
 	@scripts/setup redis-server
@@ -53,6 +53,7 @@ style: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/codespell
+	$(BIN)/lint-imports --no-cache
 
 types: setup
 	nice $(BIN)/mypy

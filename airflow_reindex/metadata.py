@@ -23,12 +23,12 @@ from airflow.utils.types import DagRunTriggeredByType
 from sqlalchemy import ColumnElement, and_, exists, func, select
 from sqlalchemy.exc import IntegrityError
 
-from airflow_reindex.collections.plan import ITEMS
-from airflow_reindex.config import run_folder
 from airflow_reindex.core.failures import ConflictError, RequestError
-from airflow_reindex.core.records import CANCELED, PLAN, now, task_records
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.view.facts import COLLECTION, RunFacts
+from airflow_reindex.core.task_records import CANCELED, PLAN, now, task_records
+from airflow_reindex.hooks.staging import run_folder
+from airflow_reindex.monitoring.run_info import COLLECTION, RunFacts
+from airflow_reindex.vectors.model.plan import ITEMS
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

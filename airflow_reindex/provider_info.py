@@ -109,7 +109,7 @@ _OPTIONS = {
     ),
     "embedding_backends": _option(
         "Backends of embedding models besides the built-in ones: a JSON object of classes by name. They are called "
-        "with a ModelSpec and offer what airflow_reindex.collections.models.EmbeddingModel describes.",
+        "with a ModelSpec and offer what airflow_reindex.vectors.model.embedding_model.EmbeddingModel describes.",
         "",
         example='{"ours": "ourcompany.embedding.OurModel"}',
     ),
@@ -256,10 +256,10 @@ def get_provider_info() -> dict[str, Any]:
             },
         ],
         "extra-links": [
-            "airflow_reindex.links.PageLink",
-            "airflow_reindex.links.ReportLink",
-            "airflow_reindex.links.IndexLink",
-            "airflow_reindex.links.CollectionLink",
+            "airflow_reindex.operators.links.PageLink",
+            "airflow_reindex.operators.links.ReportLink",
+            "airflow_reindex.operators.links.IndexLink",
+            "airflow_reindex.operators.links.CollectionLink",
         ],
         "config": {"reindex": {"description": "Settings of airflow-reindex.", "options": _OPTIONS}},
     }

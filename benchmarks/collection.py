@@ -22,20 +22,20 @@ from typing import TypeVar
 import numpy as np
 import psycopg
 
-from airflow_reindex.collections.backends import open_model
-from airflow_reindex.collections.collection import CollectionInfo, Embedded, Item, Mark
-from airflow_reindex.collections.decide import Rules
-from airflow_reindex.collections.isolate import embed_items
-from airflow_reindex.collections.loaders.payload import PayloadLoader
-from airflow_reindex.collections.loaders.settings import PayloadSettings
-from airflow_reindex.collections.models import EmbeddingModel, ModelSpec
-from airflow_reindex.collections.pgvector import PgVectorStore, connector
-from airflow_reindex.collections.pipeline import Batch, Kitchen, Unit, read_units
-from airflow_reindex.collections.reconcile import Reconciler
-from airflow_reindex.collections.splitting import Splitter
 from airflow_reindex.core.claims import Claim, Owner
-from airflow_reindex.sandbox.postgres import Postgres
-from airflow_reindex.sandbox.texts import passages
+from airflow_reindex.vectors.embedding.backends import open_model
+from airflow_reindex.vectors.embedding.bisect import embed_items
+from airflow_reindex.vectors.embedding.loaders.payload import PayloadLoader
+from airflow_reindex.vectors.embedding.loaders.settings import PayloadSettings
+from airflow_reindex.vectors.embedding.pipeline import Batch, Kitchen, Unit, read_units
+from airflow_reindex.vectors.model.collection import CollectionInfo, Embedded, Item, Mark
+from airflow_reindex.vectors.model.embedding_model import EmbeddingModel, ModelSpec
+from airflow_reindex.vectors.model.splitting import Splitter
+from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector
+from airflow_reindex.vectors.sync.decide import Rules
+from airflow_reindex.vectors.sync.reconcile import Reconciler
+from sandbox.collection.texts import passages
+from sandbox.servers.postgres import Postgres
 
 OLD = "old"
 T = TypeVar("T")
@@ -63,7 +63,7 @@ def main() -> None:
 def _embedding_server(options: argparse.Namespace) -> Iterator[str]:
     """In a process of its own: its work must not hold this one's interpreter."""
     command = [
-        sys.executable, "-m", "airflow_reindex.sandbox.embedding_server", "--port", "0",
+        sys.executable, "-m", "sandbox.servers.embedding_server", "--port", "0",
         "--model", f"new={options.dimensions}", "--latency", str(options.latency),
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - a list of arguments of its own, no shell

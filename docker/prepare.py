@@ -15,15 +15,16 @@ from typing import Any, cast
 import boto3
 import MySQLdb
 
-from airflow_reindex.collections.backends import open_model
-from airflow_reindex.collections.pgvector import PgVectorStore, connector
-from airflow_reindex.sandbox import grants, topology
-from airflow_reindex.sandbox.catalog import CatalogSpec, generate
-from airflow_reindex.sandbox.cluster import INDEX_DATABASE, REPLICATION_DATABASE, Sandbox
-from airflow_reindex.sandbox.collection_data import SOURCE_MODEL, index_documents, model_connections, word_model
-from airflow_reindex.sandbox.datadir import write_private
-from airflow_reindex.sandbox.names import quote
-from airflow_reindex.sandbox.texts import documents
+from airflow_reindex.vectors.embedding.backends import open_model
+from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector
+from sandbox.catalog.catalog import CatalogSpec, generate
+from sandbox.collection.collection_data import SOURCE_MODEL, index_documents, model_connections, word_model
+from sandbox.collection.texts import documents
+from sandbox.deployment import topology
+from sandbox.servers import grants
+from sandbox.servers.cluster import INDEX_DATABASE, REPLICATION_DATABASE, Sandbox
+from sandbox.servers.datadir import write_private
+from sandbox.servers.names import quote
 
 log = logging.getLogger("prepare")
 

@@ -19,7 +19,7 @@ os.environ.update(
     AIRFLOW__REINDEX__STAGING_URL=str(HOME / "staging"),
 )
 
-pytest_plugins = ["airflow_reindex.sandbox.fixtures", "airflow_reindex.sandbox.pg_fixtures", "tests.fixtures"]
+pytest_plugins = ["sandbox.fixtures", "sandbox.pg_fixtures", "tests.fixtures"]
 
 
 #: Files that take longest: begun first, so that no process works alone in the end.

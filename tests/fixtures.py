@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_reindex.sandbox.cluster import Sandbox
+from sandbox.servers.cluster import Sandbox
 from tests.harness import Build
 
 

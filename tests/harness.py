@@ -15,20 +15,22 @@ import pytest
 
 from airflow_reindex.core.claims import Owner
 from airflow_reindex.core.memory import rows_that_fit
-from airflow_reindex.core.records import recorded, task_records
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import extract, records, steps
-from airflow_reindex.director.plan import Plan
-from airflow_reindex.director.planning import RunContext, make_plan
-from airflow_reindex.director.publish import Published
-from airflow_reindex.director.request import BuildRequest
-from airflow_reindex.director.runs import manifests
-from airflow_reindex.director.servers import Servers
-from airflow_reindex.director.split import Split
-from airflow_reindex.director.tables import IndexTables
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.servers import MariaDBServer
+from airflow_reindex.core.task_records import recorded, task_records
+from airflow_reindex.director import steps
+from airflow_reindex.director.extract import extractor
+from airflow_reindex.director.model import records
+from airflow_reindex.director.model.plan import Plan
+from airflow_reindex.director.model.request import BuildRequest
+from airflow_reindex.director.model.runs import manifests
+from airflow_reindex.director.model.servers import Servers
+from airflow_reindex.director.model.split import Split
+from airflow_reindex.director.model.tables import IndexTables
+from airflow_reindex.director.planning.planning import RunContext, make_plan
+from airflow_reindex.director.publish.publish import Published
+from sandbox.servers.cluster import Sandbox
+from sandbox.servers.servers import MariaDBServer
 
 Columns = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
 
@@ -228,11 +230,11 @@ def assert_same(found: Columns, expected: Columns) -> None:
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list that grows by the number of each chunk that is read from now on."""
     reads: list[int] = []
-    real = extract.stream
+    real = extractor.stream
 
     def stream(source: Any, plan: Any, chunk: int) -> Any:
         reads.append(chunk)
         return real(source, plan, chunk)
 
-    monkeypatch.setattr(extract, "stream", stream)
+    monkeypatch.setattr(extractor, "stream", stream)
     return reads

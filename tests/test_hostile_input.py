@@ -11,19 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reindex.collections.request import ReindexRequest
 from airflow_reindex.core.failures import DETAIL_LIMIT, ReindexError, RequestError, detail
-from airflow_reindex.core.identifiers import quote
 from airflow_reindex.dag_factory.collection import collection_reindex_params
 from airflow_reindex.dag_factory.director import director_index_params
 from airflow_reindex.director.audit.request import AuditRequest
-from airflow_reindex.director.request import BuildRequest
-from airflow_reindex.director.sql import query, session
+from airflow_reindex.director.model.request import BuildRequest
+from airflow_reindex.director.mysql.client import query, session
+from airflow_reindex.director.mysql.identifiers import quote
 from airflow_reindex.hooks.collection import CollectionHook
 from airflow_reindex.hooks.embedding_model import EmbeddingModelHook
 from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.hooks.staging import open_folder
-from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.vectors.model.request import ReindexRequest
+from sandbox.servers.cluster import Sandbox
 from tests.core.samples import examples
 
 SECRET = "s3cr3t-of-the-deployment"

@@ -32,7 +32,7 @@ def test_airflow_finds_the_provider() -> None:
     assert found.providers["airflow-reindex"].version == __version__
     assert found.hooks["qserv"].hook_name == "Qserv"  # type: ignore[union-attr]
     links = set(found.extra_links_class_names)
-    assert {"airflow_reindex.links.ReportLink", "airflow_reindex.links.IndexLink"} <= links
+    assert {"airflow_reindex.operators.links.ReportLink", "airflow_reindex.operators.links.IndexLink"} <= links
 
 
 def test_connection_form_has_the_fields_that_the_hook_reads() -> None:

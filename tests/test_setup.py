@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from airflow_reindex.sandbox import grants, topology
-from airflow_reindex.sandbox.catalog import CatalogSpec, drop
-from airflow_reindex.sandbox.cluster import Sandbox
+from sandbox.catalog.catalog import CatalogSpec, drop
+from sandbox.deployment import topology
+from sandbox.servers import grants
+from sandbox.servers.cluster import Sandbox
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = (

@@ -16,19 +16,20 @@ from rich.console import Console
 from rich.table import Table
 
 from airflow_reindex import config
-from airflow_reindex.collections import leftovers as collection_leftovers
 from airflow_reindex.core.claims import Owner
 from airflow_reindex.core.failures import RequestError, TransientError
-from airflow_reindex.core.leftovers import Condition, Leftover
-from airflow_reindex.core.records import REPORT, is_run_folder, task_records
+from airflow_reindex.core.orphans import Condition, Leftover
 from airflow_reindex.core.report import Status
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import leftovers as director_leftovers
-from airflow_reindex.director.sql import describe, session
+from airflow_reindex.core.task_records import REPORT, is_run_folder, task_records
+from airflow_reindex.director import orphans as director_leftovers
+from airflow_reindex.director.mysql.client import describe, session
+from airflow_reindex.hooks import staging
 from airflow_reindex.hooks.collection import CollectionHook
 from airflow_reindex.hooks.connections import find_connection
 from airflow_reindex.hooks.qserv import QservHook
-from airflow_reindex.staging_sweep import sweep_old_folders
+from airflow_reindex.hooks.staging_sweep import sweep_old_folders
+from airflow_reindex.vectors import orphans as collection_leftovers
 
 
 def doctor(options: argparse.Namespace, out: TextIO) -> int:
@@ -68,7 +69,7 @@ def repair(options: argparse.Namespace, out: TextIO) -> int:
             else:
                 done += [one.name for one in found if one.condition == Condition.ORPHANED]
     if options.yes:
-        sweep_old_folders(config.staging_root().child("none"))
+        sweep_old_folders(staging.staging_root().child("none"))
     else:
         done += [folder.url for folder in _run_folders() if _expired(folder)]
     verb = "removed" if options.yes else "would remove"
@@ -160,7 +161,7 @@ def _timeout() -> float:
 
 
 def _run_folders() -> Iterator[Folder]:
-    for dag in config.staging_root().folders():
+    for dag in staging.staging_root().folders():
         yield from (folder for folder in dag.folders() if is_run_folder(folder))
 
 

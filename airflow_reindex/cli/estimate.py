@@ -17,9 +17,10 @@ from airflow_reindex.cli import show
 from airflow_reindex.core.claims import Contender, Owner
 from airflow_reindex.core.failures import RequestError, TransientError
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director.planning import RunContext, make_plan
-from airflow_reindex.director.request import BuildRequest
-from airflow_reindex.director.sql import describe
+from airflow_reindex.director.model.request import BuildRequest
+from airflow_reindex.director.mysql.client import describe
+from airflow_reindex.director.planning.planning import RunContext, make_plan
+from airflow_reindex.hooks import staging
 from airflow_reindex.hooks.collection import CollectionHook
 from airflow_reindex.hooks.qserv import QservHook
 
@@ -40,7 +41,7 @@ def estimate(options: argparse.Namespace, out: TextIO) -> int:
         make = _reindex
     else:
         raise RequestError("name --database and --director-table of a build, or --source and --dest of a reindex.")
-    folder = config.staging_root().child("estimates", uuid4().hex)
+    folder = staging.staging_root().child("estimates", uuid4().hex)
     owner = Owner(config.deployment(), "airflow-reindex", "estimate", socket.gethostname(), folder.url)
     try:
         figures = make(options, folder, owner)
@@ -73,7 +74,7 @@ def _build(options: argparse.Namespace, folder: Folder, owner: Owner) -> dict[st
         claim_timeout=config.integer("claim_timeout"),
         rows_per_task=config.integer("rows_per_task"),
         memory=config.task_memory(),
-        open_folder=config.former_folder,
+        open_folder=staging.former_folder,
     )
     try:
         plan, figures = make_plan(QservHook(conn_id).servers, request, folder, run)
@@ -83,9 +84,9 @@ def _build(options: argparse.Namespace, folder: Folder, owner: Owner) -> dict[st
 
 
 def _reindex(options: argparse.Namespace, folder: Folder, owner: Owner) -> dict[str, Any]:
-    from airflow_reindex.collections.planning import make_plan as plan_reindex
-    from airflow_reindex.collections.request import ReindexRequest
     from airflow_reindex.hooks.tools import open_tools
+    from airflow_reindex.vectors.model.request import ReindexRequest
+    from airflow_reindex.vectors.planning.planning import make_plan as plan_reindex
 
     conn_id = options.collections or CollectionHook.default_conn_name
     request = ReindexRequest.parse(

@@ -10,15 +10,15 @@ import MySQLdb
 
 from airflow_reindex import metadata
 from airflow_reindex.cli.runs import find, say
-from airflow_reindex.config import run_folder
 from airflow_reindex.core.failures import RequestError, TransientError
-from airflow_reindex.core.records import REPORT
-from airflow_reindex.director.publish import roll_back_statement
-from airflow_reindex.director.servers import Servers
-from airflow_reindex.director.sql import describe, execute, session
-from airflow_reindex.director.tables import IndexTables
+from airflow_reindex.core.task_records import REPORT
+from airflow_reindex.director.model.servers import Servers
+from airflow_reindex.director.model.tables import IndexTables
+from airflow_reindex.director.mysql.client import describe, execute, session
+from airflow_reindex.director.publish.publish import roll_back_statement
 from airflow_reindex.hooks.qserv import QservHook
-from airflow_reindex.view.facts import DIRECTOR
+from airflow_reindex.hooks.staging import run_folder
+from airflow_reindex.monitoring.run_info import DIRECTOR
 
 #: The DAG that takes switches back.
 _DAG = "rollback_collection"

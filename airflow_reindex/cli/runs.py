@@ -13,14 +13,14 @@ from rich.live import Live
 
 from airflow_reindex import metadata
 from airflow_reindex.cli import show
-from airflow_reindex.collections.account import FAILED, read_failed
-from airflow_reindex.config import run_folder
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.report import Status
-from airflow_reindex.view.facts import COLLECTION, RunFacts
-from airflow_reindex.view.failures import COLUMNS, Failures, Filter, read_failures
-from airflow_reindex.view.material import Gatherer, Material
-from airflow_reindex.view.overview import overview
+from airflow_reindex.hooks.staging import run_folder
+from airflow_reindex.monitoring.failures import COLUMNS, Failures, Filter, read_failures
+from airflow_reindex.monitoring.overview import overview
+from airflow_reindex.monitoring.run_info import COLLECTION, RunFacts
+from airflow_reindex.monitoring.run_snapshot import Gatherer, Material
+from airflow_reindex.vectors.account import FAILED, read_failed
 
 #: Statuses that are nobody's wish.
 _BAD = (Status.FAILED, Status.REFUSED, Status.CANCELED)

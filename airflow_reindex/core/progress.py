@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from airflow_reindex.core import pulse
+from airflow_reindex.core import heartbeat
 
 
 def duration(seconds: float) -> str:
@@ -43,7 +43,7 @@ class Progress:
         self._say, self._what, self._total, self._every = say, what, total, every
         self._started = self._said = time.monotonic()
         self.rows = 0
-        self._pulse = pulse.current()
+        self._pulse = heartbeat.current()
 
     def add(self, rows: int, note: str = "") -> None:
         """

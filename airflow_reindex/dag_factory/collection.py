@@ -7,8 +7,6 @@ from typing import Any
 
 from airflow.sdk import DAG, Param
 
-from airflow_reindex.collections.request import BATCH_SIZE, MAX_SAME_VECTORS
-from airflow_reindex.collections.store import Pointer
 from airflow_reindex.dag_factory.params import DEFAULT_ARGS, FLAG, bound, task_args
 from airflow_reindex.operators.collection import (
     AggregateOperator,
@@ -18,6 +16,8 @@ from airflow_reindex.operators.collection import (
     WindowOperator,
 )
 from airflow_reindex.operators.roll_back import RollBackOperator
+from airflow_reindex.vectors.model.request import BATCH_SIZE, MAX_SAME_VECTORS
+from airflow_reindex.vectors.model.store import Pointer
 
 REINDEX_DOC = """
 ### Move a vector collection to another embedding model

@@ -9,17 +9,32 @@ import MySQLdb
 
 from airflow_reindex.core.failures import ClaimLostError, DataError, RequestError, TransientError
 from airflow_reindex.core.memory import rows_that_fit
-from airflow_reindex.core.records import recorded
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import claim, merge, run_buffer
-from airflow_reindex.director.extract import Outcome, missing_chunks, unaccounted
-from airflow_reindex.director.extraction import Extraction
-from airflow_reindex.director.load import Loaded, RangeLoader, create_tables
-from airflow_reindex.director.merge import Merger
-from airflow_reindex.director.plan import Plan
-from airflow_reindex.director.proving import Proof
-from airflow_reindex.director.publish import (
+from airflow_reindex.core.task_records import recorded
+from airflow_reindex.director.coordination import claim
+from airflow_reindex.director.extract import run_buffer
+from airflow_reindex.director.extract.extractor import Outcome, missing_chunks, unaccounted
+from airflow_reindex.director.extract.task import Extraction
+from airflow_reindex.director.load import merge
+from airflow_reindex.director.load.loader import Loaded, RangeLoader, create_tables
+from airflow_reindex.director.load.merge import Merger
+from airflow_reindex.director.model.plan import Plan
+from airflow_reindex.director.model.records import (
+    read_group,
+    read_groups,
+    read_plan,
+    read_source,
+    read_split,
+    write_split,
+)
+from airflow_reindex.director.model.runs import Manifest, accounted, manifests, named
+from airflow_reindex.director.model.servers import Servers
+from airflow_reindex.director.model.split import Source, Split, make_split
+from airflow_reindex.director.model.tables import IndexTables, index_definition
+from airflow_reindex.director.mysql.client import NO_SUCH_TABLE, Connection, code_of, prepare, session, transaction
+from airflow_reindex.director.publish.proof import Proof
+from airflow_reindex.director.publish.publish import (
     Published,
     finish_table,
     roll_back_statement,
@@ -28,12 +43,6 @@ from airflow_reindex.director.publish import (
     swap_possible,
     tidy,
 )
-from airflow_reindex.director.records import read_group, read_groups, read_plan, read_source, read_split, write_split
-from airflow_reindex.director.runs import Manifest, accounted, manifests, named
-from airflow_reindex.director.servers import Servers
-from airflow_reindex.director.split import Source, Split, make_split
-from airflow_reindex.director.sql import NO_SUCH_TABLE, Connection, code_of, prepare, session, transaction
-from airflow_reindex.director.tables import IndexTables, index_definition
 
 log = logging.getLogger(__name__)
 

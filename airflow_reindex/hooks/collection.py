@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from airflow.sdk import BaseHook, Connection
 
 from airflow_reindex import config
-from airflow_reindex.collections.store import Store
 from airflow_reindex.core.failures import ReindexError, RequestError
 from airflow_reindex.hooks.connections import find_connection, json_object
 from airflow_reindex.hooks.encryption import LIBPQ, check_names, check_postgres, check_url, sslmode
+from airflow_reindex.vectors.model.store import Store
 
 
 class CollectionHook(BaseHook):
@@ -76,8 +76,8 @@ class CollectionHook(BaseHook):
 
 def _pgvector(connection: Connection) -> Store:
     try:
-        from airflow_reindex.collections.pgvector.connections import connector
-        from airflow_reindex.collections.pgvector.store import PgVectorStore
+        from airflow_reindex.vectors.stores.pgvector.connections import connector
+        from airflow_reindex.vectors.stores.pgvector.store import PgVectorStore
     except ImportError as error:
         raise RequestError(f"'{error.name}' is not installed: pip install 'airflow-reindex[collections]'.") from error
     host, conn_id, extra = connection.host or "localhost", str(connection.conn_id), connection.extra_dejson
@@ -106,7 +106,7 @@ _LIBPQ = (*LIBPQ, "options", "target_session_attrs", "gssencmode")
 
 def _lancedb(connection: Connection) -> Store:
     try:
-        from airflow_reindex.collections.lance.store import LanceStore
+        from airflow_reindex.vectors.stores.lancedb.store import LanceStore
     except ImportError as error:
         raise RequestError(f"'{error.name}' is not installed: pip install 'airflow-reindex[lancedb]'.") from error
     options = json_object(connection.extra_dejson.get("storage_options"), "storage_options", str(connection.conn_id))

@@ -10,15 +10,15 @@ from urllib.parse import urlsplit
 
 from airflow.sdk import BaseHook, Connection
 
-from airflow_reindex.collections.backends import open_model
-from airflow_reindex.collections.collection import Metric
-from airflow_reindex.collections.embedding import check_vectors, embed_texts
-from airflow_reindex.collections.models import EmbeddingModel, ModelSpec
-from airflow_reindex.collections.probing import check_encoding
 from airflow_reindex.config import check_allowed, embedding_backends
 from airflow_reindex.core.failures import ReindexError, RequestError
 from airflow_reindex.hooks.connections import find_connection, json_object
 from airflow_reindex.hooks.encryption import check_names, check_url
+from airflow_reindex.vectors.embedding.backends import open_model
+from airflow_reindex.vectors.embedding.probing import check_encoding
+from airflow_reindex.vectors.embedding.requests import check_vectors, embed_texts
+from airflow_reindex.vectors.model.collection import Metric
+from airflow_reindex.vectors.model.embedding_model import EmbeddingModel, ModelSpec
 
 
 class EmbeddingModelHook(BaseHook):

@@ -9,21 +9,21 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowException
 
-from airflow_reindex.collections.loaders import Loader
-from airflow_reindex.collections.loaders.payload import PayloadLoader
-from airflow_reindex.collections.loaders.settings import (
+from airflow_reindex.config import loader_definitions
+from airflow_reindex.core.failures import RequestError
+from airflow_reindex.hooks.connections import find_connection
+from airflow_reindex.hooks.databases import database
+from airflow_reindex.hooks.encryption import check_store
+from airflow_reindex.vectors.embedding.loaders.payload import PayloadLoader
+from airflow_reindex.vectors.embedding.loaders.settings import (
     PayloadSettings,
     S3Settings,
     SplitSettings,
     SqlSettings,
     parse,
 )
-from airflow_reindex.collections.splitting import Splitter
-from airflow_reindex.config import loader_definitions
-from airflow_reindex.core.failures import RequestError
-from airflow_reindex.hooks.connections import find_connection
-from airflow_reindex.hooks.databases import database
-from airflow_reindex.hooks.encryption import check_store
+from airflow_reindex.vectors.model.loader import Loader
+from airflow_reindex.vectors.model.splitting import Splitter
 
 _KINDS = {"payload": PayloadSettings, "s3": S3Settings, "sql": SqlSettings}
 
@@ -75,7 +75,7 @@ def _s3(settings: S3Settings) -> Loader:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
-        from airflow_reindex.collections.loaders.s3 import S3Loader
+        from airflow_reindex.vectors.embedding.loaders.s3 import S3Loader
     except ImportError as error:
         raise RequestError(f"S3 needs the extra 's3': pip install 'airflow-reindex[s3]' ({error}).") from error
     connection = find_connection(settings.aws_conn_id)
@@ -98,7 +98,7 @@ def _s3(settings: S3Settings) -> Loader:
 
 
 def _sql(settings: SqlSettings) -> Loader:
-    from airflow_reindex.collections.loaders.sql import SqlLoader
+    from airflow_reindex.vectors.embedding.loaders.sql import SqlLoader
 
     try:
         hook, connect = database(settings.conn_id)

@@ -14,9 +14,9 @@ from airflow.sdk import BaseHook, Connection
 from airflow_reindex.config import check_allowed
 from airflow_reindex.core.failures import ReindexError, RequestError
 from airflow_reindex.core.params import whole_number
-from airflow_reindex.director.servers import Servers
-from airflow_reindex.director.sql import Connect, Patience, code_of, describe, execute, query, session
-from airflow_reindex.director.tables import WORK_DATABASE
+from airflow_reindex.director.model.servers import Servers
+from airflow_reindex.director.model.tables import WORK_DATABASE
+from airflow_reindex.director.mysql.client import Connect, Patience, code_of, describe, execute, query, session
 from airflow_reindex.hooks import encryption, mysql_tls
 from airflow_reindex.hooks.connections import find_connection, json_object
 from airflow_reindex.hooks.mysql_tls import Tls

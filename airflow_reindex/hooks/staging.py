@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 from urllib.parse import urlsplit
 
 from airflow.sdk import ObjectStoragePath
+from airflow.sdk.configuration import conf
 
+from airflow_reindex.config import SECTION
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.hooks.connections import find_connection
@@ -47,3 +50,57 @@ def open_folder(url: str) -> Folder:
     except (ImportError, ValueError) as error:
         raise RequestError(f"staging on {scheme}:// needs a provider, for S3 airflow-reindex[s3]: {error}") from error
     return Folder(filesystem, path.path, f"{scheme}://{where}@" if where else f"{scheme}://")
+
+
+def staging_root() -> Folder:
+    """
+    Where runs keep their files.
+
+    :returns: the folder of ``staging_url``, by default one under AIRFLOW_HOME.
+    """
+    url = conf.get(SECTION, "staging_url", fallback="")
+    home = os.environ.get("AIRFLOW_HOME", "~/airflow")
+    return open_folder(url or os.path.join(os.path.expanduser(home), "reindex-staging"))  # noqa: PTH111, PTH118
+
+
+def run_folder(dag_id: str, run_id: str) -> Folder:
+    """
+    A run's folder.
+
+    :param dag_id: its DAG.
+    :param run_id: its run.
+    :returns: ``<staging_url>/<dag_id>/<run_id>``.
+    """
+    return staging_root().child(dag_id, run_id)
+
+
+def former_folder(url: str) -> Folder:
+    """
+    The folder of a run that this one takes over from.
+
+    :param url: as its claim has it. A claim is not trusted with connections: what lies elsewhere than this deployment's
+        staging folder is left alone.
+    :returns: the folder; an empty one for what is elsewhere.
+    """
+    root = staging_root()
+    return root.inside(url) or root.child("elsewhere")
+
+
+def kept_runs(conn_id: str, index: str) -> Folder | None:
+    """
+    Where the sorted runs of an index's last build are kept for the next one.
+
+    :param conn_id: the qserv connection.
+    :param index: the index table.
+    :returns: a folder below ``staging_url``; ``None`` when the deployment keeps none.
+    """
+    return kept_root().child(conn_id, index) if conf.getboolean(SECTION, "keep_runs") else None
+
+
+def kept_root() -> Folder:
+    """
+    Where all kept runs lie; no DAG can have a name with a blank.
+
+    :returns: a folder below ``staging_url``.
+    """
+    return staging_root().child("kept runs")

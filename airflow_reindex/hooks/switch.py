@@ -7,8 +7,8 @@ from functools import partial
 from importlib import import_module
 
 from airflow_reindex import config
-from airflow_reindex.collections.store import Pointer
 from airflow_reindex.core.failures import RequestError, TransientError
+from airflow_reindex.vectors.model.store import Pointer
 
 
 def switch_hook(given: Callable[[Pointer], None] | None) -> Callable[[Pointer], None] | None:

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from airflow_reindex.collections.pipeline import Kitchen
-from airflow_reindex.collections.planning import Tools
-from airflow_reindex.collections.request import ReindexRequest
 from airflow_reindex.hooks.collection import CollectionHook
 from airflow_reindex.hooks.embedding_model import EmbeddingModelHook
 from airflow_reindex.hooks.loaders import make_loader
+from airflow_reindex.vectors.embedding.pipeline import Kitchen
+from airflow_reindex.vectors.model.request import ReindexRequest
+from airflow_reindex.vectors.sync.tools import Tools
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from airflow.providers.standard.exceptions import HITLRejectException
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from airflow_reindex import config
-from airflow_reindex.collections.plan import read_plan
-from airflow_reindex.core.records import recorded, task_records
 from airflow_reindex.core.staging import Folder
+from airflow_reindex.core.task_records import recorded, task_records
+from airflow_reindex.hooks import staging
 from airflow_reindex.operators.base import skip_dry_run
+from airflow_reindex.vectors.model.plan import read_plan
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -35,7 +35,7 @@ class ApproveOperator(ApprovalOperator):
         :raises AirflowSkipException: the run does not switch, or is one of `airflow dags test`.
         """
         run = context["dag_run"]
-        folder = config.run_folder(run.dag_id, run.run_id)
+        folder = staging.run_folder(run.dag_id, run.run_id)
         skip_dry_run(folder)
         if not read_plan(folder).request.deploy_as_blue:
             raise AirflowSkipException("deploy_as_blue is off: there is nothing to approve")
@@ -53,7 +53,7 @@ class ApproveOperator(ApprovalOperator):
         :raises AirflowFailException: the switch was rejected.
         """
         run = context["dag_run"]
-        folder = config.run_folder(run.dag_id, run.run_id)
+        folder = staging.run_folder(run.dag_id, run.run_id)
         with recorded(folder, "approve", token=read_plan(folder).token) as record:
             who = (event.get("responded_by_user") or {}).get("name", "somebody")
             try:

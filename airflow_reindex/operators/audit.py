@@ -10,25 +10,27 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_reindex import config
 from airflow_reindex.core.failures import ReindexError
-from airflow_reindex.core.records import PLAN
+from airflow_reindex.core.run_outcome import task_states
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.tasks import task_states
-from airflow_reindex.director import records
-from airflow_reindex.director.audit import outcome, steps
+from airflow_reindex.core.task_records import PLAN
+from airflow_reindex.director.audit import report as outcome
+from airflow_reindex.director.audit import steps
 from airflow_reindex.director.audit.index import IndexState, state_of
 from airflow_reindex.director.audit.request import AuditRequest
-from airflow_reindex.director.plan import group_label
-from airflow_reindex.director.planning import RunContext
-from airflow_reindex.director.sql import session
+from airflow_reindex.director.model import records
+from airflow_reindex.director.model.plan import group_label
+from airflow_reindex.director.mysql.client import session
+from airflow_reindex.director.planning.planning import RunContext
+from airflow_reindex.hooks import staging
 from airflow_reindex.hooks.qserv import QservHook
-from airflow_reindex.links import IndexLink, ReportLink
 from airflow_reindex.operators.base import ReindexOperator
 from airflow_reindex.operators.director import server_errors
+from airflow_reindex.operators.links import IndexLink, ReportLink
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_reindex.director.servers import Servers
+    from airflow_reindex.director.model.servers import Servers
 
 
 class AuditOperator(ReindexOperator):
@@ -67,7 +69,7 @@ class AuditPlanOperator(AuditOperator):
                 claim_timeout=config.integer("claim_timeout"),
                 rows_per_task=config.integer("rows_per_task"),
                 memory=config.task_memory(),
-                open_folder=config.former_folder,
+                open_folder=staging.former_folder,
             )
             plan = steps.plan_audit(QservHook(conn_id).servers, request, folder, run)
         return [

@@ -13,10 +13,11 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow_reindex import config
 from airflow_reindex.core.claims import Owner
 from airflow_reindex.core.failures import ReindexError, TransientError, detail
-from airflow_reindex.core.records import REPORT, now, task_records
 from airflow_reindex.core.report import Report, Status
+from airflow_reindex.core.run_outcome import States, count_states, report_stands
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.tasks import States, count_states, report_stands
+from airflow_reindex.core.task_records import REPORT, now, task_records
+from airflow_reindex.hooks import staging
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +38,7 @@ class ReindexOperator(BaseOperator):
         :returns: the folder.
         """
         run = context["dag_run"]
-        return config.run_folder(run.dag_id, run.run_id)
+        return staging.run_folder(run.dag_id, run.run_id)
 
     def claimant(self, context: Context) -> Owner:
         """
@@ -87,7 +88,7 @@ class ReindexOperator(BaseOperator):
         A task that failed since makes it a thing of the past.
 
         :param folder: the run's folder.
-        :param states: from :func:`airflow_reindex.core.tasks.task_states`.
+        :param states: from :func:`airflow_reindex.core.run_outcome.task_states`.
         :returns: ``None`` when the report is to be made anew.
         """
         written = folder.read_json(REPORT)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_reindex.collections.request import ReindexRequest
 from airflow_reindex.core.failures import RequestError
-from airflow_reindex.director.catalog import director_tables
-from airflow_reindex.director.request import BuildRequest
-from airflow_reindex.director.sql import session
+from airflow_reindex.director.model.catalog import director_tables
+from airflow_reindex.director.model.request import BuildRequest
+from airflow_reindex.director.mysql.client import session
 from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.operators.base import ReindexOperator, airflow_errors
 from airflow_reindex.operators.director import server_errors
+from airflow_reindex.vectors.model.request import ReindexRequest
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

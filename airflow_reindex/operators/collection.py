@@ -16,27 +16,31 @@ from airflow.sdk.exceptions import (
 )
 
 from airflow_reindex import config
-from airflow_reindex.collections import account, outcome, steps
-from airflow_reindex.collections.plan import ITEMS, read_plan
-from airflow_reindex.collections.planning import Tools, make_plan
-from airflow_reindex.collections.request import ReindexRequest
-from airflow_reindex.collections.store import Pointer
 from airflow_reindex.core.claims import Contender
 from airflow_reindex.core.failures import ReindexError, RequestError
-from airflow_reindex.core.pulse import LIVE
-from airflow_reindex.core.records import REPORT, recorded
+from airflow_reindex.core.heartbeat import LIVE
 from airflow_reindex.core.report import Report, Status
+from airflow_reindex.core.run_outcome import task_states
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.tasks import task_states
+from airflow_reindex.core.task_records import REPORT, recorded
+from airflow_reindex.hooks import staging
 from airflow_reindex.hooks.collection import CollectionHook
 from airflow_reindex.hooks.queries import read_queries
+from airflow_reindex.hooks.staging_sweep import sweep_old_folders
 from airflow_reindex.hooks.switch import switch_hook
 from airflow_reindex.hooks.tools import open_tools
-from airflow_reindex.links import CollectionLink, PageLink, ReportLink
 from airflow_reindex.operators import metrics
 from airflow_reindex.operators.base import ReindexOperator, airflow_errors, skip_dry_run
 from airflow_reindex.operators.lineage import collection_lineage, lineage_of
-from airflow_reindex.staging_sweep import sweep_old_folders
+from airflow_reindex.operators.links import CollectionLink, PageLink, ReportLink
+from airflow_reindex.vectors import account, steps
+from airflow_reindex.vectors import report as outcome
+from airflow_reindex.vectors.model.plan import ITEMS, read_plan
+from airflow_reindex.vectors.model.request import ReindexRequest
+from airflow_reindex.vectors.model.store import Pointer
+from airflow_reindex.vectors.planning.planning import make_plan
+from airflow_reindex.vectors.sync.session import claim_of
+from airflow_reindex.vectors.sync.tools import Tools
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -181,7 +185,7 @@ class PlanOperator(CollectionOperator):
     def _listed(self, context: Context, request: ReindexRequest) -> list[str] | None:
         if not request.only_failed_of:
             return None
-        other = config.run_folder(context["dag_run"].dag_id, request.only_failed_of)
+        other = staging.run_folder(context["dag_run"].dag_id, request.only_failed_of)
         listed = [item.object_id for item in account.read_failed(other)]
         if not listed:
             raise RequestError(
@@ -264,7 +268,7 @@ class SwitchOperator(CollectionOperator):
     """
     Switch readers over to the destination.
 
-    :param on_switch: called with a :class:`~airflow_reindex.collections.store.Pointer`, perhaps more than once;
+    :param on_switch: called with a :class:`~airflow_reindex.vectors.model.store.Pointer`, perhaps more than once;
         ``None``: the deployment's setting.
     """
 
@@ -352,7 +356,7 @@ class AggregateOperator(CollectionOperator):
         try:
             store = CollectionHook(plan.conn_id).store
             try:
-                store.release(steps.claim_of(plan, self.claimant(context)))
+                store.release(claim_of(plan, self.claimant(context)))
             finally:
                 store.close()
         except ReindexError as error:

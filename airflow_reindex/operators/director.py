@@ -13,29 +13,32 @@ from airflow.sdk import Asset, AssetAlias
 from airflow_reindex import config
 from airflow_reindex.core.failures import ReindexError, TransientError, detail
 from airflow_reindex.core.kinds import failure_kind
-from airflow_reindex.core.records import PLAN, recorded
 from airflow_reindex.core.report import Failure, Report, Status
+from airflow_reindex.core.run_outcome import task_states
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.tasks import task_states
-from airflow_reindex.director import outcome, records, steps
-from airflow_reindex.director.plan import Plan, group_label
-from airflow_reindex.director.planning import RunContext, make_plan
-from airflow_reindex.director.request import BuildRequest
-from airflow_reindex.director.sql import describe
+from airflow_reindex.core.task_records import PLAN, recorded
+from airflow_reindex.director import report as outcome
+from airflow_reindex.director import steps
+from airflow_reindex.director.model import records
+from airflow_reindex.director.model.plan import Plan, group_label
+from airflow_reindex.director.model.request import BuildRequest
+from airflow_reindex.director.mysql.client import describe
+from airflow_reindex.director.planning.planning import RunContext, make_plan
+from airflow_reindex.hooks import staging
 from airflow_reindex.hooks.qserv import QservHook
-from airflow_reindex.links import IndexLink, PageLink, ReportLink
+from airflow_reindex.hooks.staging_sweep import sweep_old_folders
+from airflow_reindex.monitoring.run_info import RunFacts
+from airflow_reindex.monitoring.run_snapshot import keep
 from airflow_reindex.operators import metrics
 from airflow_reindex.operators.base import ReindexOperator, airflow_errors, skip_dry_run
 from airflow_reindex.operators.lineage import index_lineage, lineage_of
-from airflow_reindex.staging_sweep import sweep_old_folders
-from airflow_reindex.view.facts import RunFacts
-from airflow_reindex.view.material import keep
+from airflow_reindex.operators.links import IndexLink, PageLink, ReportLink
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
-    from airflow_reindex.director.servers import Servers
+    from airflow_reindex.director.model.servers import Servers
 
 #: Consumers schedule on this alias, or on the asset of one index.
 INDEX_ALIAS = "director_index"
@@ -135,8 +138,8 @@ class PlanOperator(DirectorIndexOperator):
             claim_timeout=config.integer("claim_timeout"),
             rows_per_task=config.integer("rows_per_task"),
             memory=config.task_memory(),
-            open_folder=config.former_folder,
-            kept=config.kept_runs(conn_id, request.index_table),
+            open_folder=staging.former_folder,
+            kept=staging.kept_runs(conn_id, request.index_table),
         )
 
 
@@ -267,7 +270,7 @@ class AggregateOperator(DirectorIndexOperator):
         report, failures = self._account(context, folder)
         value = report.as_dict()
         plan = records.read_plan(folder) if report.status is Status.DONE else None
-        kept = config.kept_runs(plan.conn_id, plan.request.index_table) if plan is not None else None
+        kept = staging.kept_runs(plan.conn_id, plan.request.index_table) if plan is not None else None
         if plan is not None:
             self._keep_view(context, folder)
         outcome.write_report(folder, value, failures, kept)

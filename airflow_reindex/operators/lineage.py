@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow_reindex import config
-from airflow_reindex.core.records import PLAN, REPORT, task_records
 from airflow_reindex.core.report import Status
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director.plan import Plan
+from airflow_reindex.core.task_records import PLAN, REPORT, task_records
+from airflow_reindex.director.model.plan import Plan
+from airflow_reindex.hooks import staging
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -29,7 +29,7 @@ def lineage_of(
     :returns: the lineage; ``None`` when there is nothing to tell.
     """
     try:
-        return describe(config.run_folder(ti.dag_id, ti.run_id))
+        return describe(staging.run_folder(ti.dag_id, ti.run_id))
     except Exception as error:
         log.warning("no lineage of this task: %s: %s", type(error).__name__, error)
         return None

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from airflow_reindex.collections.store import Pointer
-from airflow_reindex.collections.switching import roll_back
 from airflow_reindex.hooks.collection import CollectionHook
 from airflow_reindex.hooks.switch import switch_hook
 from airflow_reindex.operators.base import ReindexOperator, airflow_errors
+from airflow_reindex.vectors.cutover.rollback import roll_back
+from airflow_reindex.vectors.model.store import Pointer
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

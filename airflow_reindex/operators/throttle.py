@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow_reindex.director import claim
-from airflow_reindex.director.request import BuildRequest
-from airflow_reindex.director.sql import session
-from airflow_reindex.director.throttle import Limits
+from airflow_reindex.director.coordination import claim
+from airflow_reindex.director.model.limits import Limits
+from airflow_reindex.director.model.request import BuildRequest
+from airflow_reindex.director.mysql.client import session
 from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.operators.base import ReindexOperator
 from airflow_reindex.operators.director import server_errors

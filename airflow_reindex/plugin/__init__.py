@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow.sdk.plugins_manager import AirflowPlugin
 
-from airflow_reindex.links import INTERNAL, PREFIX, root
+from airflow_reindex.operators.links import INTERNAL, PREFIX, root
 from airflow_reindex.plugin.fair_share import FairShare
 
 

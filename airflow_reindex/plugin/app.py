@@ -9,11 +9,12 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from airflow_reindex import __version__, config
-from airflow_reindex.links import INTERNAL
-from airflow_reindex.plugin import pages, qserv, reports, tasks
-from airflow_reindex.plugin.guard import Guard
+from airflow_reindex.operators.links import INTERNAL
+from airflow_reindex.plugin import pages, reports
+from airflow_reindex.plugin.auth_middleware import Guard
+from airflow_reindex.plugin.contracts import qserv, reindex_tasks
+from airflow_reindex.plugin.error_responses import refusal
 from airflow_reindex.plugin.limits import Limits
-from airflow_reindex.plugin.refusals import refusal
 
 
 def create_app() -> FastAPI:
@@ -25,7 +26,7 @@ def create_app() -> FastAPI:
     app = _bare()
     for router in (reports.router, pages.router, qserv.router):
         app.include_router(router)
-    app.include_router(tasks.router, prefix=INTERNAL)
+    app.include_router(reindex_tasks.router, prefix=INTERNAL)
     _describe(app)
     return app
 
@@ -37,7 +38,7 @@ def create_task_app() -> FastAPI:
     :returns: the application.
     """
     app = _bare()
-    app.include_router(tasks.router)
+    app.include_router(reindex_tasks.router)
     _describe(app)
     return app
 

@@ -14,14 +14,14 @@ from fastapi.responses import StreamingResponse
 
 from airflow_reindex import metadata
 from airflow_reindex.core.failures import RequestError
-from airflow_reindex.core.records import now
-from airflow_reindex.links import root, run_path
-from airflow_reindex.plugin.access import REFUSALS, VisibleRun, check_right, readable_dags
-from airflow_reindex.plugin.looks import Looks
-from airflow_reindex.view.facts import COLLECTION, RunFacts
-from airflow_reindex.view.failures import Filter
-from airflow_reindex.view.overview import overview
-from airflow_reindex.view.phases import pieces
+from airflow_reindex.core.task_records import now
+from airflow_reindex.monitoring.failures import Filter
+from airflow_reindex.monitoring.overview import overview
+from airflow_reindex.monitoring.phases import pieces
+from airflow_reindex.monitoring.run_info import COLLECTION, RunFacts
+from airflow_reindex.operators.links import root, run_path
+from airflow_reindex.plugin.permissions import REFUSALS, VisibleRun, check_right, readable_dags
+from airflow_reindex.plugin.run_cache import Looks
 
 router = APIRouter(tags=["Runs"], responses=REFUSALS)
 looks = Looks()

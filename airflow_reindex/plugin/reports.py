@@ -9,9 +9,9 @@ from airflow.api_fastapi.core_api.security import requires_access_dag
 from fastapi import APIRouter, Depends, HTTPException, status
 
 from airflow_reindex import metadata
-from airflow_reindex.config import run_folder
-from airflow_reindex.core.records import REPORT
-from airflow_reindex.plugin.access import REFUSALS
+from airflow_reindex.core.task_records import REPORT
+from airflow_reindex.hooks.staging import run_folder
+from airflow_reindex.plugin.permissions import REFUSALS
 
 router = APIRouter(
     tags=["Reports"],

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from airflow_reindex.sandbox.catalog import CatalogSpec, truth
-from airflow_reindex.sandbox.cluster import INDEX_DATABASE, Sandbox
 from benchmarks.director.measure import Measured, measuring, run_sql
 from benchmarks.director.qserv import DEFINITION
+from sandbox.catalog.catalog import CatalogSpec, truth
+from sandbox.servers.cluster import INDEX_DATABASE, Sandbox
 
 CONNECTIONS, SLICE_ROWS = 2, 250_000
 TABLE = f"`{INDEX_DATABASE}`.`ceiling`"

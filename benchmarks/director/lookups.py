@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from airflow_reindex.sandbox.catalog import CatalogSpec, truth
-from airflow_reindex.sandbox.cluster import INDEX_DATABASE, Sandbox
 from benchmarks.director.measure import run_sql
+from sandbox.catalog.catalog import CatalogSpec, truth
+from sandbox.servers.cluster import INDEX_DATABASE, Sandbox
 
 SIZES = (1, 10, 100, 1000)
 ROUNDS, BLOCK = 12, 25

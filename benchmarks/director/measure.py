@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from airflow_reindex.sandbox.cluster import Sandbox
+from sandbox.servers.cluster import Sandbox
 
 #: What makes the server write dirty pages at once, and for how long at most to wait for it.
 FLUSH = {

@@ -14,18 +14,18 @@ from pathlib import Path
 from uuid import uuid4
 
 from airflow_reindex.core.claims import Owner
-from airflow_reindex.core.records import recorded
 from airflow_reindex.core.staging import Folder
+from airflow_reindex.core.task_records import recorded
 from airflow_reindex.director import steps
-from airflow_reindex.director.adoption import keep_runs
-from airflow_reindex.director.planning import RunContext, make_plan
-from airflow_reindex.director.records import read_plan
-from airflow_reindex.director.request import BuildRequest
-from airflow_reindex.director.servers import Servers
-from airflow_reindex.director.throttle import Limits
+from airflow_reindex.director.model.limits import Limits
+from airflow_reindex.director.model.records import read_plan
+from airflow_reindex.director.model.request import BuildRequest
+from airflow_reindex.director.model.servers import Servers
+from airflow_reindex.director.planning.planning import RunContext, make_plan
+from airflow_reindex.director.planning.reuse import keep_runs
 from airflow_reindex.hooks.staging import open_folder
-from airflow_reindex.sandbox.cluster import Sandbox
 from benchmarks.director.measure import Measured, measuring
+from sandbox.servers.cluster import Sandbox
 
 MEMORY, ROWS_PER_TASK = 512 << 20, 5_000_000
 Task = tuple[str, str, str, str, str, int]

@@ -15,8 +15,8 @@ import threading
 import time
 from pathlib import Path
 
-from airflow_reindex.sandbox.cluster import INDEX_DATABASE, Sandbox
 from benchmarks.director.measure import Measured, measuring, run_sql
+from sandbox.servers.cluster import INDEX_DATABASE, Sandbox
 
 LOADERS = 2
 #: Requests that a worker serves at a time: Qserv's default.

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.sandbox.catalog import CatalogSpec, generate, truth
-from airflow_reindex.sandbox.cluster import INDEX_DATABASE, Sandbox
-from airflow_reindex.sandbox.names import quote
-from airflow_reindex.sandbox.stage import Stage
 from benchmarks.director import ceiling, qserv
 from benchmarks.director.lookups import Latency, Readers, compare
 from benchmarks.director.measure import Measured, run_sql
 from benchmarks.director.object_store import s3_server
 from benchmarks.director.project import Builder, processes
+from sandbox.catalog.catalog import CatalogSpec, generate, truth
+from sandbox.demo.stage import Stage
+from sandbox.servers.cluster import INDEX_DATABASE, Sandbox
+from sandbox.servers.names import quote
 
 MEGA = 1_000_000
 SMALL = CatalogSpec(database="small", rows=10_000, chunks=100, empty_chunks=0)

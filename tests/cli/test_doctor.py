@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from airflow_reindex.cli.__main__ import main
-from airflow_reindex.collections.collection import CollectionInfo
-from airflow_reindex.collections.pgvector import PgVectorStore, connector
 from airflow_reindex.core.claims import Claim, Owner
-from airflow_reindex.sandbox.catalog import CatalogSpec, truth
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.fixtures import CatalogFactory
-from airflow_reindex.sandbox.postgres import Postgres
+from airflow_reindex.vectors.model.collection import CollectionInfo
+from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector
+from sandbox.catalog.catalog import CatalogSpec, truth
+from sandbox.fixtures import CatalogFactory
+from sandbox.servers.cluster import Sandbox
+from sandbox.servers.postgres import Postgres
 from tests.director.claims import claims, finish_whole
 from tests.harness import Build, Factory, assert_same, clean_czar, run_sql
 

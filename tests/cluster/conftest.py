@@ -12,8 +12,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary, generate
-from airflow_reindex.sandbox.deployment import VECTORS, Deployment
+from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, generate
+from sandbox.deployment.deployment import VECTORS, Deployment
 from tests.system.api import DAG, Api
 
 ROOT = Path(__file__).resolve().parents[2]

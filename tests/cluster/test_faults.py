@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from airflow_reindex.sandbox.catalog import CatalogSummary, truth
+from sandbox.catalog.catalog import CatalogSummary, truth
 from tests.cluster.conftest import Cluster
 from tests.harness import assert_same, read_index, working_tables
 from tests.system.api import DAG, instances, trigger

@@ -10,11 +10,11 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
-from airflow_reindex.collections.backends import open_model
-from airflow_reindex.collections.pgvector import PgVectorStore, connector
-from airflow_reindex.sandbox.catalog import truth
-from airflow_reindex.sandbox.collection_data import SOURCE_MODEL, index_documents, word_model
-from airflow_reindex.sandbox.texts import documents
+from airflow_reindex.vectors.embedding.backends import open_model
+from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector
+from sandbox.catalog.catalog import truth
+from sandbox.collection.collection_data import SOURCE_MODEL, index_documents, word_model
+from sandbox.collection.texts import documents
 from tests.cluster.conftest import Cluster
 from tests.harness import assert_same, read_index, working_tables
 from tests.system.api import DAG, instances, trigger

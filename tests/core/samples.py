@@ -11,11 +11,11 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director.columns import Checksum, Rows
-from airflow_reindex.director.plan import Plan, PlannedChunk
-from airflow_reindex.director.request import BuildRequest
-from airflow_reindex.director.run_buffer import layout
-from airflow_reindex.director.runs import RUNS, Manifest, StagedChunk, StagedFile, write_run
+from airflow_reindex.director.extract.run_buffer import layout
+from airflow_reindex.director.model.plan import Plan, PlannedChunk
+from airflow_reindex.director.model.request import BuildRequest
+from airflow_reindex.director.model.runs import RUNS, Manifest, StagedChunk, StagedFile, write_run
+from airflow_reindex.director.mysql.types import Checksum, Rows
 
 #: Set it to 10 or 100 for a longer search, which then takes other examples each time.
 FACTOR = int(os.environ.get("REINDEX_TEST_EXAMPLES", "1"))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reindex.core.failures import RequestError
-from airflow_reindex.core.identifiers import check_identifier, quote
+from airflow_reindex.director.mysql.identifiers import check_identifier, quote
 from tests.core.samples import examples
 
 

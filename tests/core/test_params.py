@@ -8,7 +8,7 @@ import pytest
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.params import whole_number
-from airflow_reindex.director.throttle import DESKS, LEAST_RATE, Limits
+from airflow_reindex.director.model.limits import DESKS, LEAST_RATE, Limits
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from airflow_reindex.core.heartbeat import LIVE, PULSE_SECONDS
 from airflow_reindex.core.progress import Progress
-from airflow_reindex.core.pulse import LIVE, PULSE_SECONDS
 from airflow_reindex.core.reader import JsonFiles
-from airflow_reindex.core.records import recorded
 from airflow_reindex.core.staging import Folder
+from airflow_reindex.core.task_records import recorded
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_new_try_begins_without_the_old_ones_beat(folder: Folder) -> None:
 
 
 def test_work_goes_on_when_its_beat_cannot_be_written(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("airflow_reindex.core.pulse.PULSE_SECONDS", 0.0)
+    monkeypatch.setattr("airflow_reindex.core.heartbeat.PULSE_SECONDS", 0.0)
     with recorded(folder, "load"):
         monkeypatch.setattr(folder, "write_json", lambda *_: 1 / 0)
         Progress(lambda _: None, "load", 10).add(5)

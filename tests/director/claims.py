@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from airflow_reindex.sandbox.catalog import CatalogSummary, truth
+from sandbox.catalog.catalog import CatalogSummary, truth
 from tests.harness import Build, assert_same, run_sql, tables_of
 
 

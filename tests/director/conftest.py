@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from airflow_reindex.sandbox import replication
-from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from sandbox.catalog import replication
+from sandbox.catalog.catalog import CatalogSpec, CatalogSummary
+from sandbox.fixtures import CatalogFactory
+from sandbox.servers.cluster import Sandbox
 from tests.director.failing import Register
 from tests.harness import clean_czar, run_sql
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from airflow_reindex.sandbox.servers import HOST
+from sandbox.servers.servers import HOST
 
 _COLUMN, _END, _ERROR = b"\x03def", b"\xfe", b"\xff"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from airflow_reindex.core.failures import ReindexError
-from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary
-from airflow_reindex.sandbox.cluster import Sandbox
+from sandbox.catalog.catalog import CatalogSpec, CatalogSummary
+from sandbox.servers.cluster import Sandbox
 from tests.harness import Build, run_sql
 
 SPEC = CatalogSpec(rows=4_000, chunks=12, empty_chunks=0)

@@ -14,14 +14,15 @@ import numpy as np
 import airflow_reindex.operators.director  # noqa: F401
 from airflow_reindex.core.memory import rows_that_fit
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import merge, run_buffer
-from airflow_reindex.director.columns import Checksum, Rows
-from airflow_reindex.director.inbox import write_text
-from airflow_reindex.director.merge import Merger
-from airflow_reindex.director.plan import row_group_rows
-from airflow_reindex.director.run_buffer import RunBuffer
-from airflow_reindex.director.runs import StagedChunk, manifests
-from airflow_reindex.director.split import Source, make_split
+from airflow_reindex.director.extract import run_buffer
+from airflow_reindex.director.extract.run_buffer import RunBuffer
+from airflow_reindex.director.load import merge
+from airflow_reindex.director.load.merge import Merger
+from airflow_reindex.director.model.plan import row_group_rows
+from airflow_reindex.director.model.runs import StagedChunk, manifests
+from airflow_reindex.director.model.split import Source, make_split
+from airflow_reindex.director.mysql.bulk_load import write_text
+from airflow_reindex.director.mysql.types import Checksum, Rows
 from tests.core.samples import make_plan
 
 MEMORY = 512 << 20

@@ -12,10 +12,10 @@ import pytest
 
 from airflow_reindex.core.report import Status
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director.outcome import write_report
-from airflow_reindex.director.runs import RUNS, manifests
-from airflow_reindex.sandbox.catalog import CatalogSummary, truth
-from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.director.model.runs import RUNS, manifests
+from airflow_reindex.director.report import write_report
+from sandbox.catalog.catalog import CatalogSummary, truth
+from sandbox.servers.cluster import Sandbox
 from tests.director.claims import finish
 from tests.director.failing import change
 from tests.harness import Build, Columns, Factory, assert_same, count_reads, run_sql

@@ -11,15 +11,17 @@ from airflow_reindex.core.claims import Owner
 from airflow_reindex.core.failures import DataError, RequestError
 from airflow_reindex.core.report import Report, Status
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import merge, split
-from airflow_reindex.director.audit import outcome, steps
+from airflow_reindex.director.audit import report as outcome
+from airflow_reindex.director.audit import steps
 from airflow_reindex.director.audit.index import state_of
 from airflow_reindex.director.audit.request import AuditRequest
-from airflow_reindex.director.planning import RunContext
-from airflow_reindex.director.records import read_plan, read_split
-from airflow_reindex.director.sql import session
-from airflow_reindex.sandbox.catalog import CatalogSummary
-from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.director.load import merge
+from airflow_reindex.director.model import split
+from airflow_reindex.director.model.records import read_plan, read_split
+from airflow_reindex.director.mysql.client import session
+from airflow_reindex.director.planning.planning import RunContext
+from sandbox.catalog.catalog import CatalogSummary
+from sandbox.servers.cluster import Sandbox
 from tests.director.claims import finish
 from tests.harness import Build, Factory, run_sql, sandbox_servers, tables_of
 

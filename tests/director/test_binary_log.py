@@ -11,9 +11,9 @@ import pytest
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.hooks.qserv import QservHook
-from airflow_reindex.sandbox import grants
-from airflow_reindex.sandbox.catalog import CatalogSpec, generate, truth
-from airflow_reindex.sandbox.cluster import Sandbox
+from sandbox.catalog.catalog import CatalogSpec, generate, truth
+from sandbox.servers import grants
+from sandbox.servers.cluster import Sandbox
 from tests.director.claims import finish_whole
 from tests.harness import Build, assert_same, run_sql
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from airflow_reindex.sandbox.catalog import CatalogSpec, truth
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from sandbox.catalog.catalog import CatalogSpec, truth
+from sandbox.fixtures import CatalogFactory
 from tests.harness import Build, assert_same, tables_of
 
 SMALL = CatalogSpec(rows=30_000, chunks=60)

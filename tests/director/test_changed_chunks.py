@@ -9,13 +9,14 @@ import MySQLdb
 import pytest
 
 from airflow_reindex.core.failures import DataError, RequestError, TransientError
-from airflow_reindex.core.tasks import States
-from airflow_reindex.director import proving, split
-from airflow_reindex.director.outcome import make_report
-from airflow_reindex.director.request import BuildRequest, ChangedChunks
-from airflow_reindex.director.rereading import Rereader
-from airflow_reindex.sandbox.catalog import CatalogSummary
-from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.core.run_outcome import States
+from airflow_reindex.director.model import split
+from airflow_reindex.director.model.request import BuildRequest, ChangedChunks
+from airflow_reindex.director.publish import proof
+from airflow_reindex.director.publish.rereading import Rereader
+from airflow_reindex.director.report import make_report
+from sandbox.catalog.catalog import CatalogSummary
+from sandbox.servers.cluster import Sandbox
 from tests.director.failing import assert_old_index, change, make_old_index, worker_of
 from tests.director.test_adoption import Sky
 from tests.harness import Build, Factory, assert_same, run_sql
@@ -136,7 +137,7 @@ def test_a_crash_between_reading_again_and_the_swap(
     run = loaded(build, changing, changed_chunks="reread")
     alter(changing, DELETE, NEW_KEY)
     with monkeypatch.context() as patch:
-        patch.setattr(proving.Proof, "_verified", _killed)
+        patch.setattr(proof.Proof, "_verified", _killed)
         with pytest.raises(KeyboardInterrupt):
             run.publish()
     assert_old_index(run)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from airflow_reindex.director.columns import Checksum, Rows
-from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.director.mysql.types import Checksum, Rows
+from sandbox.servers.cluster import Sandbox
 
 P = 2147483647
 

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from airflow_reindex.core.failures import ConflictError
-from airflow_reindex.director import checks, claim, sql
-from airflow_reindex.sandbox.catalog import CatalogSummary
+from airflow_reindex.director.coordination import claim
+from airflow_reindex.director.mysql import client
+from airflow_reindex.director.planning import checks
+from sandbox.catalog.catalog import CatalogSummary
 from tests.director.claims import assert_published, before_first_call, claim_row, claims, finish, wait_for
 from tests.harness import Build, Factory, run_sql
 
@@ -147,7 +149,7 @@ class TestRaces:
             if text.startswith("SELECT deployment") and not moved:
                 moved.append(text)
                 heir.plan()
-            return sql.query(connection, text, args)
+            return client.query(connection, text, args)
 
         monkeypatch.setattr(claim, "query", query)
         with pytest.raises(ConflictError, match="is being built by run 'heir'"):

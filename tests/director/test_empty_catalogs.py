@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_reindex.sandbox.catalog import CatalogSpec
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from sandbox.catalog.catalog import CatalogSpec
+from sandbox.fixtures import CatalogFactory
+from sandbox.servers.cluster import Sandbox
 from tests.director.failing import Register, configure, live
 from tests.harness import Build, Factory, run_sql
 

@@ -10,9 +10,9 @@ import pytest
 
 from airflow_reindex.core.failures import DataError, ReindexError, TransientError
 from airflow_reindex.core.report import Failure
-from airflow_reindex.sandbox.catalog import truth
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from sandbox.catalog.catalog import truth
+from sandbox.fixtures import CatalogFactory
+from sandbox.servers.cluster import Sandbox
 from tests.director.failing import SPEC, assert_old_index, change, fails, make_old_index, worker_of
 from tests.harness import Build, Factory, assert_same, run_sql, tables_of
 

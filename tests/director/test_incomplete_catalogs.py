@@ -13,17 +13,17 @@ import pytest
 from airflow_reindex.core.claims import Owner
 from airflow_reindex.core.failures import RequestError, TransientError
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import outcome
-from airflow_reindex.director.audit import outcome as audit_outcome
+from airflow_reindex.director import report as outcome
+from airflow_reindex.director.audit import report as audit_outcome
 from airflow_reindex.director.audit.index import state_of
 from airflow_reindex.director.audit.request import AuditRequest
 from airflow_reindex.director.audit.steps import plan_audit
-from airflow_reindex.director.planning import RunContext
-from airflow_reindex.director.records import read_plan
-from airflow_reindex.director.sql import Connection, session
-from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from airflow_reindex.director.model.records import read_plan
+from airflow_reindex.director.mysql.client import Connection, session
+from airflow_reindex.director.planning.planning import RunContext
+from sandbox.catalog.catalog import CatalogSpec, CatalogSummary
+from sandbox.fixtures import CatalogFactory
+from sandbox.servers.cluster import Sandbox
 from tests.director.failing import Register, assert_old_index, change, configure, live, make_old_index, worker_of
 from tests.harness import Build, Factory, run_sql, working_tables
 

@@ -8,11 +8,11 @@ import pytest
 
 from airflow_reindex.core.failures import DataError
 from airflow_reindex.core.report import Failure
-from airflow_reindex.director.records import read_split
-from airflow_reindex.director.split import make_split
-from airflow_reindex.sandbox.catalog import truth
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from airflow_reindex.director.model.records import read_split
+from airflow_reindex.director.model.split import make_split
+from sandbox.catalog.catalog import truth
+from sandbox.fixtures import CatalogFactory
+from sandbox.servers.cluster import Sandbox
 from tests.director.failing import SPEC, assert_old_index, change, fails, live, make_old_index, worker_of
 from tests.harness import Build, Factory, assert_same, run_sql
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from airflow_reindex.core.failures import RequestError, TransientError
-from airflow_reindex.director import proving
-from airflow_reindex.director.inbox import write_text
-from airflow_reindex.director.publish import verify
-from airflow_reindex.sandbox import grants
-from airflow_reindex.sandbox.catalog import truth
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from airflow_reindex.director.mysql.bulk_load import write_text
+from airflow_reindex.director.publish import proof
+from airflow_reindex.director.publish.publish import verify
+from sandbox.catalog.catalog import truth
+from sandbox.fixtures import CatalogFactory
+from sandbox.servers import grants
+from sandbox.servers.cluster import Sandbox
 from tests.core.samples import rows_of
 from tests.director.failing import SPEC, assert_old_index, make_old_index
 from tests.harness import Factory, assert_same, run_sql
@@ -100,7 +100,7 @@ class TestLoadSettings:
             time.sleep(1.5)  # the condition under test is the time itself
             return verify(*args)
 
-        monkeypatch.setattr(proving, "verify", slow_verify)
+        monkeypatch.setattr(proof, "verify", slow_verify)
         with set_global(sandbox, "wait_timeout", "1", "28800"):
             run.run()
         assert_same(run.index(), truth(SPEC).index_rows())

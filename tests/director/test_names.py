@@ -9,9 +9,10 @@ from typing import Literal
 
 import pytest
 
-from airflow_reindex.core.identifiers import quote
-from airflow_reindex.sandbox import grants, replication
-from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.director.mysql.identifiers import quote
+from sandbox.catalog import replication
+from sandbox.servers import grants
+from sandbox.servers.cluster import Sandbox
 from tests.harness import Factory, run_sql
 
 Mode = Literal["replication", "scan"]

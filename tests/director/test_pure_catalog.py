@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from airflow_reindex.core.failures import RequestError
-from airflow_reindex.director.catalog import DirectorTable, check_workers, from_scan
-from airflow_reindex.director.columns import IntegerType
-from airflow_reindex.director.inventory import TableInfo
-from airflow_reindex.director.request import BuildRequest
+from airflow_reindex.director.model.catalog import DirectorTable, check_workers, from_scan
+from airflow_reindex.director.model.inventory import TableInfo
+from airflow_reindex.director.model.request import BuildRequest
+from airflow_reindex.director.mysql.types import IntegerType
 
 REQUEST = BuildRequest(database="lsst", director_table="Object")
 COLUMNS = {"objectId": "bigint(20) NOT NULL", "ra": "double", "chunkId": "int(11)", "subChunkId": "int(11) NOT NULL"}

@@ -8,10 +8,10 @@ import pytest
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import checks
-from airflow_reindex.director.checks import granted
-from airflow_reindex.director.room import INDEX_BYTES
-from airflow_reindex.director.runs import STAGED_BYTES
+from airflow_reindex.director.model.runs import STAGED_BYTES
+from airflow_reindex.director.mysql.disk_space import INDEX_BYTES
+from airflow_reindex.director.planning import checks
+from airflow_reindex.director.planning.checks import granted
 
 USAGE = "GRANT USAGE ON *.* TO `reindex`@`%` IDENTIFIED BY PASSWORD '*6BB4837EB74329105EE4568DDA7DC67ED2CA2AD9'"
 TO = " TO `reindex`@`%`"

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_reindex.core.failures import RequestError
-from airflow_reindex.director.columns import Checksum, IntegerType, Rows
+from airflow_reindex.director.mysql.types import Checksum, IntegerType, Rows
 from tests.core.samples import Row, examples, rows_of, tuples
 
 #: The numbers in the statement: what is kept of a key and set in it, of a sub-chunk, the chunk's spread, the divisor.

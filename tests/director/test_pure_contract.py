@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reindex.dag_factory.director import director_index_params
-from airflow_reindex.director.contract import (
+from airflow_reindex.director.model.request import BuildRequest
+from airflow_reindex.plugin.contracts import qserv
+from airflow_reindex.plugin.contracts.qserv_protocol import (
     MIN_VERSION,
     NO_VERSION,
     VERSION,
@@ -24,8 +26,6 @@ from airflow_reindex.director.contract import (
     read_body,
     read_index_call,
 )
-from airflow_reindex.director.request import BuildRequest
-from airflow_reindex.plugin import qserv
 from tests.core.samples import examples
 
 JSON = st.recursive(

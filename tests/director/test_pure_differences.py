@@ -8,16 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reindex.director.audit.differences import (
-    MISSING,
-    MOST_CHUNKS,
-    NO_CHUNK,
-    SURPLUS,
-    WRONG,
-    Differences,
-)
+from airflow_reindex.director.audit.differences import MISSING, MOST_CHUNKS, NO_CHUNK, SURPLUS, WRONG, Differences
 from airflow_reindex.director.audit.ledger import Ledger, Scope
-from airflow_reindex.director.columns import Rows
+from airflow_reindex.director.mysql.types import Rows
 from tests.core.samples import Row, examples, rows_of
 
 ROWS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2), st.integers(0, 1)), max_size=14)

@@ -17,22 +17,17 @@ from MySQLdb.constants import FIELD_TYPE
 
 from airflow_reindex.core.failures import ClaimLostError, DataError, SpaceError, TransientError
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import extract, run_buffer, runs
-from airflow_reindex.director.columns import Checksum, IntegerType, Rows
-from airflow_reindex.director.extract import (
-    Extractor,
-    Source,
-    missing_chunks,
-    stream,
-    unaccounted,
-)
-from airflow_reindex.director.inventory import TableInfo
-from airflow_reindex.director.plan import Plan
-from airflow_reindex.director.run_buffer import RunBuffer, layout
-from airflow_reindex.director.runs import RUNS, StagedChunk, accounted, manifests, read_part
-from airflow_reindex.director.sql import is_transient
-from airflow_reindex.director.throttle import Watch
-from airflow_reindex.director.tuples import as_rows
+from airflow_reindex.director.coordination.throttle import Watch
+from airflow_reindex.director.extract import extractor, run_buffer
+from airflow_reindex.director.extract.extractor import Extractor, Source, missing_chunks, stream, unaccounted
+from airflow_reindex.director.extract.run_buffer import RunBuffer, layout
+from airflow_reindex.director.model import runs
+from airflow_reindex.director.model.inventory import TableInfo
+from airflow_reindex.director.model.plan import Plan
+from airflow_reindex.director.model.runs import RUNS, StagedChunk, accounted, manifests, read_part
+from airflow_reindex.director.mysql.client import is_transient
+from airflow_reindex.director.mysql.tuples import as_rows
+from airflow_reindex.director.mysql.types import Checksum, IntegerType, Rows
 from tests.core.samples import TOKEN, Row, examples, make_plan, manifest, planned, rows_of, staged, tuples
 
 BIGINT = IntegerType.parse("BIGINT", "k")
@@ -331,17 +326,17 @@ class Cursor(Connection):
 @pytest.fixture
 def tables(monkeypatch: pytest.MonkeyPatch) -> Tables:
     """Two workers that both have chunks 1 to 4, of 35 rows each."""
-    monkeypatch.setattr(extract, "FETCH_ROWS", 10)
-    monkeypatch.setattr(extract, "prepare", lambda connection: connection)
-    monkeypatch.setattr(extract, "present_figures", lambda _: None)
-    monkeypatch.setattr(extract, "table_info", lambda connection, _, chunk: connection.tables.info(connection, chunk))
+    monkeypatch.setattr(extractor, "FETCH_ROWS", 10)
+    monkeypatch.setattr(extractor, "prepare", lambda connection: connection)
+    monkeypatch.setattr(extractor, "present_figures", lambda _: None)
+    monkeypatch.setattr(extractor, "table_info", lambda connection, _, chunk: connection.tables.info(connection, chunk))
     made = Tables()
     content = {chunk: [(chunk * 1000 + i, i) for i in range(35)] for chunk in range(1, 5)}
     made.tables = {"w1": dict(content), "w2": dict(content)}
     return made
 
 
-def run(tables: Tables, folder: Folder, capacity: int = 20, **changes: Any) -> tuple[extract.Outcome, list[Row]]:
+def run(tables: Tables, folder: Folder, capacity: int = 20, **changes: Any) -> tuple[extractor.Outcome, list[Row]]:
     """Extract all chunks; the outcome, and all rows that the manifests hold."""
     chunks = [planned(chunk, "w1", "w2") for chunk in range(1, 5)]
     connects = {worker: (lambda name=worker: tables.connect(name)) for worker in tables.tables}

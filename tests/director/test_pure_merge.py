@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import merge, runs
-from airflow_reindex.director.columns import Checksum, Rows
-from airflow_reindex.director.duplicates import QUOTED_CHUNKS, QUOTED_KEYS, Duplicates
-from airflow_reindex.director.merge import Merger
-from airflow_reindex.director.runs import Manifest
-from airflow_reindex.director.split import KeyRange, Source, make_split
+from airflow_reindex.director.load import merge
+from airflow_reindex.director.load.duplicates import QUOTED_CHUNKS, QUOTED_KEYS, Duplicates
+from airflow_reindex.director.load.merge import Merger
+from airflow_reindex.director.model import runs
+from airflow_reindex.director.model.runs import Manifest
+from airflow_reindex.director.model.split import KeyRange, Source, make_split
+from airflow_reindex.director.mysql.types import Checksum, Rows
 from tests.core.samples import TOKEN, Row, examples, rows_of, stage, tuples
 
 LIMITS = {

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reindex.core.failures import DETAIL_LIMIT
-from airflow_reindex.core.records import REPORT, TASKS, TaskRecord
 from airflow_reindex.core.report import QUOTED_FAILURES, Failure, Report, Status
+from airflow_reindex.core.run_outcome import task_states
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.tasks import task_states
-from airflow_reindex.director.outcome import ERRORS, STEPS, make_report, write_report
-from airflow_reindex.director.plan import Plan
-from airflow_reindex.director.records import groups_file, write_plan
+from airflow_reindex.core.task_records import REPORT, TASKS, TaskRecord
+from airflow_reindex.director.model.plan import Plan
+from airflow_reindex.director.model.records import groups_file, write_plan
+from airflow_reindex.director.report import ERRORS, STEPS, make_report, write_report
 from tests.core.samples import TOKEN, examples, make_plan, manifest, planned
 
 BEGIN, END = "2026-01-01T00:00:00.000000Z", "2026-01-01T00:00:10.500000Z"

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reindex.core.windows import MAX_MAPPED_TASKS
-from airflow_reindex.director.inventory import TableInfo
-from airflow_reindex.director.plan import (
+from airflow_reindex.director.model.inventory import TableInfo
+from airflow_reindex.director.model.plan import (
     CHUNK_OVERHEAD_ROWS,
     LEAST_GROUPS_PER_WORKER,
     Plan,
@@ -23,7 +23,7 @@ from airflow_reindex.director.plan import (
     group_label,
     make_groups,
 )
-from airflow_reindex.director.request import BuildRequest
+from airflow_reindex.director.model.request import BuildRequest
 from tests.core.samples import examples, make_plan, planned
 
 WORKERS = ["w1", "w2", "w3", "w4"]

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from airflow_reindex.core.failures import ClaimLostError, ConflictError, DataError, ReindexError, RequestError
-from airflow_reindex.core.records import PLAN, REPORT, TASKS, drop_staged, now, recorded, task_records
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director.records import SPLIT, read_group, read_groups, read_plan, read_split, write_plan
-from airflow_reindex.director.split import make_split
+from airflow_reindex.core.task_records import PLAN, REPORT, TASKS, drop_staged, now, recorded, task_records
+from airflow_reindex.director.model.records import SPLIT, read_group, read_groups, read_plan, read_split, write_plan
+from airflow_reindex.director.model.split import make_split
 from tests.core.samples import TOKEN, make_plan, manifest, planned
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.params import flag
-from airflow_reindex.director.request import FLAGS, BuildRequest
+from airflow_reindex.director.model.request import FLAGS, BuildRequest
 
 NAMES = {"database": "lsst", "director_table": "Object"}
 

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 
 from airflow_reindex.core.failures import ReindexError
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import runs
-from airflow_reindex.director.columns import Checksum, Rows
-from airflow_reindex.director.runs import (
+from airflow_reindex.director.model import runs
+from airflow_reindex.director.model.runs import (
     RUNS,
     Manifest,
     StagedChunk,
@@ -31,6 +30,7 @@ from airflow_reindex.director.runs import (
     read_part,
     write_run,
 )
+from airflow_reindex.director.mysql.types import Checksum, Rows
 from tests.core.samples import TOKEN, examples, manifest, rows_of, tuples
 
 EXTREMES = {

@@ -11,13 +11,14 @@ import pytest
 
 from airflow_reindex.core.memory import rows_that_fit
 from airflow_reindex.core.windows import MAX_MAPPED_TASKS
-from airflow_reindex.director import merge, run_buffer
-from airflow_reindex.director.columns import Checksum
-from airflow_reindex.director.estimate import Build, estimate, main
-from airflow_reindex.director.inventory import TableInfo
-from airflow_reindex.director.plan import Plan, assign, group_as_list, group_label, make_groups, row_group_rows
-from airflow_reindex.director.runs import GROUPS_IN_FILE, SAMPLES, Manifest, StagedChunk, StagedFile
-from airflow_reindex.director.split import SLICE_ROWS, Source, Split, make_split
+from airflow_reindex.director.extract import run_buffer
+from airflow_reindex.director.load import merge
+from airflow_reindex.director.model.inventory import TableInfo
+from airflow_reindex.director.model.plan import Plan, assign, group_as_list, group_label, make_groups, row_group_rows
+from airflow_reindex.director.model.runs import GROUPS_IN_FILE, SAMPLES, Manifest, StagedChunk, StagedFile
+from airflow_reindex.director.model.split import SLICE_ROWS, Source, Split, make_split
+from airflow_reindex.director.mysql.types import Checksum
+from airflow_reindex.director.planning.estimate import Build, estimate, main
 from tests.core.samples import TOKEN, make_plan
 
 ROWS, CHUNKS, WORKERS = 20_000_000_000, 146_332, 40

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reindex.core.windows import MAX_MAPPED_TASKS
-from airflow_reindex.director.columns import Checksum
-from airflow_reindex.director.runs import Manifest, StagedFile
-from airflow_reindex.director.split import LEAST_RANGES, KeyRange, Split, make_split, quantiles
+from airflow_reindex.director.model.runs import Manifest, StagedFile
+from airflow_reindex.director.model.split import LEAST_RANGES, KeyRange, Split, make_split, quantiles
+from airflow_reindex.director.mysql.types import Checksum
 from tests.core.samples import TOKEN, examples, manifest, staged
 
 SIGNED, UNSIGNED = st.integers(-(1 << 63), (1 << 63) - 1), st.integers(0, (1 << 64) - 1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from airflow_reindex.core.failures import ConflictError, RequestError
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from sandbox.fixtures import CatalogFactory
+from sandbox.servers.cluster import Sandbox
 from tests.director.failing import SPEC, Register, assert_old_index, configure, make_old_index
 from tests.harness import Build, Factory, run_sql, tables_of
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from airflow_reindex import config
 from airflow_reindex.core.failures import RequestError
-from airflow_reindex.core.records import recorded
-from airflow_reindex.staging_sweep import sweep_old_folders
+from airflow_reindex.core.task_records import recorded
+from airflow_reindex.hooks.staging import run_folder
+from airflow_reindex.hooks.staging_sweep import sweep_old_folders
 
 DAG, DAYS = "build_director_index", 3
 #: Names as Airflow makes them.
@@ -29,7 +29,7 @@ def staging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def stage(days_ago: float, *, dag: str = DAG, run: str = RUN, name: str = "runs/0.npy") -> Path:
     """Write a file of a run and the record of its plan, so many days ago; its run's folder."""
-    folder = config.run_folder(dag, run)
+    folder = run_folder(dag, run)
     with recorded(folder, "plan"):
         folder.write(name, b"rows")
     age(Path(folder.root), days_ago)
@@ -45,7 +45,7 @@ def age(folder: Path, days: float) -> None:
 
 def sweep() -> None:
     """The sweep of the present run."""
-    sweep_old_folders(keep=config.run_folder(DAG, PRESENT))
+    sweep_old_folders(keep=run_folder(DAG, PRESENT))
 
 
 def test_old_folder_goes() -> None:

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import claim, run_buffer, steps
-from airflow_reindex.director.runs import manifests
-from airflow_reindex.sandbox.catalog import CatalogSummary, truth
-from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.director import steps
+from airflow_reindex.director.coordination import claim
+from airflow_reindex.director.extract import run_buffer
+from airflow_reindex.director.model.runs import manifests
+from sandbox.catalog.catalog import CatalogSummary, truth
+from sandbox.servers.cluster import Sandbox
 from tests.director.claims import assert_published, before_first_call, claim_row, claims, finish
 from tests.harness import Build, Factory, assert_same, count_reads, run_sql
 

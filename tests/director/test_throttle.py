@@ -14,17 +14,20 @@ import pytest
 
 from airflow_reindex.core.claims import Keeper
 from airflow_reindex.core.failures import ClaimLostError, ConflictError, RequestError
-from airflow_reindex.director import claim, extract, extraction, steps, throttle
-from airflow_reindex.director.load import markers
-from airflow_reindex.director.records import read_split
-from airflow_reindex.director.request import BuildRequest
-from airflow_reindex.director.split import make_split
-from airflow_reindex.director.sql import Connection, prepare, session
-from airflow_reindex.director.throttle import Desk, Limits, Pace, Watch, working
-from airflow_reindex.director.turns import Turns
-from airflow_reindex.sandbox.catalog import CatalogSpec
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from airflow_reindex.director import steps
+from airflow_reindex.director.coordination import claim, throttle
+from airflow_reindex.director.coordination.scheduler import Turns
+from airflow_reindex.director.coordination.throttle import Desk, Pace, Watch, working
+from airflow_reindex.director.extract import extractor, task
+from airflow_reindex.director.load.loader import markers
+from airflow_reindex.director.model.limits import Limits
+from airflow_reindex.director.model.records import read_split
+from airflow_reindex.director.model.request import BuildRequest
+from airflow_reindex.director.model.split import make_split
+from airflow_reindex.director.mysql.client import Connection, prepare, session
+from sandbox.catalog.catalog import CatalogSpec
+from sandbox.fixtures import CatalogFactory
+from sandbox.servers.cluster import Sandbox
 from tests.director.claims import assert_published
 from tests.harness import Build, Factory
 
@@ -162,10 +165,10 @@ def test_a_slow_worker_does_not_hold_up_the_other(
     run = build(made.spec.database)
     run.rows_per_task = 5_000
     run.servers = replace(run.servers, worker_connections=1)
-    monkeypatch.setattr(extraction, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(task, "WAIT_SECONDS", 0.05)
     plan = run.plan()
     slow = plan.groups[0][0].workers[0]
-    real, order, busy = extract.stream, [], dict.fromkeys(run.servers.workers, 0)
+    real, order, busy = extractor.stream, [], dict.fromkeys(run.servers.workers, 0)
     most, lock = dict(busy), threading.Lock()
 
     def stream(source: Any, given: Any, chunk: int) -> Any:
@@ -183,7 +186,7 @@ def test_a_slow_worker_does_not_hold_up_the_other(
             with lock:
                 busy[worker] -= 1
 
-    monkeypatch.setattr(extract, "stream", stream)
+    monkeypatch.setattr(extractor, "stream", stream)
     # As Airflow would start them with two slots: in the order of their numbers.
     queue, failed = iter(range(len(plan.groups))), []
 

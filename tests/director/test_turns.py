@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 
 from airflow_reindex.core.failures import DataError
-from airflow_reindex.director import claim, extract, extraction, steps, turns
-from airflow_reindex.director.plan import Plan
-from airflow_reindex.director.sql import Connect, session
-from airflow_reindex.director.turns import Turns
-from airflow_reindex.sandbox.catalog import CatalogSpec
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from airflow_reindex.director import steps
+from airflow_reindex.director.coordination import claim, scheduler
+from airflow_reindex.director.coordination.scheduler import Turns
+from airflow_reindex.director.extract import extractor
+from airflow_reindex.director.extract import task as extraction
+from airflow_reindex.director.model.plan import Plan
+from airflow_reindex.director.mysql.client import Connect, session
+from sandbox.catalog.catalog import CatalogSpec
+from sandbox.fixtures import CatalogFactory
 from tests.director.claims import assert_published, wait_for
 from tests.harness import Build, Factory, count_reads, run_sql
 
@@ -111,7 +114,7 @@ def test_tasks_that_turn_to_each_others_worker_do_not_wait_for_good(
         # Both tasks read a chunk of their own worker, and turn to the other's for the next one.
         table = f"`{made.spec.database}`.`Object_{group[1].chunk}`"
         run_sql(run.sandbox.workers[worker], f"DROP TABLE {table}")
-    meet, real = threading.Barrier(2, timeout=180), extract.stream
+    meet, real = threading.Barrier(2, timeout=180), extractor.stream
     firsts = {group[0].chunk for group in two.values()}
 
     def stream(source: Any, given: Plan, chunk: int) -> Iterator[Any]:
@@ -119,7 +122,7 @@ def test_tasks_that_turn_to_each_others_worker_do_not_wait_for_good(
             meet.wait()
         yield from real(source, given, chunk)
 
-    monkeypatch.setattr(extract, "stream", stream)
+    monkeypatch.setattr(extractor, "stream", stream)
     assert in_slots(run, 2) == []
     assert set(counted.most.values()) == {1}
     assert set(counted.now.values()) == {0}
@@ -159,7 +162,7 @@ def test_a_group_that_fails_is_not_read_again_and_again_by_a_task_that_waits(
     run.rows_per_task = 10**6
     plan = run.plan()
     own, other = plan.groups
-    reads, real = count_reads(monkeypatch), extract.stream
+    reads, real = count_reads(monkeypatch), extractor.stream
     there = [chunk.chunk for chunk in other]
 
     def stream(source: Any, given: Plan, chunk: int) -> Any:
@@ -168,7 +171,7 @@ def test_a_group_that_fails_is_not_read_again_and_again_by_a_task_that_waits(
             raise DataError("nothing of this group can be read")
         return rows
 
-    monkeypatch.setattr(extract, "stream", stream)
+    monkeypatch.setattr(extractor, "stream", stream)
     with ExitStack() as stack:
         for _ in range(run.servers.worker_connections):
             assert Turns(stack.enter_context(session(run.servers.czar)), "other build", 4).admit(own[0].workers[0])
@@ -182,7 +185,7 @@ def test_a_group_that_fails_is_not_read_again_and_again_by_a_task_that_waits(
     assert run.staged_chunks() == sorted(chunk.chunk for chunk in own)
     with pytest.raises(DataError, match="chunks failed"):
         run.extract(1)
-    monkeypatch.setattr(extract, "stream", real)
+    monkeypatch.setattr(extractor, "stream", real)
     run.extract(1)
     publish(run)
     assert_published(run, made)
@@ -210,8 +213,8 @@ def test_a_task_whose_group_another_one_has_read_has_nothing_to_do(
 def test_a_task_whose_network_is_cut_keeps_its_locks_for_minutes_only(
     catalog: CatalogFactory, build: Factory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turns, "SILENT_SECONDS", 2)
-    monkeypatch.setattr(turns, "STAY_SECONDS", 0.2)
+    monkeypatch.setattr(scheduler, "SILENT_SECONDS", 2)
+    monkeypatch.setattr(scheduler, "STAY_SECONDS", 0.2)
     run = build(catalog(CatalogSpec(rows=100, chunks=2)).spec.database)
     with ExitStack() as stack:
         cut, lively, other = (Turns(stack.enter_context(session(run.servers.czar)), "plan", 1) for _ in range(3))

@@ -12,12 +12,13 @@ import pytest
 
 from airflow_reindex.core.failures import DataError
 from airflow_reindex.core.report import Status
-from airflow_reindex.director import extract, settings
-from airflow_reindex.director.sql import query, session
-from airflow_reindex.director.wire import usable
-from airflow_reindex.sandbox.catalog import CatalogSummary, truth
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.servers import MariaDBServer
+from airflow_reindex.director.extract import extractor
+from airflow_reindex.director.mysql import session_settings
+from airflow_reindex.director.mysql.binary_protocol import usable
+from airflow_reindex.director.mysql.client import query, session
+from sandbox.catalog.catalog import CatalogSummary, truth
+from sandbox.servers.cluster import Sandbox
+from sandbox.servers.servers import MariaDBServer
 from tests.director.cutting import CuttingProxy
 from tests.director.failing import assert_old_index, change, make_old_index, worker_of
 from tests.director.test_audit import Audit
@@ -54,7 +55,7 @@ HOSTILE = {
 HOSTILE_TO_TRANSACTIONS = {"tx_isolation": "'READ-UNCOMMITTED'", "tx_read_only": "1"}
 #: Whether the server sees by itself that a table is damaged depends on where the damage lies.
 TOLD = re.compile(r"[\d,]+ rows were read, the table has 1,917: it is damaged|is marked as crashed")
-OF_MARIADB = [one for one in settings.SETTINGS if not one.only.startswith("/*!5")]
+OF_MARIADB = [one for one in session_settings.SETTINGS if not one.only.startswith("/*!5")]
 
 
 @contextlib.contextmanager
@@ -77,7 +78,7 @@ class TestSettings:
     def test_each_one_is_pinned(self, sandbox: Sandbox) -> None:
         server = sandbox.workers["worker-1"]
         assert set(HOSTILE) == {one.name for one in OF_MARIADB}
-        assert all(one.reason for one in settings.SETTINGS)
+        assert all(one.reason for one in session_settings.SETTINGS)
         names = ", ".join(f"@@SESSION.{name}" for name in (*HOSTILE, *HOSTILE_TO_TRANSACTIONS))
         with session(lambda: server.connect("reindex")) as connection:
             well = query(connection, f"SELECT {names}")
@@ -159,7 +160,7 @@ class TestProxies:
         engine: str,
         fast: bool,
     ) -> None:
-        monkeypatch.setattr(extract, "usable", lambda connection: fast and usable(connection))
+        monkeypatch.setattr(extractor, "usable", lambda connection: fast and usable(connection))
         chunk = max(sky.row_counts, key=lambda number: sky.row_counts[number])
         worker, rows = worker_of(sky, chunk), sky.row_counts[chunk]
         change(sandbox, sky, chunk, "ALTER TABLE {table} ENGINE=" + engine)

@@ -14,17 +14,18 @@ import pytest
 
 from airflow_reindex.core.failures import DataError
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import extract, wire
-from airflow_reindex.director.columns import Checksum
-from airflow_reindex.director.extract import Extractor, Source, stream
-from airflow_reindex.director.run_buffer import RunBuffer
-from airflow_reindex.director.runs import RUNS, accounted, manifests, read_part
-from airflow_reindex.director.sql import Connection, query
-from airflow_reindex.director.throttle import Watch
-from airflow_reindex.director.tuples import as_rows, within
-from airflow_reindex.director.wire import SurpriseError, Wire, usable
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.servers import MariaDBServer
+from airflow_reindex.director.coordination.throttle import Watch
+from airflow_reindex.director.extract import extractor
+from airflow_reindex.director.extract.extractor import Extractor, Source, stream
+from airflow_reindex.director.extract.run_buffer import RunBuffer
+from airflow_reindex.director.model.runs import RUNS, accounted, manifests, read_part
+from airflow_reindex.director.mysql import binary_protocol
+from airflow_reindex.director.mysql.binary_protocol import SurpriseError, Wire, usable
+from airflow_reindex.director.mysql.client import Connection, query
+from airflow_reindex.director.mysql.tuples import as_rows, within
+from airflow_reindex.director.mysql.types import Checksum
+from sandbox.servers.cluster import Sandbox
+from sandbox.servers.servers import MariaDBServer
 from tests.core.samples import TOKEN, make_plan, planned, tuples
 from tests.harness import run_sql
 
@@ -78,7 +79,7 @@ def test_any_number_of_rows_and_the_driver_goes_on(
     worker: MariaDBServer, connection: Connection, monkeypatch: pytest.MonkeyPatch, buffer: int, count: int
 ) -> None:
     # Definitions of columns must fit too.
-    monkeypatch.setattr(wire, "_BUFFER_BYTES", max(buffer, 200))
+    monkeypatch.setattr(binary_protocol, "_BUFFER_BYTES", max(buffer, 200))
     sql = f"SELECT seq, CAST(seq * 3 AS SIGNED) FROM mysql.seq_1_to_{max(count, 1)} WHERE seq <= {count}"
     with Wire(connection) as reader:
         for _ in range(2):
@@ -126,7 +127,7 @@ def chunk(worker: MariaDBServer) -> MariaDBServer:
     return worker
 
 
-def extracted(server: MariaDBServer, folder: Folder) -> tuple[extract.Outcome, int]:
+def extracted(server: MariaDBServer, folder: Folder) -> tuple[extractor.Outcome, int]:
     """Extract both chunks; the outcome, and how many rows the manifests hold."""
     chunks = [planned(1), planned(2)]
     with RunBuffer(folder, make_plan([chunks]), 0, 10_000) as buffer:
@@ -181,7 +182,7 @@ def test_values_out_of_range_are_told(chunk: MariaDBServer, tmp_path: Any) -> No
 
 
 def test_a_connection_that_dies_is_the_drivers_error(chunk: MariaDBServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "_BUFFER_BYTES", 4096)
+    monkeypatch.setattr(binary_protocol, "_BUFFER_BYTES", 4096)
     run_sql(chunk, "CREATE TABLE lsst.Object_3 SELECT seq AS objectId, 1 AS subChunkId FROM mysql.seq_1_to_900000")
     source = Source.open(chunk.connect)
     answer = stream(source, make_plan(), 3)
@@ -197,7 +198,7 @@ def test_a_protocol_that_is_not_known_is_left_to_the_driver(
     chunk: MariaDBServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As a server answers a client library that has agreed to send attributes with each query.
-    monkeypatch.setattr(wire, "_QUERY", 0x7F)
+    monkeypatch.setattr(binary_protocol, "_QUERY", 0x7F)
     source = Source.open(chunk.connect)
     assert source.wire is None
     assert sum(len(rows) for rows in stream(source, make_plan(), 1)) == 30_000
@@ -208,7 +209,7 @@ def test_a_protocol_that_is_not_known_is_left_to_the_driver(
 def test_rows_before_a_surprise_are_not_counted_twice(
     chunk: MariaDBServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, after: int
 ) -> None:
-    monkeypatch.setattr(wire, "_BUFFER_BYTES", 200_000)
+    monkeypatch.setattr(binary_protocol, "_BUFFER_BYTES", 200_000)
     real, surprises = Wire.stream, list[str]()
 
     def stream(self: Wire, sql: str) -> Any:

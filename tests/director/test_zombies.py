@@ -11,12 +11,18 @@ import MySQLdb
 import pytest
 
 from airflow_reindex.core.failures import ClaimLostError, ReindexError
-from airflow_reindex.director import claim, extract, load, proving, publish, split, sql, steps
-from airflow_reindex.director.records import read_split
-from airflow_reindex.director.runs import manifests
-from airflow_reindex.director.split import Source
-from airflow_reindex.sandbox.catalog import CatalogSummary
-from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.director import steps
+from airflow_reindex.director.coordination import claim
+from airflow_reindex.director.extract import extractor
+from airflow_reindex.director.load import loader
+from airflow_reindex.director.model import split
+from airflow_reindex.director.model.records import read_split
+from airflow_reindex.director.model.runs import manifests
+from airflow_reindex.director.model.split import Source
+from airflow_reindex.director.mysql import client
+from airflow_reindex.director.publish import proof, publish
+from sandbox.catalog.catalog import CatalogSummary
+from sandbox.servers.cluster import Sandbox
 from tests.director.claims import assert_published, before_first_call, claim_row, claims, finish, finish_whole, wait_for
 from tests.harness import Build, Factory, run_sql, tables_of
 
@@ -102,10 +108,10 @@ class TestZombies:
         first, second = runs
         first.plan()
         beat_fast(monkeypatch)
-        real = extract.stream
+        real = extractor.stream
 
         def stream(connection: Any, plan: Any, chunk: int) -> Iterator[Any]:
-            monkeypatch.setattr(extract, "stream", real)
+            monkeypatch.setattr(extractor, "stream", real)
             second.plan()
             (rows,) = real(connection, plan, chunk)
             deadline = time.monotonic() + 180
@@ -114,7 +120,7 @@ class TestZombies:
                 yield rows.take(slice(0, 1))
                 time.sleep(0.002)
 
-        monkeypatch.setattr(extract, "stream", stream)
+        monkeypatch.setattr(extractor, "stream", stream)
         with pytest.raises(ClaimLostError):
             first.extract(0)
         assert first.staged_chunks() == []
@@ -126,7 +132,7 @@ class TestZombies:
     ) -> None:
         first, second = runs
         first.to_load()
-        before_first_call(monkeypatch, load, "write_text", lambda: finish_whole(second))
+        before_first_call(monkeypatch, loader, "write_text", lambda: finish_whole(second))
         with pytest.raises(ClaimLostError):
             first.load(0)
         assert_published(second, sky)
@@ -145,7 +151,7 @@ class TestZombies:
                 wait_for(lambda: waits_for_lock(first.sandbox, "RENAME TABLE `airflow_reindex`.`claim"))
 
             # The slice's transaction holds the claim: the takeover waits for its end.
-            before_first_call(monkeypatch, load, "load_file", take_over)
+            before_first_call(monkeypatch, loader, "load_file", take_over)
             with pytest.raises(ReindexError):
                 first.load(0)
             assert futures[0].result().token == second.plan_made.token
@@ -157,20 +163,20 @@ class TestZombies:
     def test_frozen_within_a_slice(
         self, sky: CatalogSummary, runs: tuple[Build, Build], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sql, "TRANSACTION_IDLE_SECONDS", 1, raising=False)
+        monkeypatch.setattr(client, "TRANSACTION_IDLE_SECONDS", 1, raising=False)
         first, second = runs
         first.to_load()
 
         def freeze() -> None:
             # Its machine has vanished from the network, or was suspended: the server hears nothing more.
-            with sql.session(first.servers.czar) as connection, sql.transaction(connection):
+            with client.session(first.servers.czar) as connection, client.transaction(connection):
                 claim.fence(connection, first.servers.tables(first.request), first.plan_made.token)
                 finish_whole(second)
 
         with pytest.raises(MySQLdb.OperationalError) as caught:
             freeze()
         # The server has hung up on it.
-        assert sql.code_of(caught.value) in (2006, 2013)
+        assert client.code_of(caught.value) in (2006, 2013)
         assert_published(second, sky)
 
     @pytest.mark.parametrize("moment", ["verify", "finish_table", "swap"])
@@ -181,7 +187,7 @@ class TestZombies:
         first.to_load()
         first.load_all()
         old = live_state(first)
-        before_first_call(monkeypatch, proving if moment == "verify" else steps, moment, second.plan)
+        before_first_call(monkeypatch, proof if moment == "verify" else steps, moment, second.plan)
         with pytest.raises(ClaimLostError):
             first.publish()
         assert live_state(first)[:2] == old[:2]
@@ -207,7 +213,7 @@ class TestZombies:
                 else:
                     second.plan()
                 states.append(live_state(first))
-            return sql.execute(connection, text, args)
+            return client.execute(connection, text, args)
 
         monkeypatch.setattr(publish, "execute", execute)
         with pytest.raises(ClaimLostError):

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from airflow_reindex.collections import pipeline
-from airflow_reindex.collections.pgvector import PgVectorStore
-from airflow_reindex.collections.store import Pointer
-from airflow_reindex.sandbox.embedding_server import EmbeddingServer
-from airflow_reindex.sandbox.postgres import Postgres
-from tests.collections.harness import Reindex
+from airflow_reindex.vectors.embedding import pipeline
+from airflow_reindex.vectors.model.store import Pointer
+from airflow_reindex.vectors.stores.pgvector import PgVectorStore
+from sandbox.servers.embedding_server import EmbeddingServer
+from sandbox.servers.postgres import Postgres
+from tests.vectors.harness import Reindex
 
 #: Parts written in one transaction: few, so that a window writes often.
 WRITE_PARTS = 64

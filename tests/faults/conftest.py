@@ -9,9 +9,9 @@ from random import Random
 
 import pytest
 
-from airflow_reindex.director import planning
-from airflow_reindex.director.plan import PlannedChunk
-from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.director.model.plan import PlannedChunk
+from airflow_reindex.director.planning import planning
+from sandbox.servers.cluster import Sandbox
 from tests.faults.contents import note
 from tests.harness import Build
 

@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 import numpy as np
 
-from airflow_reindex.sandbox.catalog import CatalogSpec, truth
-from airflow_reindex.sandbox.cluster import Sandbox
+from sandbox.catalog.catalog import CatalogSpec, truth
+from sandbox.servers.cluster import Sandbox
 from tests.harness import Columns, run_sql, tables_of
 
 #: Rows, keys, and all three columns of each row.

@@ -13,16 +13,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from airflow_reindex.collections import pipeline
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import claim
-from airflow_reindex.director.request import BuildRequest
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.embedding_server import EmbeddingServer
-from airflow_reindex.sandbox.postgres import Postgres
-from tests.collections.harness import Reindex
+from airflow_reindex.director.coordination import claim
+from airflow_reindex.director.model.request import BuildRequest
+from airflow_reindex.vectors.embedding import pipeline
+from sandbox.servers.cluster import Sandbox
+from sandbox.servers.embedding_server import EmbeddingServer
+from sandbox.servers.postgres import Postgres
 from tests.faults.collection_task import WRITE_PARTS, Elsewhere
 from tests.harness import Build
+from tests.vectors.harness import Reindex
 
 #: What a process says when it has come to its moment, and before what became of its task.
 HELD, TOLD, DONE, FAILED = "held", "told to stop", "done", "failed: "

@@ -10,11 +10,11 @@ from typing import Any
 
 import psycopg
 
-from airflow_reindex.collections.store import Pointer
-from airflow_reindex.sandbox.embedding_server import EmbeddingServer
-from airflow_reindex.sandbox.postgres import Postgres
-from tests.collections.contents import follower, keys_seen
-from tests.collections.harness import DIMENSIONS, OLD, Reindex, make_source, texts
+from airflow_reindex.vectors.model.store import Pointer
+from sandbox.servers.embedding_server import EmbeddingServer
+from sandbox.servers.postgres import Postgres
+from tests.vectors.contents import follower, keys_seen
+from tests.vectors.harness import DIMENSIONS, OLD, Reindex, make_source, texts
 
 ITEMS = 300
 _NUMBERS = itertools.count()

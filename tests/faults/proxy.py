@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from types import TracebackType
 
-from airflow_reindex.sandbox.servers import HOST, free_port
+from sandbox.servers.servers import HOST, free_port
 
 #: Little at a time, so that what breaks breaks in the midst of a packet.
 _PIECE_BYTES = 4_096

@@ -11,9 +11,10 @@ from typing import Any
 from unittest import mock
 
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import steps, wire
-from airflow_reindex.director.records import read_plan, read_split
-from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.director import steps
+from airflow_reindex.director.model.records import read_plan, read_split
+from airflow_reindex.director.mysql import binary_protocol
+from sandbox.servers.cluster import Sandbox
 from tests.harness import Build, sandbox_servers
 
 #: Rows fetched at a time and rows in memory: small, so that a task takes long and writes many runs.
@@ -95,7 +96,7 @@ def work(order: dict[str, Any]) -> None:
 def main() -> None:
     """Wait for the order, wait for the start, do it."""
     # Small batches and small runs: the task is killed in the midst of several.
-    wire._BUFFER_BYTES = 20 * FETCH_ROWS
+    binary_protocol._BUFFER_BYTES = 20 * FETCH_ROWS
     mock.patch.object(steps, "rows_that_fit", return_value=ROWS_IN_MEMORY).start()
     order = json.loads(sys.stdin.readline())
     print("ready", flush=True)

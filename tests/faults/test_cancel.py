@@ -9,36 +9,36 @@ from pathlib import Path
 import pytest
 
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.sandbox.catalog import CatalogSpec, generate
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.postgres import Postgres
-from tests.collections.contents import assert_moved, finish
-from tests.collections.harness import NEW, OLD, rows_of
+from sandbox.catalog.catalog import CatalogSpec, generate
+from sandbox.servers.cluster import Sandbox
+from sandbox.servers.postgres import Postgres
 from tests.director.claims import claim_row, claims, wait_for
 from tests.faults.contents import Changing
 from tests.faults.held import HeldTask
 from tests.faults.moving import ITEMS, Factory, assert_readers_follow, claimants, connect, moving, relations
 from tests.harness import Build, assert_same, run_sql
+from tests.vectors.contents import assert_moved, finish
+from tests.vectors.harness import NEW, OLD, rows_of
 
 SPEC = CatalogSpec(database="sky_cancel", rows=8_000, chunks=12, empty_chunks=0)
 #: When a build is cancelled: the task, its map index, the moment, which call.
 BUILD = {
-    "plan, just claimed": ("plan", None, "airflow_reindex.director.planning:adopt", 1),
-    "plan, not yet written": ("plan", None, "airflow_reindex.director.planning:write_plan", 1),
-    "extract": ("extract", 0, "airflow_reindex.director.extract:stream", 3),
+    "plan, just claimed": ("plan", None, "airflow_reindex.director.planning.planning:adopt", 1),
+    "plan, not yet written": ("plan", None, "airflow_reindex.director.planning.planning:write_plan", 1),
+    "extract": ("extract", 0, "airflow_reindex.director.extract.extractor:stream", 3),
     "split": ("split", None, "airflow_reindex.director.steps:write_split", 1),
-    "load": ("load", 0, "airflow_reindex.director.load:load_file", 1),
+    "load": ("load", 0, "airflow_reindex.director.load.loader:load_file", 1),
     "publish": ("publish", None, "airflow_reindex.director.steps:swap", 1),
 }
 #: The tasks of a build before each task.
 BEFORE = ("plan", "extract_all", "split", "load_all", "publish")
 #: When a reindex is cancelled.
 REINDEX = {
-    "plan": ("plan", None, "airflow_reindex.collections.planning:_with_windows", 1),
-    "reindex": ("window", 0, "airflow_reindex.collections.pgvector.writing:copy_parts", 2),
-    "verify": ("verify", None, "airflow_reindex.collections.pgvector.indexing:_create", 1),
-    "switch": ("switch", None, "airflow_reindex.collections.switching:_repoint", 1),
-    "switch, done but for its end": ("switch", None, "airflow_reindex.collections.switching:_note_hooked", 1),
+    "plan": ("plan", None, "airflow_reindex.vectors.planning.planning:_with_windows", 1),
+    "reindex": ("window", 0, "airflow_reindex.vectors.stores.pgvector.writing:copy_parts", 2),
+    "verify": ("verify", None, "airflow_reindex.vectors.stores.pgvector.indexing:_create", 1),
+    "switch": ("switch", None, "airflow_reindex.vectors.cutover.switch:_repoint", 1),
+    "switch, done but for its end": ("switch", None, "airflow_reindex.vectors.cutover.switch:_note_hooked", 1),
 }
 
 

@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from airflow_reindex.collections import steps as reindex_steps
 from airflow_reindex.core.failures import DataError, ReindexError, RequestError
-from airflow_reindex.director import split, steps
-from airflow_reindex.director.records import read_split
-from airflow_reindex.sandbox.catalog import CatalogSpec, generate
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.postgres import Postgres
-from tests.collections.contents import assert_moved, finish
-from tests.collections.harness import NEW, OLD, spec_of
+from airflow_reindex.director import steps
+from airflow_reindex.director.model import split
+from airflow_reindex.director.model.records import read_split
+from airflow_reindex.vectors import steps as reindex_steps
+from sandbox.catalog.catalog import CatalogSpec, generate
+from sandbox.servers.cluster import Sandbox
+from sandbox.servers.postgres import Postgres
 from tests.faults.contents import Changing
 from tests.faults.moving import ITEMS, Factory, assert_readers_follow, claimants, connect, moving
 from tests.harness import Build, assert_same, run_sql
+from tests.vectors.contents import assert_moved, finish
+from tests.vectors.harness import NEW, OLD, spec_of
 
 SPEC = CatalogSpec(database="sky_replanned", rows=12_000, chunks=12, empty_chunks=0)
 MEMORY = 512 << 20

@@ -24,10 +24,11 @@ import pytest
 
 from airflow_reindex.core.failures import ReindexError
 from airflow_reindex.core.staging import RESERVE_BYTES
-from airflow_reindex.director import load, run_buffer
-from airflow_reindex.director.runs import Manifest
-from airflow_reindex.sandbox.catalog import CatalogSpec, generate
-from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.director.extract import run_buffer
+from airflow_reindex.director.load import loader
+from airflow_reindex.director.model.runs import Manifest
+from sandbox.catalog.catalog import CatalogSpec, generate
+from sandbox.servers.cluster import Sandbox
 from tests.director.claims import before_first_call
 from tests.faults.contents import Changing
 from tests.harness import Build, assert_same
@@ -218,7 +219,7 @@ def test_inbox_is_full_while_loading(
         # After the look at the room, as somebody else may do.
         if left > MIB:
             disk.fill(left)
-        before_first_call(monkeypatch, load, "write_text", lambda: disk.fill(left))
+        before_first_call(monkeypatch, loader, "write_text", lambda: disk.fill(left))
         told = fails(sky, run.load, 0)
         assert str(folder) in told
         assert "make room" in told
@@ -248,7 +249,7 @@ def test_czar_is_full(sky: Changing, run: Build, czar_disk: Disk, monkeypatch: p
     # Nobody can see its disk, and the shared folder is another one.
     with mounted(run.sandbox.czar.infile_dir, SIZE):
         run.to_load()
-        before_first_call(monkeypatch, load, "load_file", lambda: czar_disk.fill(0))
+        before_first_call(monkeypatch, loader, "load_file", lambda: czar_disk.fill(0))
         told = fails(sky, run.load, 0)
         assert "the czar's server has no room left: make some, then clear the failed tasks" in told
         czar_disk.free()

@@ -12,33 +12,33 @@ from pathlib import Path
 import pytest
 
 from airflow_reindex.core.failures import ConflictError, ReindexError
-from airflow_reindex.director.records import read_split
-from airflow_reindex.sandbox.catalog import CatalogSpec, generate
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.postgres import Postgres
-from tests.collections.contents import assert_moved, finish, wait_until, waiting_for_lock
-from tests.collections.harness import NEW, OLD
+from airflow_reindex.director.model.records import read_split
+from sandbox.catalog.catalog import CatalogSpec, generate
+from sandbox.servers.cluster import Sandbox
+from sandbox.servers.postgres import Postgres
 from tests.director.claims import claim_row, wait_for
 from tests.director.test_zombies import waits_for_lock
 from tests.faults.contents import Changing
 from tests.faults.held import HeldTask
 from tests.faults.moving import ITEMS, Factory, assert_readers_follow, claimants, connect, moving
 from tests.harness import Build, assert_same, run_sql
+from tests.vectors.contents import assert_moved, finish, wait_until, waiting_for_lock
+from tests.vectors.harness import NEW, OLD
 
 SPEC = CatalogSpec(database="sky_doubled", rows=8_000, chunks=12, empty_chunks=0)
-DIRECTOR, COLLECTIONS = "airflow_reindex.director", "airflow_reindex.collections"
+DIRECTOR, VECTORS = "airflow_reindex.director", "airflow_reindex.vectors"
 #: Where a task of a build falls asleep: the task, its map index, the moment.
 ASLEEP = {
-    "extract": ("extract", 0, f"{DIRECTOR}.extract:stream"),
+    "extract": ("extract", 0, f"{DIRECTOR}.extract.extractor:stream"),
     "split": ("split", None, f"{DIRECTOR}.steps:create_tables"),
-    "load": ("load", 0, f"{DIRECTOR}.load:write_text"),
+    "load": ("load", 0, f"{DIRECTOR}.load.loader:write_text"),
     "publish": ("publish", None, f"{DIRECTOR}.steps:swap"),
 }
 #: Where a task of a reindex does.
 ASLEEP_MOVING = {
-    "window": ("window", 0, f"{COLLECTIONS}.pgvector.collection:PgVectorCollection.put"),
-    "verify": ("verify", None, f"{COLLECTIONS}.pgvector.collection:PgVectorCollection.build_index"),
-    "switch": ("switch", None, f"{COLLECTIONS}.pgvector:PgVectorStore.hold_writers"),
+    "window": ("window", 0, f"{VECTORS}.stores.pgvector.collection:PgVectorCollection.put"),
+    "verify": ("verify", None, f"{VECTORS}.stores.pgvector.collection:PgVectorCollection.build_index"),
+    "switch": ("switch", None, f"{VECTORS}.stores.pgvector:PgVectorStore.hold_writers"),
 }
 _SUB_CHUNKS = itertools.count(1)
 
@@ -117,7 +117,7 @@ def test_load_delivered_twice(sky: Changing, build: Callable[..., Build]) -> Non
     run = build()
     run.to_load()
     with ExitStack() as stack:
-        one = stack.enter_context(HeldTask(run, "load", 0, at=f"{DIRECTOR}.load:load_file")).wait()
+        one = stack.enter_context(HeldTask(run, "load", 0, at=f"{DIRECTOR}.load.loader:load_file")).wait()
         other = stack.enter_context(HeldTask(run, "load", 0))
         inserting = "INFO LIKE 'INSERT INTO %slices%' AND TIME_MS > 200"
         waiting = f"SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE {inserting}"
@@ -154,7 +154,7 @@ def test_publish_delivered_twice(sky: Changing, build: Callable[..., Build], mom
 def test_plan_delivered_twice(sky: Changing, build: Callable[..., Build], moment: str) -> None:
     # The later one has the claim; the earlier one must not put its plan into the folder afterwards.
     run = build()
-    with HeldTask(run, "plan", at=f"{DIRECTOR}.planning:{moment}") as one:
+    with HeldTask(run, "plan", at=f"{DIRECTOR}.planning.planning:{moment}") as one:
         one.wait()
         with HeldTask(run, "plan") as other:
             if moment == "write_plan":
@@ -179,7 +179,7 @@ def test_two_runs_plan_at_the_same_instant(sky: Changing, build: Callable[..., B
     runs = {name: build(name) for name in ("one", "two")}
     with ExitStack() as stack:
         tasks = {
-            name: stack.enter_context(HeldTask(run, "plan", at=f"{DIRECTOR}.planning:_claim"))
+            name: stack.enter_context(HeldTask(run, "plan", at=f"{DIRECTOR}.planning.planning:_claim"))
             for name, run in runs.items()
         }
         for task in tasks.values():
@@ -242,7 +242,7 @@ def test_window_delivered_twice(make: Factory) -> None:
     run = make()
     run.plan()
     with ExitStack() as stack, connect(run) as admin:
-        one = stack.enter_context(HeldTask(run, "window", 0, at=f"{COLLECTIONS}.pgvector.writing:copy_parts")).wait()
+        one = stack.enter_context(HeldTask(run, "window", 0, at=f"{VECTORS}.stores.pgvector.writing:copy_parts")).wait()
         other = stack.enter_context(HeldTask(run, "window", 0))
         blocked = "SELECT 1 FROM pg_locks WHERE NOT granted"
         wait_until(lambda: admin.execute(blocked).fetchone())
@@ -264,7 +264,7 @@ def test_switch_delivered_twice(make: Factory) -> None:
     run.windows()
     run.verify()
     with ExitStack() as stack, connect(run) as admin:
-        one = stack.enter_context(HeldTask(run, "switch", at=f"{COLLECTIONS}.switching:_repoint")).wait()
+        one = stack.enter_context(HeldTask(run, "switch", at=f"{VECTORS}.cutover.switch:_repoint")).wait()
         other = stack.enter_context(HeldTask(run, "switch"))
         wait_until(lambda: waiting_for_lock(admin, "dbo_old_model"))
         one.release()

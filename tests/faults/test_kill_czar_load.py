@@ -9,11 +9,11 @@ from random import Random
 
 import pytest
 
-from airflow_reindex.director import split
-from airflow_reindex.director.records import read_split
-from airflow_reindex.director.sql import is_transient
-from airflow_reindex.sandbox.catalog import CatalogSpec, generate
-from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.director.model import split
+from airflow_reindex.director.model.records import read_split
+from airflow_reindex.director.mysql.client import is_transient
+from sandbox.catalog.catalog import CatalogSpec, generate
+from sandbox.servers.cluster import Sandbox
 from tests.faults.contents import Changing, note
 from tests.harness import Build, assert_same, run_sql
 

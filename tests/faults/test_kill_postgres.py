@@ -11,15 +11,15 @@ import psycopg
 import pytest
 from _pytest.mark import ParameterSet
 
-from airflow_reindex.collections.store import Pointer
-from airflow_reindex.sandbox.embedding_server import EmbeddingServer
-from airflow_reindex.sandbox.postgres import Postgres
-from tests.collections.contents import assert_moved, assert_vectors, follower, keys_seen, wait_until
-from tests.collections.harness import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
+from airflow_reindex.vectors.model.store import Pointer
+from sandbox.servers.embedding_server import EmbeddingServer
+from sandbox.servers.postgres import Postgres
 from tests.faults.held import HeldTask
+from tests.vectors.contents import assert_moved, assert_vectors, follower, keys_seen, wait_until
+from tests.vectors.harness import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
 
 ITEMS = 600
-WRITE = "airflow_reindex.collections.pgvector"
+WRITE = "airflow_reindex.vectors.stores.pgvector"
 #: Moments of a window: its third batch is about to begin, or has written some of its tables.
 WRITES = {
     "between two batches": f"{WRITE}.collection:PgVectorCollection.put",
@@ -28,9 +28,9 @@ WRITES = {
 }
 #: Moments of a switch, and whom readers follow after the crash.
 SWITCHES = {
-    "writers are held": ("airflow_reindex.collections.switching:_repoint", OLD),
+    "writers are held": ("airflow_reindex.vectors.cutover.switch:_repoint", OLD),
     "views in mid-transaction": (f"{WRITE}.aliases:point", OLD),
-    "views are switched": ("airflow_reindex.collections.switching:_note_hooked", NEW),
+    "views are switched": ("airflow_reindex.vectors.cutover.switch:_note_hooked", NEW),
 }
 
 Factory = Callable[..., Reindex]

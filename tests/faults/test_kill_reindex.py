@@ -14,13 +14,13 @@ import psycopg
 import pytest
 
 from airflow_reindex.core.failures import TransientError
-from airflow_reindex.sandbox.embedding_server import EmbeddingServer
-from airflow_reindex.sandbox.postgres import Postgres
-from tests.collections.contents import assert_moved, assert_vectors, follower, keys_seen, wait_until
-from tests.collections.harness import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
+from sandbox.servers.embedding_server import EmbeddingServer
+from sandbox.servers.postgres import Postgres
 from tests.faults.collection_task import MOMENTS, WRITE_PARTS, TaskProcess
 from tests.faults.contents import note
 from tests.faults.held import HeldTask
+from tests.vectors.contents import assert_moved, assert_vectors, follower, keys_seen, wait_until
+from tests.vectors.harness import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
 
 Admin = psycopg.Connection[Any]
 Factory = Callable[..., Reindex]
@@ -268,7 +268,7 @@ def test_killed_all_its_life(shaky: Factory, chance: Random, kills: int) -> None
         seconds[step] = time.monotonic() - began
         struck = 0
         for _ in range(kills):
-            at = f"tests.collections.harness:Reindex.{step}"
+            at = f"tests.vectors.harness:Reindex.{step}"
             struck += strike(run, step, number, at, 1.2 * seconds[step], chance)
             seen = assert_readers_see_a_whole_collection(run)
             assert seen in (("",) if step != "switch" else ("", NEW))
@@ -284,9 +284,9 @@ def test_killed_all_its_life(shaky: Factory, chance: Random, kills: int) -> None
 
 #: Where the narrow windows begin, and about how long they last.
 WINDOWS = {
-    "the claim": ("plan", "airflow_reindex.collections.pgvector.registry:take_claim", 0.02),
-    "the switch's lock": ("switch", "airflow_reindex.collections.switching:last_catch_up", 0.05),
-    "the views": ("switch", "airflow_reindex.collections.switching:_repoint", 0.02),
+    "the claim": ("plan", "airflow_reindex.vectors.stores.pgvector.registry:take_claim", 0.02),
+    "the switch's lock": ("switch", "airflow_reindex.vectors.cutover.switch:last_catch_up", 0.05),
+    "the views": ("switch", "airflow_reindex.vectors.cutover.switch:_repoint", 0.02),
 }
 
 

@@ -11,14 +11,15 @@ from random import Random
 
 import pytest
 
-from airflow_reindex.director import claim, split
-from airflow_reindex.director.records import read_split
-from airflow_reindex.director.runs import RUNS
-from airflow_reindex.director.sql import session
-from airflow_reindex.director.throttle import Limits
-from airflow_reindex.director.turns import Turns
-from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary, generate, truth
-from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.director.coordination import claim
+from airflow_reindex.director.coordination.scheduler import Turns
+from airflow_reindex.director.model import split
+from airflow_reindex.director.model.limits import Limits
+from airflow_reindex.director.model.records import read_split
+from airflow_reindex.director.model.runs import RUNS
+from airflow_reindex.director.mysql.client import session
+from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, generate, truth
+from sandbox.servers.cluster import Sandbox
 from tests.director.claims import wait_for
 from tests.faults.contents import note
 from tests.faults.task import TaskProcess

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from airflow_reindex.core.failures import TransientError
-from airflow_reindex.director import extract, steps, wire
-from airflow_reindex.director.columns import Checksum, Rows
-from airflow_reindex.director.merge import Merger
-from airflow_reindex.director.split import KeyRange, Source
-from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary, generate, truth
-from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.director import steps
+from airflow_reindex.director.extract import extractor
+from airflow_reindex.director.load.merge import Merger
+from airflow_reindex.director.model.split import KeyRange, Source
+from airflow_reindex.director.mysql import binary_protocol
+from airflow_reindex.director.mysql.types import Checksum, Rows
+from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, generate, truth
+from sandbox.servers.cluster import Sandbox
 from tests.harness import Build, assert_same, clean_czar, count_reads, run_sql
 
 WORKER, OTHER = "worker-1", "worker-2"
@@ -61,7 +63,7 @@ def kill_while_streaming(
 ) -> Callable[[], int]:
     """Kill WORKER when some batches of the chunk have come from it; returns how many came in all before the error."""
     batches = 0
-    real = extract.stream
+    real = extractor.stream
 
     def stream(source: Any, plan: Any, number: int) -> Any:
         nonlocal batches
@@ -72,7 +74,7 @@ def kill_while_streaming(
                     sandbox.workers[WORKER].kill()
             yield rows
 
-    monkeypatch.setattr(extract, "stream", stream)
+    monkeypatch.setattr(extractor, "stream", stream)
     return lambda: batches
 
 
@@ -81,10 +83,10 @@ def kill_while_streaming(
 def test_worker_killed_in_mid_chunk(
     sky: CatalogSummary, shaky: Sandbox, shaky_build: Callable[..., Build], monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(extract, "FETCH_ROWS", BATCH_ROWS)
-    monkeypatch.setattr(wire, "_BUFFER_BYTES", 18 * BATCH_ROWS)
+    monkeypatch.setattr(extractor, "FETCH_ROWS", BATCH_ROWS)
+    monkeypatch.setattr(binary_protocol, "_BUFFER_BYTES", 18 * BATCH_ROWS)
     if way == "driver":
-        monkeypatch.setattr(extract, "usable", lambda _: False)
+        monkeypatch.setattr(extractor, "usable", lambda _: False)
     run = shaky_build(sky.spec.database)
     # Parts of the large chunk have been written when its worker dies.
     run.rows_in_memory = 2 * BATCH_ROWS

@@ -14,13 +14,15 @@ import MySQLdb
 import psycopg
 import pytest
 
-from airflow_reindex.collections.pgvector import connector
 from airflow_reindex.core.failures import RequestError, TransientError
-from airflow_reindex.director import claim, extract, publish
-from airflow_reindex.director.sql import Patience, execute, is_transient, query
+from airflow_reindex.director.coordination import claim
+from airflow_reindex.director.extract import extractor
+from airflow_reindex.director.mysql.client import Patience, execute, is_transient, query
+from airflow_reindex.director.publish import publish
 from airflow_reindex.hooks.qserv import QservHook
-from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary, generate, truth
-from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.vectors.stores.pgvector import connector
+from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, generate, truth
+from sandbox.servers.cluster import Sandbox
 from tests.faults.proxy import Proxy
 from tests.harness import Build, assert_same, clean_czar
 
@@ -135,7 +137,7 @@ def test_worker_out_of_reach(
     run: Build, network: Network, fault: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if way == "driver":
-        monkeypatch.setattr(extract, "usable", lambda _: False)
+        monkeypatch.setattr(extractor, "usable", lambda _: False)
     plan = run.plan()
     mine = next(i for i, chunks in enumerate(plan.groups) if chunks[0].workers == (WORKER,))
     planned = [chunk.chunk for chunk in plan.groups[mine]]
@@ -174,7 +176,7 @@ def test_czar_out_of_reach_while_extracting(
     run: Build, network: Network, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = run.plan()
-    strike_at(monkeypatch, extract, "stream", lambda: FAULTS[fault](network.czar, 200))
+    strike_at(monkeypatch, extractor, "stream", lambda: FAULTS[fault](network.czar, 200))
     fails(run, network, run.extract, 0)
     run.extract_all()
     assert run.staged_chunks() == sorted(chunk.chunk for group in plan.groups for chunk in group)

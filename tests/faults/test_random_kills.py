@@ -10,11 +10,11 @@ import MySQLdb
 import pytest
 
 from airflow_reindex.core.failures import TransientError
-from airflow_reindex.director import split
-from airflow_reindex.director.records import read_split
-from airflow_reindex.director.sql import is_transient
-from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary, generate, truth
-from airflow_reindex.sandbox.cluster import Sandbox
+from airflow_reindex.director.model import split
+from airflow_reindex.director.model.records import read_split
+from airflow_reindex.director.mysql.client import is_transient
+from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, generate, truth
+from sandbox.servers.cluster import Sandbox
 from tests.director.claims import claims
 from tests.faults.contents import note
 from tests.faults.held import HeldTask
@@ -145,7 +145,7 @@ def test_killed_between_a_load_and_its_commit(run: Build, chance: Random, kills:
     for _ in range(kills):
         # The second call of a slice comes after its rows are loaded, and before the commit.
         struck += strike(
-            run, "load", number, at="airflow_reindex.director.load:execute", call=2, seconds=0.001, chance=chance
+            run, "load", number, at="airflow_reindex.director.load.loader:execute", call=2, seconds=0.001, chance=chance
         )
         assert readers_see(run) == "old"
     note(f"{struck} of {kills} kills struck")
@@ -168,7 +168,7 @@ def test_killed_around_the_swap(run: Build, shaky: Sandbox, shaky_build: Factory
 
 def test_killed_before_its_claim_has_its_name(run: Build) -> None:
     """The claim's table is there, its row is not: the same run's next try need not wait for a time-out."""
-    with HeldTask(run, "plan", at="airflow_reindex.director.claim:transaction") as task:
+    with HeldTask(run, "plan", at="airflow_reindex.director.coordination.claim:transaction") as task:
         assert task.wait().kill()
     (name,) = claims(run)
     assert run_sql(run.sandbox.czar, f"SELECT * FROM airflow_reindex.`{name}`") == []
@@ -185,7 +185,9 @@ def test_killed_while_it_takes_its_claim(run: Build, shaky_build: Factory, chanc
         # Another run each time, as somebody who is impatient triggers them: it takes over from the dead one.
         run = shaky_build(SPEC.database, run_id=f"claimed{number}", rebuild=1, force_takeover=1)
         run.rows_per_task = 10_000
-        struck += strike(run, "plan", at="airflow_reindex.director.claim:acquire", seconds=0.004, chance=chance)
+        struck += strike(
+            run, "plan", at="airflow_reindex.director.coordination.claim:acquire", seconds=0.004, chance=chance
+        )
         assert len(claims(run)) <= 1
         assert readers_see(run) == "old"
     note(f"{struck} of {kills} kills struck")

@@ -12,13 +12,18 @@ import MySQLdb
 import pytest
 
 from airflow_reindex.core.failures import ClaimLostError, DataError, TransientError
-from airflow_reindex.director import claim, extract, load, publish, settings, sql, steps
-from airflow_reindex.director.sql import describe, is_transient, session, transaction
-from airflow_reindex.director.tables import IndexTables
-from airflow_reindex.director.turns import Turns
-from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary, generate, truth
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.servers import MariaDBServer
+from airflow_reindex.director import steps
+from airflow_reindex.director.coordination import claim
+from airflow_reindex.director.coordination.scheduler import Turns
+from airflow_reindex.director.extract import extractor
+from airflow_reindex.director.load import loader
+from airflow_reindex.director.model.tables import IndexTables
+from airflow_reindex.director.mysql import client, session_settings
+from airflow_reindex.director.mysql.client import describe, is_transient, session, transaction
+from airflow_reindex.director.publish import publish
+from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, generate, truth
+from sandbox.servers.cluster import Sandbox
+from sandbox.servers.servers import MariaDBServer
 from tests.director.claims import before_first_call, wait_for
 from tests.harness import Build, assert_same, clean_czar, run_sql
 
@@ -43,8 +48,8 @@ def run(sky: CatalogSummary, shaky: Sandbox, shaky_build: Callable[..., Build]) 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Locks are waited for a second."""
     waits = {"lock_wait_timeout", "innodb_lock_wait_timeout"}
-    shorter = [replace(one, value="1") if one.name in waits else one for one in settings.SETTINGS]
-    monkeypatch.setattr(settings, "SETTINGS", shorter)
+    shorter = [replace(one, value="1") if one.name in waits else one for one in session_settings.SETTINGS]
+    monkeypatch.setattr(session_settings, "SETTINGS", shorter)
 
 
 @pytest.fixture
@@ -160,7 +165,7 @@ def test_deadlock(run: Build, rival: Any, monkeypatch: pytest.MonkeyPatch) -> No
         waits = "SELECT COUNT(*) FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT'"
         wait_for(lambda: run_sql(run.sandbox.czar, waits) != [(0,)])
 
-    before_first_call(monkeypatch, load, "load_file", cross)
+    before_first_call(monkeypatch, loader, "load_file", cross)
     assert "errno: 1213" in fails(run.load, 0)
     waiting.join()
     rival.rollback()
@@ -223,10 +228,10 @@ def test_czar_without_a_connection_to_spare(run: Build, shaky: Sandbox) -> None:
 @pytest.mark.usefixtures("one_group_a_worker")
 def test_killed_connection_to_a_worker(run: Build, shaky: Sandbox, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     if way == "driver":
-        monkeypatch.setattr(extract, "usable", lambda _: False)
+        monkeypatch.setattr(extractor, "usable", lambda _: False)
     plan = run.plan()
     mine = group_of(run, WORKER)
-    before_first_call(monkeypatch, extract, "stream", lambda: kill_one(shaky.workers[WORKER]))
+    before_first_call(monkeypatch, extractor, "stream", lambda: kill_one(shaky.workers[WORKER]))
     told = fails(run.extract, mine)
     assert any(f"errno: {number}" in told for number in (2006, 2013, 1927))
     # The next chunk is read over a new connection.
@@ -238,12 +243,12 @@ def test_killed_connection_to_a_worker(run: Build, shaky: Sandbox, monkeypatch: 
 
 def test_killed_connections_to_the_czar(run: Build, shaky: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = run.plan()
-    before_first_call(monkeypatch, extract, "stream", lambda: kill_one(shaky.czar))
+    before_first_call(monkeypatch, extractor, "stream", lambda: kill_one(shaky.czar))
     fails(run.extract, 0)
     run.extract_all()
     assert run.staged_chunks() == sorted(chunk.chunk for group in plan.groups for chunk in group)
     run.split()
-    before_first_call(monkeypatch, load, "load_file", lambda: kill_one(shaky.czar))
+    before_first_call(monkeypatch, loader, "load_file", lambda: kill_one(shaky.czar))
     told = fails(run.load, 0)
     assert any(f"errno: {number}" in told for number in (2006, 2013, 1927)), told
     assert run_sql(shaky.czar, f"SELECT COUNT(*) FROM {working_table(run, 'slices')}") == [(0,)]
@@ -290,7 +295,7 @@ def test_a_broken_connection_hides_no_error(run: Build, shaky: Sandbox) -> None:
     def lose_the_claim(czar: Any) -> None:
         raise claim.lost(tables)
 
-    for work, kind in ((lose_the_claim, ClaimLostError), (lambda czar: sql.query(czar, "SELECT 1"), MySQLdb.Error)):
+    for work, kind in ((lose_the_claim, ClaimLostError), (lambda czar: client.query(czar, "SELECT 1"), MySQLdb.Error)):
         with ExitStack() as stack:
             stack.enter_context(pytest.raises(kind, match=r"claim|Lost connection|was killed"))
             czar = stack.enter_context(session(run.servers.czar))
@@ -306,7 +311,7 @@ def test_a_sign_of_life_that_waits_fails_no_work(run: Build, rival: Any, monkeyp
     run.plan()
     tables = run.servers.tables(run.request)
     with claim.keeping(run.servers.czar, tables, run.plan_made.token):
-        sql.query(rival, f"SELECT 1 FROM {working_table(run, 'claim')} FOR UPDATE")
+        client.query(rival, f"SELECT 1 FROM {working_table(run, 'claim')} FOR UPDATE")
         waiting = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'UPDATE %alive_at%'"
         # A statement that does not wait is over before the second look.
         wait_for(lambda: all(run_sql(run.sandbox.czar, waiting)[0][0] for _ in range(3)))

@@ -9,7 +9,7 @@ from typing import Any, Self
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from airflow_reindex.sandbox.objects import ObjectStore
+from sandbox.servers.objects import ObjectStore
 
 #: Answers as S3 gives them when it is overloaded or broken.
 ANSWERS = {

@@ -12,7 +12,7 @@ from airflow_reindex.core.failures import RequestError
 from airflow_reindex.hooks.collection import CollectionHook
 from airflow_reindex.hooks.queries import read_queries
 from airflow_reindex.hooks.switch import switch_hook
-from airflow_reindex.sandbox.postgres import Postgres
+from sandbox.servers.postgres import Postgres
 
 CONN = "AIRFLOW_CONN_COLLECTIONS_DEFAULT"
 

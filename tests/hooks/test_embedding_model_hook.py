@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from airflow.providers_manager import ProvidersManager
 
-from airflow_reindex.collections.backends.openai import OpenAIModel
-from airflow_reindex.collections.models import ModelSpec
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.hooks.embedding_model import EmbeddingModelHook
-from airflow_reindex.sandbox.embedding_answers import hash_vectors
-from airflow_reindex.sandbox.embedding_server import EmbeddingServer, Fault
+from airflow_reindex.vectors.embedding.backends.openai import OpenAIModel
+from airflow_reindex.vectors.model.embedding_model import ModelSpec
+from sandbox.servers.embedding_answers import hash_vectors
+from sandbox.servers.embedding_server import EmbeddingServer, Fault
 
 MakeHook = Callable[..., EmbeddingModelHook]
 URL = "https://api.example.com/v1"

@@ -14,7 +14,7 @@ from airflow_reindex.hooks.embedding_model import EmbeddingModelHook
 from airflow_reindex.hooks.loaders import make_loader
 from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.hooks.staging import open_folder
-from airflow_reindex.sandbox.cluster import Sandbox
+from sandbox.servers.cluster import Sandbox
 
 REFUSED = r"is in plain text, but .reindex. require_tls is set"
 STORE = {"conn_type": "aws", "login": "key", "password": "secret"}

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from airflow_reindex.collections.loaders import Content
 from airflow_reindex.core.failures import RequestError, TransientError
-from airflow_reindex.director.sql import session
+from airflow_reindex.director.mysql.client import session
 from airflow_reindex.hooks.loaders import make_loader
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.objects import ObjectStore
-from airflow_reindex.sandbox.postgres import Postgres
-from tests.collections.loaders.samples import item, told
+from airflow_reindex.vectors.model.loader import Content
+from sandbox.servers.cluster import Sandbox
+from sandbox.servers.objects import ObjectStore
+from sandbox.servers.postgres import Postgres
+from tests.vectors.loaders.samples import item, told
 
 QUERY = "SELECT id, body FROM docs WHERE id IN ({ids})"
 

@@ -10,9 +10,9 @@ import MySQLdb
 import pytest
 
 from airflow_reindex.core.failures import RequestError
-from airflow_reindex.director.sql import query, session
+from airflow_reindex.director.mysql.client import query, session
 from airflow_reindex.hooks.qserv import QservHook, ServerHook
-from airflow_reindex.sandbox.cluster import Sandbox
+from sandbox.servers.cluster import Sandbox
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ import pytest
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.reader import JsonFiles
 from airflow_reindex.core.staging import PUT_BYTES, Folder
-from airflow_reindex.director.runs import manifests
+from airflow_reindex.director.model.runs import manifests
 from airflow_reindex.hooks.staging import open_folder
-from airflow_reindex.sandbox.catalog import CatalogSpec, truth
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from sandbox.catalog.catalog import CatalogSpec, truth
+from sandbox.fixtures import CatalogFactory
+from sandbox.servers.cluster import Sandbox
 from tests.harness import Factory, assert_same, clean_czar
 from tests.hooks.flaky import FlakyStore
 

@@ -20,14 +20,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from airflow_reindex.core.failures import RequestError
-from airflow_reindex.director.extract import Source, stream
-from airflow_reindex.director.servers import Servers
-from airflow_reindex.director.sql import Connect, code_of, query, session
+from airflow_reindex.director.extract.extractor import Source, stream
+from airflow_reindex.director.model.servers import Servers
+from airflow_reindex.director.mysql.client import Connect, code_of, query, session
 from airflow_reindex.hooks.databases import database
 from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.hooks.queries import read_queries
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.servers import HOST
+from sandbox.servers.cluster import Sandbox
+from sandbox.servers.servers import HOST
 from tests.core.samples import make_plan, tuples
 from tests.harness import run_sql
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from airflow_reindex.director.contract import envelope, read_index_call
-from airflow_reindex.plugin import qserv
+from airflow_reindex.plugin.contracts import qserv
+from airflow_reindex.plugin.contracts.qserv_protocol import envelope, read_index_call
 
 CALL = read_index_call({"database": "d", "director_table": "t", "version": 55}, None, 0)
 AWAY = OperationalError("SELECT", {}, Exception("the server has gone away"))

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from airflow_reindex import metadata
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.dag_factory.collection import collection_reindex_params
-from airflow_reindex.plugin import tasks
+from airflow_reindex.plugin.contracts import reindex_tasks
 
 MODELS = {"source": {"embedding_model_id": "a"}, "dest": {"embedding_model_id": "b"}}
 FLAGS: dict[str, Any] = {"deploy_as_blue": None, "wait_on_conflict": None}
@@ -25,7 +25,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def conf(**fields: Any) -> dict[str, Any]:
     """The params of the run of a task."""
-    return dict(tasks._conf(tasks.ReindexTaskRunRequest.model_validate({**MODELS, **FLAGS, **fields})))
+    return dict(reindex_tasks._conf(reindex_tasks.ReindexTaskRunRequest.model_validate({**MODELS, **FLAGS, **fields})))
 
 
 def test_params_beside_the_fields_are_heeded() -> None:

@@ -9,14 +9,14 @@ import MySQLdb
 import numpy as np
 import pytest
 
-from airflow_reindex.sandbox.catalog import CatalogSpec, CatalogSummary, drop, generate, truth
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.columns import sql_columns
-from airflow_reindex.sandbox.fixtures import CatalogFactory
-from airflow_reindex.sandbox.layout import lay_out
-from airflow_reindex.sandbox.replication import FILTERS_TABLE
-from airflow_reindex.sandbox.servers import MariaDBServer
-from airflow_reindex.sandbox.sphere import DUMMY_CHUNK
+from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, drop, generate, truth
+from sandbox.catalog.columns import sql_columns
+from sandbox.catalog.layout import lay_out
+from sandbox.catalog.replication import FILTERS_TABLE
+from sandbox.catalog.sphere import DUMMY_CHUNK
+from sandbox.fixtures import CatalogFactory
+from sandbox.servers.cluster import Sandbox
+from sandbox.servers.servers import MariaDBServer
 
 SMALL = CatalogSpec(rows=4000, chunks=40)
 FAULTY = replace(

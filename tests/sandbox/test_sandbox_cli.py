@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from airflow_reindex.sandbox.catalog import CatalogSpec
-from airflow_reindex.sandbox.cli import build_parser, main
-from airflow_reindex.sandbox.cluster import Sandbox
+from sandbox.catalog.catalog import CatalogSpec
+from sandbox.cli import build_parser, main
+from sandbox.servers.cluster import Sandbox
 
 
 def test_a_whole_life(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_reindex.sandbox.columns import create_statement, director_rows, overlap_rows, sql_columns
-from airflow_reindex.sandbox.layout import SPHERE, lay_out
-from airflow_reindex.sandbox.spec import CatalogSpec
+from sandbox.catalog.columns import create_statement, director_rows, overlap_rows, sql_columns
+from sandbox.catalog.layout import SPHERE, lay_out
+from sandbox.catalog.spec import CatalogSpec
 
 SMALL = CatalogSpec(rows=3000, chunks=40)
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from airflow_reindex.sandbox import processes
-from airflow_reindex.sandbox.datadir import SandboxError
-from airflow_reindex.sandbox.postgres import UNSAFE_OPTIONS, Postgres
+from sandbox.servers import processes
+from sandbox.servers.datadir import SandboxError
+from sandbox.servers.postgres import UNSAFE_OPTIONS, Postgres
 
 OWNER = """
 import os, sys, time
 from pathlib import Path
-from airflow_reindex.sandbox.postgres import UNSAFE_OPTIONS, Postgres
+from sandbox.servers.postgres import UNSAFE_OPTIONS, Postgres
 Postgres(Path(sys.argv[1]), UNSAFE_OPTIONS, temporary=sys.argv[2] == "temporary").up(owner_pid=os.getpid())
 print("up", flush=True)
 time.sleep(600)
@@ -157,7 +157,7 @@ def test_not_started(root: Path) -> None:
 def test_programs_that_the_account_cannot_reach(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
-    from airflow_reindex.sandbox import pg_programs
+    from sandbox.servers import pg_programs
 
     root.mkdir()
     hidden = root / "hidden"

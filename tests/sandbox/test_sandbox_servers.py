@@ -18,18 +18,18 @@ from pathlib import Path
 import MySQLdb
 import pytest
 
-from airflow_reindex.sandbox import datadir, processes
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.datadir import SandboxError
-from airflow_reindex.sandbox.grants import ACCOUNT_HOSTS, CZAR_GRANTS, Grant, worker_grants
-from airflow_reindex.sandbox.servers import MariaDBServer
+from sandbox.servers import datadir, processes
+from sandbox.servers.cluster import Sandbox
+from sandbox.servers.datadir import SandboxError
+from sandbox.servers.grants import ACCOUNT_HOSTS, CZAR_GRANTS, Grant, worker_grants
+from sandbox.servers.servers import MariaDBServer
 
 PACKAGE_PARENT = Path(datadir.__file__).resolve().parents[2]
 # Holds on to a sandbox with an owner until it is killed.
 OWNER = """
 import os, sys, time
 from pathlib import Path
-from airflow_reindex.sandbox.cluster import Sandbox
+from sandbox.servers.cluster import Sandbox
 Sandbox(Path(sys.argv[1]), workers=1).up(owner_pid=os.getpid())
 print("up", flush=True)
 time.sleep(600)

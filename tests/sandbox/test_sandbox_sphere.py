@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_reindex.sandbox.sphere import Sphere, unit_vectors
+from sandbox.catalog.sphere import Sphere, unit_vectors
 
 SPHERE = Sphere(340, 3)
 

@@ -7,8 +7,8 @@ import sys
 import time
 from itertools import islice
 
-from airflow_reindex.sandbox.objects import ObjectStore
-from airflow_reindex.sandbox.texts import documents, passages
+from sandbox.collection.texts import documents, passages
+from sandbox.servers.objects import ObjectStore
 
 
 def test_documents() -> None:
@@ -31,7 +31,7 @@ def test_passages_are_many_and_unique() -> None:
 
 
 def test_another_process_gives_the_same() -> None:
-    ask = "from airflow_reindex.sandbox.texts import passages; import hashlib; "
+    ask = "from sandbox.collection.texts import passages; import hashlib; "
     ask += "print(hashlib.sha256('|'.join(passages(9000)).encode()).hexdigest())"
     answers = {
         subprocess.run([sys.executable, "-c", ask], capture_output=True, check=True, text=True).stdout for _ in "12"

@@ -17,14 +17,14 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 
-from airflow_reindex.collections.backends import open_model
-from airflow_reindex.collections.pgvector import PgVectorStore, connector
-from airflow_reindex.config import run_folder
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.collection_data import SOURCE_MODEL, index_documents, model_connections, word_model
-from airflow_reindex.sandbox.postgres import Postgres
-from airflow_reindex.sandbox.texts import documents
+from airflow_reindex.hooks.staging import run_folder
+from airflow_reindex.vectors.embedding.backends import open_model
+from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector
+from sandbox.collection.collection_data import SOURCE_MODEL, index_documents, model_connections, word_model
+from sandbox.collection.texts import documents
+from sandbox.servers.cluster import Sandbox
+from sandbox.servers.postgres import Postgres
 from tests.conftest import HOME
 from tests.system.api import DAG as DIRECTOR_DAG
 from tests.system.browser import close_chromium

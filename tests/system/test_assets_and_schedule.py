@@ -11,8 +11,8 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 
 from airflow_reindex.dag_factory import director_index_dag
-from airflow_reindex.sandbox.catalog import CatalogSpec
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from sandbox.catalog.catalog import CatalogSpec
+from sandbox.fixtures import CatalogFactory
 from tests.system.conftest import Run
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from airflow_reindex.sandbox.catalog import CatalogSpec, truth
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from sandbox.catalog.catalog import CatalogSpec, truth
+from sandbox.fixtures import CatalogFactory
+from sandbox.servers.cluster import Sandbox
 from tests.harness import assert_same, count_reads, read_index, run_sql
 from tests.system.conftest import Run
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from airflow_reindex.cli.__main__ import main
-from airflow_reindex.sandbox.catalog import CatalogSpec, truth
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from sandbox.catalog.catalog import CatalogSpec, truth
+from sandbox.fixtures import CatalogFactory
+from sandbox.servers.cluster import Sandbox
 from tests.harness import assert_same, read_index
 from tests.system.conftest import Run
 

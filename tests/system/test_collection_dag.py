@@ -13,16 +13,16 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 
 from airflow_reindex import metadata
-from airflow_reindex.collections.account import read_failed
-from airflow_reindex.collections.backends import open_model
-from airflow_reindex.collections.lance import LanceStore
-from airflow_reindex.sandbox.collection_data import SOURCE_MODEL, index_documents, model_connections, word_model
-from airflow_reindex.sandbox.embedding_server import EmbeddingServer, Fault
-from airflow_reindex.sandbox.objects import ObjectStore
-from airflow_reindex.sandbox.postgres import Postgres
-from airflow_reindex.sandbox.texts import documents
-from tests.collections.harness import DIMENSIONS, NEW, OLD, make_source, rows_of, texts
+from airflow_reindex.vectors.account import read_failed
+from airflow_reindex.vectors.embedding.backends import open_model
+from airflow_reindex.vectors.stores.lancedb import LanceStore
+from sandbox.collection.collection_data import SOURCE_MODEL, index_documents, model_connections, word_model
+from sandbox.collection.texts import documents
+from sandbox.servers.embedding_server import EmbeddingServer, Fault
+from sandbox.servers.objects import ObjectStore
+from sandbox.servers.postgres import Postgres
 from tests.system.conftest import Run
+from tests.vectors.harness import DIMENSIONS, NEW, OLD, make_source, rows_of, texts
 
 _NUMBERS = itertools.count()
 BOTH = {"source_embedding_model_id": OLD, "dest_embedding_model_id": NEW}

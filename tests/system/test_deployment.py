@@ -11,10 +11,10 @@ import httpx
 import psycopg
 import pytest
 
-from airflow_reindex.sandbox.catalog import CatalogSpec, truth
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.collection_data import SOURCE_MODEL
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from sandbox.catalog.catalog import CatalogSpec, truth
+from sandbox.collection.collection_data import SOURCE_MODEL
+from sandbox.fixtures import CatalogFactory
+from sandbox.servers.cluster import Sandbox
 from tests.harness import assert_same, read_index, working_tables
 from tests.system.api import DAG, clear, events, instances, trigger
 from tests.system.conftest import APPROVED_DAG, ITEMS

@@ -9,9 +9,9 @@ import pytest
 from airflow.sdk.exceptions import ParamValidationError
 
 from airflow_reindex.director import steps
-from airflow_reindex.sandbox.catalog import CatalogSpec, truth
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from sandbox.catalog.catalog import CatalogSpec, truth
+from sandbox.fixtures import CatalogFactory
+from sandbox.servers.cluster import Sandbox
 from tests.harness import assert_same, mark, read_index, run_sql, working_tables
 from tests.system.conftest import Run
 

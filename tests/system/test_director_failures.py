@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from airflow_reindex.config import staging_root
-from airflow_reindex.core.records import task_records
 from airflow_reindex.core.staging import Folder
+from airflow_reindex.core.task_records import task_records
 from airflow_reindex.director import steps
-from airflow_reindex.director.extract import Outcome
-from airflow_reindex.director.servers import Servers
-from airflow_reindex.sandbox.catalog import CatalogSpec, truth
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from airflow_reindex.director.extract.extractor import Outcome
+from airflow_reindex.director.model.servers import Servers
+from airflow_reindex.hooks.staging import staging_root
+from sandbox.catalog.catalog import CatalogSpec, truth
+from sandbox.fixtures import CatalogFactory
+from sandbox.servers.cluster import Sandbox
 from tests.harness import assert_same, read_index, run_sql, tables_of, working_tables
 from tests.system.conftest import Run
 

@@ -13,15 +13,15 @@ from airflow.providers.openlineage.extractors import OperatorLineage
 from airflow.providers.openlineage.extractors.manager import ExtractorManager
 from airflow.utils.state import TaskInstanceState
 
-from airflow_reindex import config
+from airflow_reindex.hooks import staging
 from airflow_reindex.operators.director import PublishOperator
-from airflow_reindex.sandbox.catalog import CatalogSpec
-from airflow_reindex.sandbox.embedding_server import EmbeddingServer, Fault
-from airflow_reindex.sandbox.fixtures import CatalogFactory
-from tests.collections.harness import NEW, OLD, make_source, texts
+from sandbox.catalog.catalog import CatalogSpec
+from sandbox.fixtures import CatalogFactory
+from sandbox.servers.embedding_server import EmbeddingServer, Fault
 from tests.operators.meter import Meter, metered
 from tests.system import test_collection_dag as collections
 from tests.system.conftest import Run
+from tests.vectors.harness import NEW, OLD, make_source, texts
 
 server, vectors = collections.server, collections.vectors
 Trigger = Callable[..., Run]
@@ -139,6 +139,6 @@ def test_lineage_that_fails_fails_no_task(monkeypatch: pytest.MonkeyPatch, caplo
     def away(*_: object) -> None:
         raise OSError("the staging place is away")
 
-    monkeypatch.setattr(config, "run_folder", away)
+    monkeypatch.setattr(staging, "run_folder", away)
     assert PublishOperator(task_id="publish").get_openlineage_facets_on_complete(Run(None)) is None
     assert "no lineage of this task" in caplog.text

@@ -16,9 +16,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.sandbox.catalog import CatalogSpec
-from airflow_reindex.sandbox.collection_data import SOURCE_MODEL
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from sandbox.catalog.catalog import CatalogSpec
+from sandbox.collection.collection_data import SOURCE_MODEL
+from sandbox.fixtures import CatalogFactory
 from tests.system.api import DAG, trigger
 from tests.system.browser import address, barriers, browsing, shoot
 from tests.system.conftest import ITEMS, without_text

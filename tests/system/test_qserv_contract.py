@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_reindex.director.contract import NO_VERSION, VERSION
-from airflow_reindex.sandbox.catalog import CatalogSpec, truth
-from airflow_reindex.sandbox.cluster import Sandbox
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from airflow_reindex.plugin.contracts.qserv_protocol import NO_VERSION, VERSION
+from sandbox.catalog.catalog import CatalogSpec, truth
+from sandbox.fixtures import CatalogFactory
+from sandbox.servers.cluster import Sandbox
 from tests.harness import assert_same, read_index, run_sql
 from tests.system.api import DAG, instances
 from tests.system.conftest import QSERV_ADMIN_KEY, QSERV_KEY

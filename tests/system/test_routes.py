@@ -13,8 +13,8 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from airflow_reindex.plugin.app import create_app, create_task_app
-from airflow_reindex.sandbox.catalog import CatalogSpec
-from airflow_reindex.sandbox.fixtures import CatalogFactory
+from sandbox.catalog.catalog import CatalogSpec
+from sandbox.fixtures import CatalogFactory
 from tests.core.samples import examples
 from tests.system.api import trigger
 from tests.system.deployment import Deployment

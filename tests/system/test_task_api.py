@@ -10,7 +10,7 @@ import httpx
 import psycopg
 import pytest
 
-from airflow_reindex.sandbox.collection_data import SOURCE_MODEL
+from sandbox.collection.collection_data import SOURCE_MODEL
 from tests.system.api import clear, events, instances
 from tests.system.conftest import ITEMS, without_text
 from tests.system.deployment import Deployment

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from airflow_reindex.director.audit.differences import Differences
 from airflow_reindex.director.audit.index import IndexReader
 from airflow_reindex.director.audit.ledger import Ledger
-from airflow_reindex.director.columns import Rows
+from airflow_reindex.director.mysql.types import Rows
 
 
 class Comparison:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from airflow_reindex.director.columns import Rows
+from airflow_reindex.director.mysql.types import Rows
 
 #: How many keys a message quotes of each kind.
 QUOTED_KEYS = 5

@@ -12,14 +12,14 @@ import numpy.typing as npt
 from MySQLdb.cursors import SSCursor
 
 from airflow_reindex.core.failures import DataError, RequestError
-from airflow_reindex.core.identifiers import quote
 from airflow_reindex.director.audit.differences import NO_CHUNK
-from airflow_reindex.director.columns import Rows
-from airflow_reindex.director.extract import Source
-from airflow_reindex.director.plan import Plan
-from airflow_reindex.director.sql import Connect, Connection, query
-from airflow_reindex.director.tables import IndexTables
-from airflow_reindex.director.wire import SurpriseError
+from airflow_reindex.director.extract.extractor import Source
+from airflow_reindex.director.model.plan import Plan
+from airflow_reindex.director.model.tables import IndexTables
+from airflow_reindex.director.mysql.binary_protocol import SurpriseError
+from airflow_reindex.director.mysql.client import Connect, Connection, query
+from airflow_reindex.director.mysql.identifiers import quote
+from airflow_reindex.director.mysql.types import Rows
 
 #: Keys of one look-up.
 LOOK_UP_KEYS = 1_000

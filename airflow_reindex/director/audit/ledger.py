@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from airflow_reindex.director.audit.differences import MISSING, SURPLUS, WRONG, Differences
-from airflow_reindex.director.columns import Rows
-from airflow_reindex.director.runs import position
+from airflow_reindex.director.model.runs import position
+from airflow_reindex.director.mysql.types import Rows
 
 Counts = npt.NDArray[np.int64]
 #: Memory that a row takes until it is settled: itself twice, its place among the others, its balance.

@@ -10,7 +10,7 @@ from typing import Any
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.params import whole_number
-from airflow_reindex.director.request import BuildRequest
+from airflow_reindex.director.model.request import BuildRequest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,26 +10,26 @@ from uuid import uuid4
 import MySQLdb
 import numpy as np
 
-from airflow_reindex.core.identifiers import quote
 from airflow_reindex.core.memory import rows_that_fit
 from airflow_reindex.core.progress import Progress
-from airflow_reindex.core.records import TASKS, recorded
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director import merge, run_buffer
+from airflow_reindex.core.task_records import TASKS, recorded
 from airflow_reindex.director.audit import ledger
 from airflow_reindex.director.audit.comparison import Comparison
 from airflow_reindex.director.audit.differences import SURPLUS, Differences
 from airflow_reindex.director.audit.index import IndexReader, state_of
 from airflow_reindex.director.audit.ledger import Ledger, Scope
 from airflow_reindex.director.audit.request import AuditRequest
-from airflow_reindex.director.catalog import DirectorTable
-from airflow_reindex.director.extract import Outcome, missing_chunks
-from airflow_reindex.director.extraction import Extraction
-from airflow_reindex.director.inventory import Inventory
-from airflow_reindex.director.merge import Merger
-from airflow_reindex.director.plan import Plan
-from airflow_reindex.director.planning import RunContext, describe_table, draft_plan
-from airflow_reindex.director.records import (
+from airflow_reindex.director.coordination.throttle import Watch
+from airflow_reindex.director.extract import run_buffer
+from airflow_reindex.director.extract.extractor import Outcome, missing_chunks
+from airflow_reindex.director.extract.task import Extraction
+from airflow_reindex.director.load import merge
+from airflow_reindex.director.load.merge import Merger
+from airflow_reindex.director.model.catalog import DirectorTable
+from airflow_reindex.director.model.inventory import Inventory
+from airflow_reindex.director.model.plan import Plan
+from airflow_reindex.director.model.records import (
     read_group,
     read_groups,
     read_plan,
@@ -38,13 +38,14 @@ from airflow_reindex.director.records import (
     write_plan,
     write_split,
 )
-from airflow_reindex.director.runs import RUNS, accounted, manifests
-from airflow_reindex.director.servers import Servers
-from airflow_reindex.director.split import KeyRange, Source, Split, key_type, make_split
-from airflow_reindex.director.sql import NO_SUCH_TABLE, code_of, query, session
+from airflow_reindex.director.model.runs import RUNS, accounted, manifests
+from airflow_reindex.director.model.servers import Servers
+from airflow_reindex.director.model.split import KeyRange, Source, Split, key_type, make_split
+from airflow_reindex.director.mysql.binary_protocol import SurpriseError
+from airflow_reindex.director.mysql.client import NO_SUCH_TABLE, code_of, query, session
+from airflow_reindex.director.mysql.identifiers import quote
+from airflow_reindex.director.planning.planning import RunContext, describe_table, draft_plan
 from airflow_reindex.director.steps import raise_for_failures, staged_runs
-from airflow_reindex.director.throttle import Watch
-from airflow_reindex.director.wire import SurpriseError
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pendulum
 
-from airflow_reindex.collections.store import Pointer
 from airflow_reindex.dag_factory import collection_reindex_dag, collection_rollback_dag
+from airflow_reindex.vectors.model.store import Pointer
 
 QUICK = {"retries": 1, "retry_delay": timedelta(seconds=0.1), "retry_exponential_backoff": False}
 

@@ -7,11 +7,7 @@ from datetime import timedelta
 import pendulum
 from airflow.sdk import DAG, Asset, task
 
-from airflow_reindex.dag_factory import (
-    director_index_audit_dag,
-    director_index_dag,
-    director_index_throttle_dag,
-)
+from airflow_reindex.dag_factory import director_index_audit_dag, director_index_dag, director_index_throttle_dag
 
 QUICK = {"retries": 1, "retry_delay": timedelta(seconds=0.1), "retry_exponential_backoff": False}
 

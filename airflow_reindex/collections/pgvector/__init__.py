@@ -1,8 +1,0 @@
-"""Collections in PostgreSQL with pgvector, in EmbeddingStudio's layout."""
-
-from __future__ import annotations
-
-from airflow_reindex.collections.pgvector.connections import connector
-from airflow_reindex.collections.pgvector.store import PgVectorStore
-
-__all__ = ["PgVectorStore", "connector"]

@@ -1,0 +1,170 @@
+"""What became of a run's tasks: Airflow's states and the tasks' own records, brought together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pendulum
+
+from airflow_reindex.core.failures import detail
+from airflow_reindex.core.report import Phase, Report, Status
+from airflow_reindex.core.task_records import TaskRecord
+
+#: What is said of work whose task ended without a word.
+LOST = "the task {task} ended as '{state}' and left no error: it was killed, or never ran. Clear it to do what is left."
+
+#: What is said of a run that was done once, when something of it was cleared without its plan.
+GONE = "the plan of this run is gone, as the run was done once: clear the run from its task 'plan' on."
+
+#: Map index to state; -1 stands for an unmapped task.
+States = Mapping[int, str]
+
+
+def task_states(states: Mapping[str, str | None], steps: Sequence[str]) -> dict[str, dict[int, str]]:
+    """
+    Arrange the states that Airflow gives for a run.
+
+    :param states: by ``task`` or ``task_<map index>``.
+    :param steps: the task ids that matter.
+    :returns: ``{task: {map index: state}}``; -1 stands for an unmapped task.
+    """
+    result: dict[str, dict[int, str]] = {step: {} for step in steps}
+    for name, state in states.items():
+        match = re.fullmatch(rf"({'|'.join(steps)})(?:_(\d+))?", name)
+        if match:
+            result[match[1]][int(match[2]) if match[2] else -1] = str(state or "none")
+    return result
+
+
+def count_states(states: Mapping[str, States]) -> dict[str, dict[str, int]]:
+    """
+    Count task instances by state, as a report's ``children``.
+
+    :param states: from :func:`task_states`.
+    :returns: by task, of those that there are.
+    """
+    return {
+        task: {state: list(found.values()).count(state) for state in sorted(set(found.values()))}
+        for task, found in states.items()
+        if found
+    }
+
+
+def lost(step: str, index: int, state: str) -> str:
+    """
+    What is said of a task that ended without a word.
+
+    :param step: its task id.
+    :param index: its map index, -1 for an unmapped task.
+    :param state: the state that Airflow gives it.
+    """
+    return LOST.format(task=_name(step, index), state=state)
+
+
+def first_error(records: Sequence[TaskRecord], states: Mapping[str, States], steps: Sequence[str]) -> str:
+    """
+    Why a run is not done: an earlier step's error explains a later one's.
+
+    :param records: of the plan at hand.
+    :param states: from :func:`task_states`.
+    :param steps: the task ids in their order.
+    :returns: the first error, or what is said of a task that left none; empty when there is no such task.
+    """
+    for step in steps:
+        errors = [r for r in sorted(records, key=lambda r: r.index) if r.task == step and r.error]
+        if errors:
+            more = f" (and {len(errors) - 1} more {step} tasks failed)" if len(errors) > 1 else ""
+            return f"{_name(step, errors[0].index)}: {errors[0].error}{more}"
+        for index, state in sorted(states[step].items()):
+            if state not in ("success", "skipped", "upstream_failed"):
+                return lost(step, index, state)
+    return ""
+
+
+def phases(records: Sequence[TaskRecord], steps: Sequence[str]) -> list[Phase]:
+    """
+    What each step did.
+
+    :param records: of the plan at hand.
+    :param steps: the task ids in their order.
+    :returns: one phase a step that has ended.
+    """
+    result = []
+    for step in steps:
+        mine = [r for r in records if r.task == step and r.ended_at]
+        if mine:
+            begin, end = min(r.started_at for r in mine), max(r.ended_at for r in mine)
+            seconds = (pendulum.parse(end) - pendulum.parse(begin)).total_seconds()  # type: ignore[operator, union-attr]
+            result.append(Phase(name=step, rows=sum(r.rows for r in mine), seconds=round(seconds, 3), tasks=len(mine)))
+    return result
+
+
+def plan_holds(value: Mapping[str, Any] | None, planned: TaskRecord | None, state: str | None) -> bool:
+    """
+    Whether a plan file is this run's present plan; that of an earlier life of the run is none.
+
+    :param value: the file's content.
+    :param planned: the record of the task ``plan``.
+    :param state: the state that Airflow gives the task ``plan``.
+    """
+    return value is not None and planned is not None and planned.token == value["token"] and state in (None, "success")
+
+
+def report_stands(
+    report: Mapping[str, Any] | None, states: Mapping[str, States], records: Sequence[TaskRecord]
+) -> bool:
+    """
+    Whether a report of an earlier life of a run holds: it says that the run is done, and no task has failed since.
+
+    :param report: the report; ``None`` when there is none.
+    :param states: from :func:`task_states`.
+    :param records: what tasks say of themselves.
+    """
+    good = all(state in ("success", "skipped", "removed") for found in states.values() for state in found.values())
+    return report is not None and report["status"] == Status.DONE and good and not any(r.error for r in records)
+
+
+def unplanned(
+    planned: TaskRecord | None,
+    states: Mapping[str, States],
+    common: Mapping[str, Any],
+    others: Sequence[TaskRecord] = (),
+) -> Report:
+    """
+    The report of a run without a plan: refused, failed, a dry run, or one whose plan went when it was done once.
+
+    :param planned: the record of the task ``plan``.
+    :param states: from :func:`task_states`.
+    :param common: the report's fields that do not depend on a plan.
+    :param others: the records of the other tasks.
+    :returns: the report.
+    """
+    if planned is not None and not planned.error and planned.result.get("dry_run"):
+        status, text, notes = Status.PENDING, "dry run: the checks passed, nothing was changed", planned.result
+    else:
+        status = Status.REFUSED if planned is not None and planned.refused else Status.FAILED
+        state = states["plan"].get(-1)
+        text = planned.error if planned else ""
+        if not text and state == "success":
+            text = _without_plan(others, states)
+        text = text or lost("plan", -1, state or "unknown")
+        notes = {}
+    return Report(status=status, detail=detail(text), total=0, count=0, failed=0, rows=0, notes=notes, **common)
+
+
+def _without_plan(records: Sequence[TaskRecord], states: Mapping[str, States]) -> str:
+    """Why a run whose plan went is not done; to clear one of its tasks alone is vain."""
+    error = first_error([r for r in records if r.error], {step: {} for step in states}, list(states))
+    ended = [
+        f"the task {_name(step, index)} ended as '{state}'; "
+        for step, found in states.items()
+        for index, state in sorted(found.items())
+        if state not in ("success", "skipped", "upstream_failed", "removed")
+    ]
+    return error or "".join(ended[:1]) + GONE
+
+
+def _name(step: str, index: int) -> str:
+    return step if index < 0 else f"{step}[{index}]"

@@ -1,0 +1,157 @@
+"""What tasks leave in their run's folder for those that come after: that they started, how they ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pendulum
+
+from airflow_reindex.core.failures import ReindexError, RequestError, SpaceError
+from airflow_reindex.core.heartbeat import LIVE, Pulse, pulsing
+from airflow_reindex.core.report import Failure
+from airflow_reindex.core.staging import Folder
+
+PLAN, REPORT, TASKS = "plan.json", "report.json", "tasks"
+#: What is shown of a run whose staged rows are gone.
+VIEW = "view.json"
+#: That a person has ended the run.
+CANCELED = "canceled.json"
+
+
+@dataclass
+class TaskRecord:
+    """
+    What one task instance did; a later try replaces an earlier one's.
+
+    :param task: the task's id.
+    :param index: its map index, -1 for an unmapped task.
+    :param token: the plan it worked for; empty for the plan itself.
+    :param started_at: UTC, ISO 8601.
+    :param ended_at: UTC, ISO 8601; empty for a task that never came to its end.
+    :param rows: rows that went through it.
+    :param error: why it failed; empty when it did not.
+    :param refused: whether the error is the request's or the configuration's.
+    :param failures: chunks that failed.
+    :param result: what else it has to tell.
+    """
+
+    task: str
+    index: int
+    token: str = ""
+    started_at: str = ""
+    ended_at: str = ""
+    rows: int = 0
+    error: str = ""
+    refused: bool = False
+    failures: list[Failure] = field(default_factory=list)
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+def now() -> str:
+    """
+    The time, for records and reports.
+
+    :returns: UTC, ISO 8601.
+    """
+    return pendulum.now("UTC").to_iso8601_string()
+
+
+@contextmanager
+def recorded(folder: Folder, task: str, index: int = -1, token: str = "") -> Iterator[TaskRecord]:
+    """
+    Record a task instance, whether it ends well or not.
+
+    :param folder: the run's folder.
+    :param task: its task id.
+    :param index: its map index.
+    :param token: the plan it works for.
+    :yields: the record, to be filled in.
+    """
+    record = TaskRecord(task, index, token, started_at=now())
+    name = f"{TASKS}/{task}-{index}.json"
+    # Written at once, so that a task that dies without a word is known to have started.
+    folder.write_json(name, asdict(record))
+    folder.remove(f"{LIVE}/{task}-{index}.json")
+    try:
+        with pulsing(Pulse(folder, task, index, token)):
+            yield record
+    except Exception as error:
+        record.error = record.error or str(error) or type(error).__name__
+        record.refused = isinstance(error, RequestError)
+        raise
+    finally:
+        record.ended_at = now()
+        # On a full disk, what has filled it is what the user must hear of.
+        with suppress(*([SpaceError] if record.error else [])):
+            folder.write_json(name, asdict(record))
+
+
+def task_records(folder: Folder) -> list[TaskRecord]:
+    """
+    Read the records of a run.
+
+    :param folder: the run's folder.
+    :returns: one a task instance that has started.
+    """
+    values = [folder.read_json(f"{TASKS}/{name}") for name in folder.names(TASKS) if name.endswith(".json")]
+    return [task_record(value) for value in values if value]
+
+
+def task_record(value: Mapping[str, Any]) -> TaskRecord:
+    """
+    Read a record back.
+
+    :param value: the record as its file has it.
+    :returns: the record.
+    """
+    return TaskRecord(**{**value, "failures": [Failure(**failure) for failure in value["failures"]]})
+
+
+def plan_value(folder: Folder, token: str | None = None) -> dict[str, Any]:
+    """
+    Read the run's plan as it was written.
+
+    :param folder: the run's folder.
+    :param token: the token that the caller was given; ``None`` to take what is there.
+    :returns: the plan as a dict.
+    :raises ReindexError: there is none, or it is another plan than the caller's.
+    """
+    value: dict[str, Any] | None = folder.read_json(PLAN)
+    if value is None or (token is not None and value["token"] != token):
+        raise ReindexError(
+            f"the plan in {folder.url} is {'gone' if value is None else 'not the one this task was made for'}: clear "
+            "this run from its task 'plan' on."
+        )
+    return value
+
+
+def is_run_folder(folder: Folder) -> bool:
+    """
+    Whether a folder is a run's: nothing else is ever removed, wherever a setting or a claim may point.
+
+    :param folder: any folder.
+    :returns: whether it has the record of a plan, or a report, in this package's form.
+    """
+    try:
+        found = folder.read_json(f"{TASKS}/plan--1.json"), folder.read_json(REPORT)
+    except (ValueError, OSError):
+        return False
+    return any(
+        isinstance(value, dict) and wanted <= value.keys()
+        for value, wanted in zip(found, ({"task", "token", "started_at"}, {"kind", "error_ext"}), strict=True)
+    )
+
+
+def drop_staged(folder: Folder, keep: Sequence[str] = (REPORT, VIEW)) -> None:
+    """
+    Remove what a run has staged.
+
+    :param folder: the run's folder.
+    :param keep: names directly below it that stay.
+    """
+    for name in folder.names():
+        if name not in keep:
+            folder.remove(name)

@@ -1,0 +1,1 @@
+"""Who may work at an index, and how fast: the claim, connection slots, limits."""

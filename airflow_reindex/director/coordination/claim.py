@@ -1,0 +1,345 @@
+"""The claim on an index under construction: who builds it, whether they are alive, and how to take over."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from uuid import uuid4
+
+import MySQLdb
+
+from airflow_reindex.core.claims import Keeper, Owner
+from airflow_reindex.core.failures import ClaimLostError, ConflictError, TransientError
+from airflow_reindex.director.coordination.throttle import Watch, working
+from airflow_reindex.director.model.limits import Limits
+from airflow_reindex.director.model.tables import IndexTables
+from airflow_reindex.director.mysql.client import (
+    LOCK_WAIT,
+    NO_SUCH_TABLE,
+    Connect,
+    Connection,
+    code_of,
+    execute,
+    hang_up,
+    prepare,
+    query,
+    table_names,
+    transaction,
+)
+from airflow_reindex.director.mysql.identifiers import quote
+
+#: Seconds between two signs of life; changed limits take effect as fast.
+BEAT_SECONDS = 2.0
+#: Seconds to wait for another planner of the same index; planning a takeover takes less than one.
+GATE_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Held:
+    """
+    A claim found on the server.
+
+    :param token: its token.
+    :param owner: who holds it; ``None`` when its maker died before saying so.
+    :param silent: seconds since the last sign of life, by the server's clock.
+    :param adopt_from: the URL of the folder of the run that the owner took over from; empty when there is none.
+    """
+
+    token: str
+    owner: Owner | None
+    silent: float
+    adopt_from: str = ""
+
+
+def find(connection: Connection, tables: IndexTables) -> Held | None:
+    """
+    Look for a claim on the index.
+
+    :param connection: the czar's server.
+    :param tables: the index.
+    :returns: the claim, or ``None``.
+    :raises TransientError: it changes hands all the time.
+    """
+    for _ in range(5):
+        names = table_names(connection, tables.work, tables.name("claim") + "_")
+        if not names:
+            return None
+        try:
+            return _read(connection, tables, names[0])
+        except MySQLdb.Error as error:
+            # Taken over or published in between: look again.
+            if code_of(error) != NO_SUCH_TABLE:
+                raise
+    raise TransientError(f"the claim on index '{tables.database}.{tables.index}' changes hands right now: try again")
+
+
+def _read(connection: Connection, tables: IndexTables, name: str) -> Held:
+    token = name.rsplit("_", 1)[1]
+    rows = query(
+        connection,
+        "SELECT deployment, dag_id, run_id, host, folder, adopt_from, TIMESTAMPDIFF(MICROSECOND, alive_at, NOW(6)) / "  # noqa: S608 - names are quoted
+        f"1e6 FROM {tables.sql('claim', token)}",
+    )
+    if rows:
+        *owner, adopt_from, silent = rows[0]
+        return Held(token, Owner(*map(str, owner)), float(silent), str(adopt_from))
+    created = query(
+        connection,
+        "SELECT TIMESTAMPDIFF(SECOND, CREATE_TIME, NOW()) FROM information_schema.TABLES "
+        "WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
+        (tables.work, name),
+    )
+    return Held(token, None, float(created[0][0] or 0) if created else 0.0)
+
+
+def acquire(
+    connection: Connection,
+    tables: IndexTables,
+    owner: Owner,
+    may_take_over: Callable[[Owner, float], str | None],
+    limits: Limits | None = None,
+) -> tuple[str, Held | None]:
+    """
+    Take the claim on an index, or take it over.
+
+    Planners of one index stand in line at a named lock of the server, so that only one at a time looks and decides;
+    the takeover itself renames the claim's table, which only one can do, also against the old owner's swap. A claim
+    that nobody has put his name to is of a planner that died in here, as its connection had the lock: it stops no one.
+
+    :param connection: the czar's server; the lock is bound to it.
+    :param tables: the index.
+    :param owner: the run that claims.
+    :param may_take_over: is given a claim's owner and the seconds of silence; says why it must be respected, or
+        ``None`` when it may be taken over.
+    :param limits: how fast the build may go.
+    :returns: the new claim's token, and the claim that was taken over.
+    :raises ConflictError: another run's claim must be respected.
+    :raises TransientError: another planner is at it for too long.
+    """
+    token, adopt_from, limits = uuid4().hex[:16], "", limits or Limits()
+    with _gate(connection, tables):
+        held = find(connection, tables)
+        if held is None:
+            execute(connection, _definition(tables, token))
+        else:
+            reason = held.owner and may_take_over(held.owner, held.silent)
+            if reason:
+                raise ConflictError(reason)
+            _rename_claim(connection, tables, held.token, token)
+            if held.owner:
+                # A plan that dies after its takeover and is tried again finds itself as the former owner.
+                own = held.owner.folder == owner.folder
+                adopt_from = held.adopt_from if own else held.owner.folder
+        with transaction(connection):
+            execute(connection, f"DELETE FROM {tables.sql('claim', token)}")  # noqa: S608 - names are quoted
+            execute(
+                connection,
+                f"INSERT INTO {tables.sql('claim', token)} "  # noqa: S608 - names are quoted
+                "(deployment, dag_id, run_id, host, folder, adopt_from, rows_per_second, connections, claimed_at, "
+                "alive_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, NOW(6), NOW(6))",
+                (*vars(owner).values(), adopt_from, *vars(limits).values()),
+            )
+    return token, held
+
+
+def set_limits(connection: Connection, tables: IndexTables, limits: Limits) -> Owner:
+    """
+    Change how fast a running build may go; its tasks heed it within seconds.
+
+    :param connection: the czar's server.
+    :param tables: the index.
+    :param limits: the new limits.
+    :returns: the run that builds it.
+    :raises ConflictError: nobody builds the index.
+    """
+    held = find(connection, tables)
+    if held is None or held.owner is None:
+        raise ConflictError(f"nobody builds index '{tables.database}.{tables.index}' right now.")
+    execute(
+        connection,
+        f"UPDATE {tables.sql('claim', held.token)} SET rows_per_second = %s, connections = %s",  # noqa: S608 - names are quoted
+        (limits.rows_per_second, limits.connections),
+    )
+    return held.owner
+
+
+def sweep(connection: Connection, tables: IndexTables, keep: str) -> list[str]:
+    """
+    Drop what other builds of this index left in the working database. A kept previous index stays.
+
+    :param connection: the czar's server.
+    :param tables: the index.
+    :param keep: the token whose tables stay.
+    :returns: the names of the tables dropped.
+    """
+    dropped = []
+    for kind in ("shadow", "slices", "done", "claim"):
+        for name in table_names(connection, tables.work, tables.name(kind) + "_"):
+            if keep not in name.split("_"):
+                drop(connection, tables.sql(kind, *name.split("_")[2:]))
+                dropped.append(name)
+    # A fresh probe belongs to a plan that is at work right now.
+    probe = tables.name("probe") + "_"
+    for (name,) in query(
+        connection,
+        "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND LEFT(TABLE_NAME, %s) = %s "
+        "AND CREATE_TIME < NOW() - INTERVAL 1 HOUR",
+        (tables.work, len(probe), probe),
+    ):
+        drop(connection, quote(tables.work, str(name)))
+        dropped.append(str(name))
+    return dropped
+
+
+def drop(connection: Connection, table: str) -> None:
+    """
+    Drop a table; fine when it is not there.
+
+    :param connection: the server.
+    :param table: its quoted name.
+    """
+    try:
+        execute(connection, f"DROP TABLE {table}")
+    except MySQLdb.Error as error:
+        if code_of(error) not in (1051, NO_SUCH_TABLE):
+            raise
+
+
+def fence(connection: Connection, tables: IndexTables, token: str) -> None:
+    """
+    Hold the claim for the rest of the transaction: its table cannot be renamed until the commit.
+
+    :param connection: a connection with an open transaction.
+    :param tables: the index.
+    :param token: the claim.
+    :raises ClaimLostError: another run has taken over.
+    """
+    try:
+        rows = query(connection, f"SELECT 1 FROM {tables.sql('claim', token)}")  # noqa: S608 - names are quoted
+    except MySQLdb.Error as error:
+        if code_of(error) == NO_SUCH_TABLE:
+            raise lost(tables) from error
+        raise
+    if not rows:
+        raise lost(tables)
+
+
+def lost(tables: IndexTables) -> ClaimLostError:
+    """
+    The error that tells a task to stop for good.
+
+    :param tables: the index.
+    :returns: the error to raise.
+    """
+    return ClaimLostError(
+        f"this run no longer holds the claim on index '{tables.database}.{tables.index}': another run took over. "
+        "Nothing was changed; to build again, trigger a new run or clear this one from its task 'plan' on."
+    )
+
+
+class _Pulse:
+    """Gives signs of life over a connection of its own, opened again when it breaks, and looks for new limits."""
+
+    def __init__(self, connect: Connect, tables: IndexTables, token: str) -> None:
+        self._connect, self._tables, self._token = connect, tables, token
+        self._connection: Connection | None = None
+        self._busy = threading.Lock()
+        self.watch: Watch | None = None
+
+    def beat(self) -> bool:
+        """Write the time; whether the claim is still there."""
+        with self._busy:
+            return self._beat()
+
+    def _beat(self) -> bool:
+        claim = self._tables.sql("claim", self._token)
+        try:
+            connection = self._connection = self._connection or prepare(self._connect())
+            execute(connection, f"UPDATE {claim} SET alive_at = NOW(6)")  # noqa: S608 - names are quoted
+            self._look(connection)
+        except MySQLdb.Error as error:
+            self._hang_up()
+            if code_of(error) == NO_SUCH_TABLE:
+                # Gone: taken over, or renamed by this run's own swap, after which nobody asks.
+                return False
+            raise
+        return True
+
+    def _look(self, connection: Connection) -> None:
+        if self.watch is None:
+            return
+        rows = query(connection, f"SELECT rows_per_second, connections FROM {self._tables.sql('claim', self._token)}")  # noqa: S608 - names are quoted
+        for rate, connections in rows:
+            self.watch.set(Limits(int(rate), int(connections)), working(connection, self._tables.mark) if rate else 1)
+
+    def close(self) -> None:
+        """Let go of the connection; one whose statement still waits ends with the process."""
+        if self._busy.acquire(blocking=False):
+            try:
+                self._hang_up()
+            finally:
+                self._busy.release()
+
+    def _hang_up(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            hang_up(connection)
+
+
+@contextmanager
+def keeping(connect: Connect, tables: IndexTables, token: str) -> Iterator[Watch]:
+    """
+    Keep a claim alive from a thread while a task works, and heed its limits.
+
+    :param connect: opens a connection to the czar's server.
+    :param tables: the index.
+    :param token: the claim.
+    :yields: what tells whether the claim is lost, and how fast to work.
+    :raises ClaimLostError: it is lost already.
+    """
+    pulse = _Pulse(connect, tables, token)
+    try:
+        keeper = Keeper(pulse.beat, lambda: lost(tables), every=BEAT_SECONDS)
+        pulse.watch = Watch(keeper)
+        with keeper:
+            yield pulse.watch
+    finally:
+        pulse.close()
+
+
+def _definition(tables: IndexTables, token: str) -> str:
+    text = "VARCHAR(250) CHARACTER SET utf8mb4 NOT NULL"
+    return (
+        f"CREATE TABLE {tables.sql('claim', token)} (deployment {text}, dag_id {text}, run_id {text}, host {text}, "
+        "folder TEXT CHARACTER SET utf8mb4 NOT NULL, adopt_from TEXT CHARACTER SET utf8mb4 NOT NULL, "
+        "rows_per_second BIGINT NOT NULL, connections INT NOT NULL, "
+        "claimed_at DATETIME(6) NOT NULL, alive_at DATETIME(6) NOT NULL) "
+        "ENGINE=InnoDB COMMENT='claim of airflow-reindex on a director index'"
+    )
+
+
+def _rename_claim(connection: Connection, tables: IndexTables, old: str, new: str) -> None:
+    try:
+        execute(connection, f"RENAME TABLE {tables.sql('claim', old)} TO {tables.sql('claim', new)}")
+    except MySQLdb.Error as error:
+        if code_of(error) == NO_SUCH_TABLE:
+            raise TransientError("the claim's owner has just finished: try again") from error
+        if code_of(error) == LOCK_WAIT:
+            raise TransientError(
+                f"the run that holds the claim on index '{tables.database}.{tables.index}' is in the midst of a "
+                "transaction: try again; should it be frozen, the server drops it after a minute"
+            ) from error
+        raise
+
+
+@contextmanager
+def _gate(connection: Connection, tables: IndexTables) -> Iterator[None]:
+    name = f"airflow_reindex.{tables.mark}"
+    if query(connection, "SELECT GET_LOCK(%s, %s)", (name, GATE_SECONDS)) != [(1,)]:
+        raise TransientError(f"another run is claiming index '{tables.database}.{tables.index}' right now: try again")
+    try:
+        yield
+    finally:
+        query(connection, "SELECT RELEASE_LOCK(%s)", (name,))

@@ -1,0 +1,1 @@
+"""From chunk tables to sorted runs in the staging folder."""

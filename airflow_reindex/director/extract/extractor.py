@@ -1,0 +1,348 @@
+"""Chunk tables to sorted runs: stream, check, sort, write; one mapped task's chunks at a time."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import MySQLdb
+import numpy as np
+from MySQLdb.constants import CR, FIELD_TYPE
+from MySQLdb.cursors import SSCursor
+
+from airflow_reindex.core.failures import DataError, ReindexError, TransientError, detail
+from airflow_reindex.core.progress import Progress
+from airflow_reindex.core.report import Failure
+from airflow_reindex.director.coordination.throttle import Pace, Watch
+from airflow_reindex.director.extract.run_buffer import RunBuffer
+from airflow_reindex.director.model.inventory import TableInfo, count_rows, present_figures, table_info
+from airflow_reindex.director.model.plan import Plan, PlannedChunk
+from airflow_reindex.director.model.runs import Manifest, StagedChunk
+from airflow_reindex.director.mysql.binary_protocol import SurpriseError, Wire, usable
+from airflow_reindex.director.mysql.client import (
+    Connect,
+    Connection,
+    describe,
+    hang_up,
+    is_transient,
+    prepare,
+    snapshot,
+)
+from airflow_reindex.director.mysql.identifiers import quote
+from airflow_reindex.director.mysql.tuples import as_rows, within
+from airflow_reindex.director.mysql.types import Checksum, Rows
+
+log = logging.getLogger(__name__)
+
+#: The protocol's integer types: a DOUBLE would be cut to an integer without a word.
+INTEGER_FIELDS = frozenset({FIELD_TYPE.TINY, FIELD_TYPE.SHORT, FIELD_TYPE.INT24, FIELD_TYPE.LONG, FIELD_TYPE.LONGLONG})
+#: Rows fetched from the driver at a time: Python objects live no longer than one such batch.
+FETCH_ROWS = 50_000
+
+
+@dataclass
+class Outcome:
+    """
+    What became of a mapped extract task.
+
+    :param chunks: chunks that are staged now, by this try.
+    :param rows: their rows.
+    :param bytes: what they take in the staging folder.
+    :param failures: chunks that failed on a worker, each with every replica that was tried.
+    :param transient: whether one of them may succeed when tried again.
+    """
+
+    chunks: int = 0
+    rows: int = 0
+    bytes: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    transient: bool = False
+
+
+@dataclass
+class Source:
+    """
+    A worker that is being read.
+
+    :param connection: to its server.
+    :param wire: reads from the connection's socket; ``None`` where that is not possible.
+    """
+
+    connection: Connection
+    wire: Wire | None = None
+
+    @classmethod
+    def open(cls, connect: Connect, *, fast: bool = True) -> Source:
+        """
+        Begin to read from a server.
+
+        :param connect: connects to it.
+        :param fast: whether to read from the socket, where possible.
+        :returns: the source.
+        """
+        connection = _connected(connect)
+        if fast and usable(connection):
+            try:
+                return cls(connection, Wire(connection))
+            except (SurpriseError, OSError):
+                # Client library and server have agreed on a protocol that is not known here.
+                hang_up(connection)
+                connection = _connected(connect)
+        return cls(connection)
+
+    def close(self) -> None:
+        """Hang up."""
+        if self.wire is not None:
+            self.wire.close()
+        hang_up(self.connection)
+
+
+def _connected(connect: Connect) -> Connection:
+    connection = connect()
+    try:
+        return prepare(connection)
+    except BaseException:
+        # Else the server would keep it as long as somebody looks at the traceback.
+        hang_up(connection)
+        raise
+
+
+class Extractor:
+    """
+    Reads chunks from their workers; what fails is recorded, the rest goes on.
+
+    :param plan: the plan.
+    :param connects: how to connect to each worker.
+    :param buffer: takes the rows.
+    :param watch: the claim and the limits to heed.
+    :param admit: called with a worker's name before it is connected to; waits until there is a connection to spare.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        connects: Mapping[str, Connect],
+        buffer: RunBuffer,
+        watch: Watch,
+        admit: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._plan, self._connects, self._buffer = plan, connects, buffer
+        self._watch, self._pace, self._admit = watch, Pace(watch), admit
+        self._open: dict[str, Source] = {}
+        self._down: dict[str, str] = {}
+        self.outcome = Outcome()
+
+    def run(self, chunks: Sequence[PlannedChunk]) -> Outcome:
+        """
+        Read chunks and stage them.
+
+        :param chunks: the chunks that are not staged yet.
+        :returns: what became of them.
+        :raises ClaimLostError: another run has taken over.
+        :raises SpaceError: the staging folder's disk is too small.
+        """
+        progress = Progress(log.info, f"extract {len(chunks)} chunks", sum(c.rows for c in chunks))
+        try:
+            for number, chunk in enumerate(chunks, 1):
+                self._one(chunk, progress, f"chunk {number} of {len(chunks)}")
+            self._buffer.flush()
+        finally:
+            for source in self._open.values():
+                source.close()
+        self.outcome.bytes = self._buffer.written
+        staged = f"{self.outcome.chunks} chunks staged"
+        bad = len({f.chunk for f in self.outcome.failures})
+        progress.finish(f"{staged}, {bad} failed" if bad else staged)
+        return self.outcome
+
+    def _one(self, chunk: PlannedChunk, progress: Progress, note: str) -> None:
+        failures, transient = [], False
+        for worker in chunk.workers:
+            try:
+                rows = self._read(chunk, worker, progress, note)
+            except (ReindexError, MySQLdb.Error) as error:
+                if isinstance(error, ReindexError) and not isinstance(error, DataError | TransientError):
+                    raise
+                self._buffer.drop_chunk()
+                transient |= is_transient(error)
+                message = detail(self._down.get(worker) or describe(error))
+                failures.append(
+                    Failure(table=self._plan.request.director_table, worker=worker, chunk=chunk.chunk, message=message)
+                )
+                log.warning("chunk %s of worker %s: %s", chunk.chunk, worker, message)
+            else:
+                self.outcome.chunks += 1
+                self.outcome.rows += rows
+                return
+        self.outcome.failures += failures
+        self.outcome.transient |= transient
+
+    def _read(self, chunk: PlannedChunk, worker: str, progress: Progress, note: str) -> int:
+        begun = time.monotonic()
+        try:
+            info, total = self._whole(self._source(worker), chunk, progress, note)
+        except SurpriseError:
+            # The driver reads it as well, and says what is wrong with it.
+            self._buffer.drop_chunk()
+            self._hang_up(worker)
+            info, total = self._whole(self._source(worker, fast=False), chunk, progress, note)
+            self._hang_up(worker)
+        seconds = round(time.monotonic() - begun, 4)
+        self._buffer.end_chunk(StagedChunk(chunk.chunk, worker, info.fingerprint, total, seconds, info.state))
+        return total.rows
+
+    def _whole(self, source: Source, chunk: PlannedChunk, progress: Progress, note: str) -> tuple[TableInfo, Checksum]:
+        """Read all rows that the table counts; once more when there are others, as it may just have changed."""
+        found: list[tuple[int, int]] = []
+        for _ in range(2):
+            # Before its rows: a change that comes after this is one that they may lack.
+            info = table_info(source.connection, self._plan.request, chunk.chunk) or TableInfo(0)
+            if info.exact:
+                total, counted = self._stream(source, chunk, progress, note), info.rows
+            else:
+                with snapshot(source.connection):
+                    total = self._stream(source, chunk, progress, note)
+                    counted = count_rows(source.connection, self._plan.request, chunk.chunk)
+            if total.rows == counted:
+                return info, total
+            found.append((total.rows, counted))
+            self._buffer.drop_chunk()
+        raise incomplete(found)
+
+    def _stream(self, source: Source, chunk: PlannedChunk, progress: Progress, note: str) -> Checksum:
+        total, whole = Checksum(), False
+        try:
+            for rows in stream(source, self._plan, chunk.chunk):
+                self._watch.check()
+                self._buffer.add(rows)
+                total += Checksum.of(rows)
+                progress.add(len(rows), note)
+                self._pace.add(len(rows))
+            whole = True
+        finally:
+            if not whole and (source.wire is not None or is_transient(sys.exception() or OSError())):
+                # What is left of the answer would be taken for the next one's.
+                self._open = {name: other for name, other in self._open.items() if other is not source}
+                source.close()
+        return total
+
+    def _hang_up(self, worker: str) -> None:
+        source = self._open.pop(worker, None)
+        if source is not None:
+            source.close()
+
+    def _source(self, worker: str, *, fast: bool = True) -> Source:
+        if worker in self._down:
+            raise TransientError(self._down[worker])
+        if worker not in self._open:
+            connect = self._connects.get(worker)
+            if connect is None:
+                raise DataError(
+                    f"no MySQL connection for worker '{worker}': add it to 'workers' in the qserv connection's extra"
+                )
+            # One connection at a time: who waits for a worker keeps no other one waiting.
+            for other in list(self._open):
+                self._hang_up(other)
+            self._admit(worker)
+            try:
+                source = self._open[worker] = Source.open(connect, fast=fast)
+                present_figures(source.connection)
+            except MySQLdb.Error as error:
+                # Asked once a task: each further chunk would wait for the same time-out.
+                self._down[worker] = f"Failed to connect to the worker service: {describe(error)}"
+                raise
+        return self._open[worker]
+
+
+def stream(source: Source, plan: Plan, chunk: int) -> Iterator[Rows]:
+    """
+    Stream the keys and sub-chunks of one chunk table. Its chunk number comes from the table's name.
+
+    :param source: the worker.
+    :param plan: names the table and its columns.
+    :param chunk: the chunk's number.
+    :returns: rows, some at a time.
+    :raises DataError: a key or sub-chunk is NULL or does not fit into the index's column.
+    :raises SurpriseError: the same, where the rows come from the socket: the connection must be closed.
+    """
+    request = plan.request
+    table = quote(request.database, f"{request.director_table}_{chunk}")
+    statement = f"SELECT {quote(plan.key_column)}, {quote('subChunkId')} FROM {table}"  # noqa: S608 - names are quoted
+    if source.wire is not None:
+        # Nobody formats this one: a doubled percent sign of a quoted name is one.
+        return _from_wire(source.wire, statement.replace("%%", "%"), plan, chunk)
+    return _from_driver(source.connection, statement, plan, chunk)
+
+
+def _from_wire(wire: Wire, statement: str, plan: Plan, chunk: int) -> Iterator[Rows]:
+    key, sub_chunk = plan.key, plan.sub_chunk
+    try:
+        for keys, subs in wire.stream(statement):
+            if not (within(keys, key) and within(subs, sub_chunk)):
+                raise SurpriseError
+            chunks = np.full(len(keys), chunk, np.int32)
+            yield Rows(keys.astype(key.dtype, copy=False), chunks, subs.astype(sub_chunk.dtype, copy=False))
+    except OSError as error:
+        raise MySQLdb.OperationalError(CR.SERVER_LOST, f"Lost connection to server during query ({error})") from error
+
+
+def _from_driver(connection: Connection, statement: str, plan: Plan, chunk: int) -> Iterator[Rows]:
+    cursor = connection.cursor(SSCursor)
+    try:
+        cursor.execute(statement, ())
+        for name, kind, *_ in cursor.description:
+            if kind not in INTEGER_FIELDS:
+                table = f"{plan.request.director_table}_{chunk}"
+                raise DataError(f"column '{name}' of table '{table}' is not an integer column")
+        while batch := cursor.fetchmany(FETCH_ROWS):
+            yield as_rows(batch, chunk, plan.key_column, plan.key, plan.sub_chunk)
+    finally:
+        # Closing reads what is left of the result; on a broken connection there is nothing left to read.
+        try:
+            cursor.close()
+        except MySQLdb.Error:
+            log.debug("closing the cursor of chunk %s failed", chunk, exc_info=True)
+
+
+def incomplete(found: Sequence[tuple[int, int]]) -> ReindexError:
+    """
+    What to say of a table of which not all rows came, or more than all.
+
+    :param found: of each try, how many rows were read, and how many the table counted.
+    :returns: the error: transient when the table was changed in between.
+    """
+    read, counted = found[-1]
+    text = f"{read:,} rows were read, the table has {counted:,}"
+    if len(set(found)) > 1:
+        return TransientError(f"{text}: it changes while it is read")
+    return DataError(
+        f"{text}: it is damaged (CHECK TABLE tells, REPAIR TABLE mends it), or something between here and the server "
+        "cuts results, such as a proxy's limit of rows"
+    )
+
+
+def missing_chunks(group: Sequence[PlannedChunk], staged: Sequence[Manifest]) -> list[PlannedChunk]:
+    """
+    The chunks of a mapped task that are not staged yet.
+
+    :param group: the task's chunks.
+    :param staged: the manifests that count.
+    :returns: what is left to read.
+    """
+    there = {chunk.chunk for manifest in staged for chunk in manifest.chunks}
+    return [chunk for chunk in group if chunk.chunk not in there]
+
+
+def unaccounted(groups: Iterable[Sequence[PlannedChunk]], staged: Sequence[Manifest]) -> list[int]:
+    """
+    The chunks of a plan that no manifest holds.
+
+    :param groups: the plan's groups.
+    :param staged: the manifests that count.
+    :returns: chunk numbers, ascending.
+    """
+    there = {chunk.chunk for manifest in staged for chunk in manifest.chunks}
+    return sorted(chunk.chunk for group in groups for chunk in group if chunk.chunk not in there)

@@ -1,0 +1,103 @@
+"""What an extract task does: its own group, or, while its worker is busy, another one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+
+import MySQLdb
+
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director.coordination.scheduler import Turns, next_group
+from airflow_reindex.director.coordination.throttle import LOOK_SECONDS, Desk, Watch
+from airflow_reindex.director.extract.extractor import Extractor, Outcome, missing_chunks
+from airflow_reindex.director.extract.run_buffer import RunBuffer
+from airflow_reindex.director.model.plan import Plan, PlannedChunk
+from airflow_reindex.director.model.records import read_groups
+from airflow_reindex.director.model.runs import RUNS, accounted, group_of, manifests
+from airflow_reindex.director.model.servers import Servers
+from airflow_reindex.director.mysql.client import session
+
+log = logging.getLogger(__name__)
+
+#: How often an extract task that has nothing to do looks for work.
+WAIT_SECONDS = 1.0
+
+
+class Extraction:
+    """
+    An extract task at work.
+
+    :param servers: the Qserv installation.
+    :param folder: the run's folder.
+    :param plan: the plan.
+    :param capacity: rows to hold in each of two buffers.
+    """
+
+    def __init__(self, servers: Servers, folder: Folder, plan: Plan, capacity: int) -> None:
+        self._servers, self._folder, self._plan, self._capacity = servers, folder, plan, capacity
+        self._helped: set[int] = set()
+
+    def run(self, own: int, todo: Sequence[PlannedChunk], watch: Watch) -> Outcome:
+        """
+        Read the task's own group, and others as long as it has to wait.
+
+        :param own: the number of its group.
+        :param todo: the group's chunks that are not staged.
+        :param watch: the claim and the limits to heed.
+        :returns: what became of its own group.
+        """
+        with session(self._servers.czar) as czar:
+            desk = Desk(czar, self._servers.tables(self._plan.request).mark)
+            turns = Turns(czar, self._plan.token, self._servers.worker_connections)
+            desk.take(0)
+            watch.beside(turns.stay)
+            while todo:
+                found = next_group(own, self._groups, self._untouched, turns, todo)
+                if found is None:
+                    watch.wait(WAIT_SECONDS)
+                    continue
+                group, chunks = found
+                if group != own:
+                    log.info("the worker of this group is busy: reading group %s meanwhile", group)
+                    self._helped.add(group)
+                # Another task may have read it meanwhile.
+                outcome = self._read(group, self._missing(group, chunks), turns, watch)
+                if group == own:
+                    return outcome
+        return Outcome()
+
+    def _read(self, group: int, chunks: Sequence[PlannedChunk], turns: Turns, watch: Watch) -> Outcome:
+        def admit(worker: str) -> None:
+            while not turns.admit(worker):
+                watch.wait(LOOK_SECONDS)
+
+        outcome = Outcome()
+        try:
+            outcome = self._once(group, chunks, watch, admit)
+            left = self._missing(group, chunks)
+            if left and not outcome.failures:
+                # The same task was delivered twice, and the two deliveries cut their runs differently.
+                outcome = self._once(group, left, watch, admit)
+        finally:
+            # A session that broke has given its locks back; the chunks that failed are what the user must hear of.
+            with suppress(*([MySQLdb.Error] if outcome.failures else [])):
+                turns.end(group)
+        return outcome
+
+    def _once(self, group: int, chunks: Sequence[PlannedChunk], watch: Watch, admit: Callable[[str], None]) -> Outcome:
+        with RunBuffer(self._folder, self._plan, group, self._capacity) as buffer:
+            return Extractor(self._plan, self._servers.workers, buffer, watch, admit).run(chunks)
+
+    def _groups(self) -> Iterator[Sequence[PlannedChunk]]:
+        return read_groups(self._folder, self._plan)
+
+    def _missing(self, group: int, chunks: Sequence[PlannedChunk]) -> list[PlannedChunk]:
+        return missing_chunks(chunks, accounted(manifests(self._folder, group), self._plan.token))
+
+    def _untouched(self) -> set[int]:
+        """The groups of which nothing is staged, without those that failed when they were read from here."""
+        names = (f"{RUNS}/{name}" for name in self._folder.names(RUNS) if name.endswith(".json"))
+        begun = {group_of(name) for name in names if name not in self._plan.adopted}
+        return {number for number, _ in enumerate(self._groups())} - begun - self._helped

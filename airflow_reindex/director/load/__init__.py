@@ -1,0 +1,1 @@
+"""From sorted runs to the shadow table."""

@@ -1,0 +1,347 @@
+"""A key range into the shadow table, slice by slice: a slice and its marker commit together, so none comes twice."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import astuple, dataclass, field
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+
+import MySQLdb
+
+from airflow_reindex.core.failures import DataError
+from airflow_reindex.core.progress import Progress
+from airflow_reindex.director.coordination.claim import fence, lost
+from airflow_reindex.director.coordination.throttle import LOOK_SECONDS, Desk, Pace, Watch
+from airflow_reindex.director.load.duplicates import Duplicates
+from airflow_reindex.director.load.merge import Merger
+from airflow_reindex.director.model.plan import Plan
+from airflow_reindex.director.model.split import KeyRange
+from airflow_reindex.director.model.tables import IndexTables
+from airflow_reindex.director.mysql.bulk_load import Inbox, explain_load_error, load_file, write_text
+from airflow_reindex.director.mysql.client import (
+    DUPLICATE_KEY,
+    NO_SUCH_TABLE,
+    TABLE_EXISTS,
+    Connection,
+    code_of,
+    execute,
+    query,
+    transaction,
+)
+from airflow_reindex.director.mysql.disk_space import ServerRoom
+from airflow_reindex.director.mysql.session_settings import TRANSACTION_IDLE_SECONDS
+from airflow_reindex.director.mysql.types import Checksum, Rows
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Loaded:
+    """
+    What a mapped load task did.
+
+    :param rows: rows of the range that are in the shadow table now.
+    :param new_rows: those of them that this try loaded.
+    :param duplicates: what to say of each chunk with duplicate keys; empty when all is well.
+    """
+
+    rows: int = 0
+    new_rows: int = 0
+    duplicates: dict[int, str] = field(default_factory=dict)
+
+
+def create_tables(connection: Connection, tables: IndexTables, token: str, build: str, definition: str) -> None:
+    """
+    Create the shadow table and the table of its markers; those that exist stay, with what was loaded.
+
+    :param connection: the czar's server.
+    :param tables: the index.
+    :param token: the claim.
+    :param build: the split's build.
+    :param definition: the index's columns and keys.
+    """
+    markers = (
+        "(`range` INT NOT NULL, slice INT NOT NULL, `rows` BIGINT UNSIGNED NOT NULL, `keys` BIGINT UNSIGNED NOT NULL, "
+        "mix BIGINT UNSIGNED NOT NULL, total BIGINT UNSIGNED NOT NULL, loaded_at DATETIME(6) NOT NULL, "
+        "PRIMARY KEY (`range`, slice)) ENGINE=InnoDB"
+    )
+    there = {
+        row[0]
+        for row in query(
+            connection, "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s", (tables.work,)
+        )
+    }
+    for kind, columns in (("shadow", definition), ("slices", markers)):
+        if tables.name(kind, token, build) in there:
+            continue
+        try:
+            execute(connection, f"CREATE TABLE {tables.sql(kind, token, build)} {columns}")
+        except MySQLdb.Error as error:
+            # The same task was delivered twice.
+            if code_of(error) != TABLE_EXISTS:
+                raise
+
+
+def markers(connection: Connection, tables: IndexTables, token: str, build: str) -> dict[tuple[int, int], Checksum]:
+    """
+    The slices that are loaded.
+
+    :param connection: the czar's server.
+    :param tables: the index.
+    :param token: the claim.
+    :param build: the split's build.
+    :returns: the checksum of each slice, by range and slice number.
+    """
+    try:
+        rows = query(
+            connection,
+            f"SELECT `range`, slice, `rows`, `keys`, mix, total FROM {tables.sql('slices', token, build)}",  # noqa: S608 - names are quoted
+        )
+    except MySQLdb.Error as error:
+        if code_of(error) == NO_SUCH_TABLE:
+            raise lost(tables) from error
+        raise
+    return {(int(number), int(piece)): Checksum(*map(int, sums)) for number, piece, *sums in rows}
+
+
+class _DuplicatesError(Exception):
+    """Duplicate keys were found after the first rows of a slice were loaded: roll it back."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """
+    Rows of a slice, ready to be loaded.
+
+    :param slice: the slice's number.
+    :param path: the file; ``None`` when there is nothing to load.
+    :param checksum: of the rows.
+    :param last: whether the slice ends with them.
+    """
+
+    slice: int
+    path: Path | None
+    checksum: Checksum
+    last: bool
+
+
+class RangeLoader:
+    """
+    Loads one key range.
+
+    :param connection: to the czar's server, made with ``local_infile`` where the inbox is local.
+    :param plan: the plan.
+    :param tables: the index.
+    :param build: the split's build.
+    :param inbox: how files reach the server.
+    :param watch: the claim and the limits to heed.
+    :param data_dir: as for :class:`ServerRoom`.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        plan: Plan,
+        tables: IndexTables,
+        build: str,
+        inbox: Inbox,
+        watch: Watch,
+        data_dir: str | None = None,
+    ) -> None:
+        self._connection, self._plan, self._tables, self._build = connection, plan, tables, build
+        self._inbox, self._watch, self._pace = inbox, watch, Pace(watch)
+        self._room = ServerRoom(connection, data_dir)
+        self._desk = Desk(connection, tables.mark)
+        self._duplicates = Duplicates()
+        self._done: Mapping[tuple[int, int], Checksum] = {}
+
+    def run(self, merger: Merger, key_range: KeyRange) -> Loaded:
+        """
+        Load what is not loaded yet of a range. A thread merges and writes the next slice while the server loads one.
+
+        After the first duplicate key of a unique index nothing more is loaded, but the rest is still looked through,
+        so that all duplicates are known at once.
+
+        :param merger: gives the range's rows.
+        :param key_range: the range.
+        :returns: what was done.
+        :raises ClaimLostError: another run has taken over.
+        :raises DataError: the server would have changed or skipped rows.
+        :raises SpaceError: there is no room for the next file.
+        """
+        self._done = markers(self._connection, self._tables, self._plan.token, self._build)
+        result, slices = Loaded(), len(key_range.bounds) - 1
+        progress = Progress(log.info, f"load {key_range.label}", key_range.rows)
+        with self._inbox.place() as folder, Ahead(self._texts(folder, merger, key_range)) as texts:
+            for text in texts:
+                loaded, rows = self._slice(key_range.number, _of_slice(text, texts))
+                if not self._duplicates:
+                    result.rows += rows
+                    result.new_rows += loaded
+                progress.add(rows, f"slice {text.slice + 1} of {slices}")
+        result.duplicates = self._duplicates.messages()
+        progress.finish("duplicate keys found: nothing more was loaded" if result.duplicates else "")
+        return result
+
+    def _texts(self, folder: Path, merger: Merger, key_range: KeyRange) -> Iterator[Text]:
+        """Runs in a thread of its own, one text ahead."""
+        stem = f"reindex-{self._tables.mark}-{self._plan.token}-{self._build}-{key_range.number}"
+        number = 0
+        for piece in merger.pieces(key_range):
+            if self._plan.unique:
+                self._duplicates.look(piece.rows)
+            idle = self._duplicates or (key_range.number, piece.slice) in self._done
+            size = 0 if idle else self._watch.block_rows
+            for rows, ends in _blocks(piece.rows, size):
+                path = None if idle else folder / f"{stem}-{number}.tsv"
+                if path is not None:
+                    self._inbox.ensure_room(len(rows))
+                    write_text(rows, path)
+                number += 1
+                yield Text(piece.slice, path, Checksum.of(rows), last=piece.last and ends)
+
+    def _slice(self, key_range: int, texts: Iterator[Text]) -> tuple[int, int]:
+        """Load a slice; how many rows were loaded now, and how many it has."""
+        while not self._desk.take(self._watch.limits.connections):
+            self._watch.wait(LOOK_SECONDS)
+        self._watch.check()
+        first = next(texts)
+        known = self._done.get((key_range, first.slice))
+        everything = chain([first], texts)
+        if known is not None or first.path is None:
+            total = _total(everything)
+            if known is not None and known != total:
+                raise DataError(
+                    f"slice {first.slice} of range {key_range} was loaded with {known.rows} rows, but the staged runs "
+                    f"now give {total.rows}: the staging folder was changed. Clear this run from its task 'plan' on."
+                )
+            return 0, total.rows
+        self._room.ensure(first.checksum.rows)
+        try:
+            total = self._load(key_range, first.slice, everything)
+        except _DuplicatesError:
+            return 0, _total(everything).rows
+        except MySQLdb.Error as error:
+            if code_of(error) == NO_SUCH_TABLE:
+                raise lost(self._tables) from error
+            if code_of(error) == DUPLICATE_KEY and (total := first.checksum + _total(texts)) == self._now_known(
+                key_range, first.slice
+            ):
+                # The same task was delivered twice, and the other one has loaded the slice.
+                return 0, total.rows
+            explained = explain_load_error(error, local=self._inbox.local)
+            if explained is None:
+                raise
+            raise explained from error
+        self._pace.add(0)
+        return total.rows, total.rows
+
+    def _now_known(self, key_range: int, number: int) -> Checksum | None:
+        done = markers(self._connection, self._tables, self._plan.token, self._build)
+        return done.get((key_range, number))
+
+    def _load(self, key_range: int, number: int, texts: Iterator[Text]) -> Checksum:
+        shadow = self._tables.sql("shadow", self._plan.token, self._build)
+        slices = self._tables.sql("slices", self._plan.token, self._build)
+        total = Checksum()
+        with transaction(self._connection):
+            fence(self._connection, self._tables, self._plan.token)
+            # First of all: a second delivery of this task waits here.
+            execute(
+                self._connection,
+                f"INSERT INTO {slices} VALUES (%s, %s, 0, 0, 0, 0, NOW(6))",  # noqa: S608 - names are quoted
+                (key_range, number),
+            )
+            for text in texts:
+                if text.path is None:
+                    raise _DuplicatesError
+                affected = load_file(self._connection, self._inbox, text.path, shadow, self._plan.key_column)
+                _unlink(text)
+                if affected != text.checksum.rows:
+                    raise DataError(
+                        f"the server took {affected} of {text.checksum.rows} rows of slice {number} of range "
+                        f"{key_range}; the slice was rolled back"
+                    )
+                total += text.checksum
+                # The server hangs up on a transaction that does nothing for long.
+                self._pace.add(affected, TRANSACTION_IDLE_SECONDS / 4)
+            execute(
+                self._connection,
+                f"UPDATE {slices} SET `rows` = %s, `keys` = %s, mix = %s, total = %s, loaded_at = NOW(6) "  # noqa: S608 - names are quoted
+                "WHERE `range` = %s AND slice = %s",
+                (*astuple(total), key_range, number),
+            )
+        return total
+
+
+class Ahead:
+    """
+    Computes the next item in a thread while the last one is used. A context manager: at its end nothing is left.
+
+    :param texts: the items; closed at the end.
+    """
+
+    def __init__(self, texts: Iterator[Text]) -> None:
+        self._texts = texts
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reindex-merge")
+        self._coming: Future[Text | None] | None = None
+        self._given: Text | None = None
+
+    def __enter__(self) -> Ahead:
+        self._coming = self._thread.submit(next, self._texts, None)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown()
+        coming = self._coming
+        left = None if coming is None or coming.cancelled() or coming.exception() else coming.result()
+        for text in (self._given, left):
+            if text is not None:
+                _unlink(text)
+
+    def __iter__(self) -> Iterator[Text]:
+        return self
+
+    def __next__(self) -> Text:
+        if self._coming is None:
+            raise StopIteration
+        text = self._given = self._coming.result()
+        self._coming = None if text is None else self._thread.submit(next, self._texts, None)
+        if text is None:
+            raise StopIteration
+        return text
+
+
+def _of_slice(first: Text, rest: Iterator[Text]) -> Iterator[Text]:
+    text = first
+    yield text
+    while not text.last:
+        text = next(rest)
+        yield text
+
+
+def _blocks(rows: Rows, size: int) -> Iterator[tuple[Rows, bool]]:
+    """Rows in blocks of a size, 0 for one block, each with whether it is the last one."""
+    step = size or len(rows)
+    for start in range(0, len(rows), step):
+        yield rows.take(slice(start, start + step)), start + step >= len(rows)
+
+
+def _total(texts: Iterator[Text]) -> Checksum:
+    """The checksum of texts that are not loaded."""
+    total = Checksum()
+    for text in texts:
+        _unlink(text)
+        total += text.checksum
+    return total
+
+
+def _unlink(text: Text) -> None:
+    if text.path is not None:
+        text.path.unlink(missing_ok=True)

@@ -1,0 +1,47 @@
+"""What a build may take of the servers, to be changed while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_reindex.core.failures import RequestError
+from airflow_reindex.core.params import whole_number
+
+#: Desks that are counted; without a limit a task works without one when all are taken.
+DESKS = 64
+
+
+#: A slice is one transaction, in which the claim cannot change hands: it must come to its end.
+LEAST_RATE = 1_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """
+    What a build may ask of its servers; 0 means no limit.
+
+    :param rows_per_second: rows that all its tasks together read or load.
+    :param connections: connections that load or verify at the same time.
+    """
+
+    rows_per_second: int = 0
+    connections: int = 0
+
+    @classmethod
+    def parse(cls, params: Mapping[str, Any]) -> Limits:
+        """
+        Read the params of a run.
+
+        :param params: by name.
+        :returns: the limits.
+        :raises RequestError: they are no numbers, a slice's transaction would take too long, or nobody counts so many.
+        """
+        rate = whole_number(params.get("max_rows_per_second"), "max_rows_per_second")
+        if 0 < rate < LEAST_RATE:
+            raise RequestError(f"the parameter max_rows_per_second takes 0 (no limit) or at least {LEAST_RATE}.")
+        connections = whole_number(params.get("max_connections"), "max_connections")
+        if connections > DESKS:
+            raise RequestError(f"the parameter max_connections takes 0 (no limit) or at most {DESKS}.")
+        return cls(rate, connections)

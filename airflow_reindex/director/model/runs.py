@@ -1,0 +1,325 @@
+"""Sorted runs in the staging folder: the file format, and the manifests that say which of them count."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass, replace
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from airflow_reindex.core.failures import ReindexError
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director.mysql.types import Checksum, Rows
+
+#: Where a run's folder keeps them.
+RUNS = "runs"
+#: Row groups in a file: a reader of few rows reads a short footer, and the files do not get too many.
+GROUPS_IN_FILE = 128
+#: Row groups that are encoded or decoded at a time.
+GROUPS_AT_ONCE = 16
+#: How many keys of each run go into its sample.
+SAMPLES = 256
+#: What a staged row takes at most: random keys in small runs.
+STAGED_BYTES = 12
+
+
+@dataclass(frozen=True)
+class StagedChunk:
+    """
+    A chunk that was read whole.
+
+    :param chunk: its number.
+    :param worker: the worker it was read from.
+    :param fingerprint: proves, as long as it is the table's, that these are its rows; empty where nothing does.
+    :param checksum: of its rows as they left the worker.
+    :param seconds: how long it took to read.
+    :param state: of its table when it was read; another one proves that it has changed since.
+    """
+
+    chunk: int
+    worker: str
+    fingerprint: str
+    checksum: Checksum
+    seconds: float = 0.0
+    state: str = ""
+
+
+@dataclass(frozen=True)
+class StagedFile:
+    """
+    One sorted file, the whole of a run or a part of it.
+
+    :param name: its name in the run's folder.
+    :param rows: rows in it.
+    :param low: its first key.
+    :param high: its last key.
+    :param step: rows that each key of the sample stands for.
+    :param sample: evenly spaced keys, ascending.
+    :param bytes: its size.
+    """
+
+    name: str
+    rows: int
+    low: int
+    high: int
+    step: int
+    sample: tuple[int, ...]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """
+    Says that some files hold some chunks, all of their rows and nothing else. Written last: without it no file counts.
+
+    :param name: its name in the run's folder.
+    :param token: the plan it was made for.
+    :param group: the mapped task that made it.
+    :param layout: what the rows look like; runs of another layout cannot be merged with these.
+    :param chunks: the chunks.
+    :param files: the files.
+    :param dropped: chunks in the files whose rows no longer count: their tables have changed since.
+    """
+
+    name: str
+    token: str
+    group: int
+    layout: str
+    chunks: tuple[StagedChunk, ...]
+    files: tuple[StagedFile, ...]
+    dropped: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Rows of the chunks that count."""
+        return sum(chunk.checksum.rows for chunk in self.chunks)
+
+    def without(self, dropped: Iterable[int]) -> Manifest:
+        """
+        The manifest after some of its chunks have changed.
+
+        :param dropped: their numbers.
+        :returns: a manifest of the others.
+        """
+        gone = frozenset(dropped)
+        kept = tuple(chunk for chunk in self.chunks if chunk.chunk not in gone)
+        return replace(self, chunks=kept, dropped=tuple(sorted(gone)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """
+        The manifest as JSON can hold it.
+
+        :returns: a dict of plain types.
+        """
+        return {
+            "token": self.token,
+            "group": self.group,
+            "layout": self.layout,
+            "chunks": [
+                [c.chunk, c.worker, c.fingerprint, *astuple(c.checksum), c.seconds, c.state] for c in self.chunks
+            ],
+            "files": [[f.name, f.rows, f.low, f.high, f.step, f.sample, f.bytes] for f in self.files],
+        }
+
+    @classmethod
+    def from_dict(cls, name: str, value: dict[str, Any]) -> Manifest:
+        """
+        Read a manifest back.
+
+        :param name: its file name.
+        :param value: what :meth:`as_dict` gave.
+        :returns: the manifest.
+        """
+        return cls(
+            name,
+            value["token"],
+            value["group"],
+            value["layout"],
+            tuple(
+                StagedChunk(chunk, worker, mark, Checksum(*sums), seconds, state)
+                for chunk, worker, mark, *sums, seconds, state in value["chunks"]
+            ),
+            tuple(
+                StagedFile(name_, rows, low, high, step, tuple(sample), size)
+                for name_, rows, low, high, step, sample, size in value["files"]
+            ),
+        )
+
+
+def new_name(group: int) -> str:
+    """
+    A name for a run that no other try or delivery of the task uses. Later names sort behind earlier ones.
+
+    :param group: the mapped task's number.
+    :returns: the name below the run's folder, without an ending.
+    """
+    return f"{RUNS}/g{group:04d}-{time.time_ns():016x}-{uuid4().hex[:8]}"
+
+
+def group_of(name: str) -> int:
+    """
+    The mapped task that made a run.
+
+    :param name: a name that :func:`new_name` gave, with any ending.
+    :returns: its number.
+    """
+    return int(name.removeprefix(f"{RUNS}/g").split("-", 1)[0])
+
+
+def write_run(folder: Folder, stem: str, rows: Rows, group_rows: int) -> tuple[StagedFile, ...]:
+    """
+    Sort rows by key and write them as one run: Parquet files that follow one another in the key space.
+
+    :param folder: the run's folder.
+    :param stem: what the files' names begin with.
+    :param rows: the rows, in any order.
+    :param group_rows: rows in a row group.
+    :returns: what to put into the manifest; empty for no rows.
+    :raises SpaceError: the folder's disk is too small.
+    """
+    if not len(rows):
+        return ()
+    folder.ensure_room(len(rows) * STAGED_BYTES)
+    order = np.argsort(rows.key)
+    step = max(1, len(rows) // SAMPLES)
+    # Runs of like size would all be sampled at the same quantiles, which clumps the cuts: shift each by its name.
+    first = int.from_bytes(hashlib.sha256(stem.encode()).digest()[:4]) % step
+    size, files = GROUPS_IN_FILE * group_rows, []
+    for number, start in enumerate(range(0, len(rows), size)):
+        part = order[start : start + size]
+        name = f"{stem}-{number:02d}.parquet"
+        sample = tuple(rows.key[part[(first - start) % step :: step]].tolist())
+        low, high = int(rows.key[part[0]]), int(rows.key[part[-1]])
+        files.append(StagedFile(name, len(part), low, high, step, sample, _write(folder, name, rows, part, group_rows)))
+    return tuple(files)
+
+
+def _write(folder: Folder, name: str, rows: Rows, order: npt.NDArray[np.intp], group_rows: int) -> int:
+    """
+    Write rows in an order, some row groups at a time; returns the file's size in bytes.
+
+    The encodings alone compress: sorted random keys lie close together, so that most bits of their differences need not
+    be stored; chunks and sub-chunks are packed numbers of a dictionary's entries. A codec on top makes it 1 % smaller.
+    """
+    labels = ("key", "chunk", "sub_chunk")
+    schema = pa.schema([(label, pa.from_numpy_dtype(getattr(rows, label).dtype)) for label in labels])
+    with folder.create(name) as stream:
+        with pq.ParquetWriter(
+            stream,
+            schema,
+            compression="none",
+            use_dictionary=["chunk", "sub_chunk"],
+            column_encoding={"key": "DELTA_BINARY_PACKED"},
+            write_statistics=["key"],
+        ) as writer:
+            for start in range(0, len(order), GROUPS_AT_ONCE * group_rows):
+                piece = rows.take(order[start : start + GROUPS_AT_ONCE * group_rows])
+                columns = [pa.array(getattr(piece, label)) for label in labels]
+                writer.write_table(pa.table(columns, schema=schema), row_group_size=group_rows)
+        return int(stream.tell())
+
+
+def read_part(folder: Folder, name: str, low: int | None, high: int | None) -> Iterator[Rows]:
+    """
+    Read the rows of a key range from a file, some row groups at a time.
+
+    :param folder: the run's folder.
+    :param name: the file's name.
+    :param low: the first key wanted; ``None`` for all.
+    :param high: the first key that is not wanted; ``None`` for all.
+    :yields: rows in key order, at least one.
+    """
+    with folder.open(name) as stream:
+        source = pq.ParquetFile(stream)
+        stats = [source.metadata.row_group(i).column(0).statistics for i in range(source.metadata.num_row_groups)]
+        wanted = [
+            i for i, stat in enumerate(stats) if (low is None or stat.max >= low) and (high is None or stat.min < high)
+        ]
+        for start in range(0, len(wanted), GROUPS_AT_ONCE):
+            table = source.read_row_groups(wanted[start : start + GROUPS_AT_ONCE], use_threads=False)
+            rows = Rows(*(np.asarray(table.column(label)) for label in ("key", "chunk", "sub_chunk")))
+            first = 0 if low is None else position(rows.key, low)
+            last = len(rows) if high is None else position(rows.key, high)
+            if first < last:
+                yield rows.take(slice(first, last))
+
+
+def position(keys: npt.NDArray[Any], key: int) -> int:
+    """
+    Where a key would stand in a sorted column.
+
+    :param keys: the column.
+    :param key: the key.
+    :returns: how many keys lie below it.
+    """
+    limits = np.iinfo(keys.dtype)
+    if not limits.min <= key <= limits.max:
+        return 0 if key < limits.min else len(keys)
+    # The bound's type must be the column's own: comparing int64 with uint64 goes through float64 and loses keys.
+    return int(np.searchsorted(keys, keys.dtype.type(key)))
+
+
+def manifests(folder: Folder, group: int | None = None) -> Iterator[Manifest]:
+    """
+    Read the manifests in a run's folder, in the order of their names.
+
+    :param folder: the run's folder.
+    :param group: only those of this mapped task.
+    :yields: each manifest.
+    """
+    prefix = "" if group is None else f"g{group:04d}-"
+    for name in folder.names(RUNS):
+        if name.endswith(".json") and name.startswith(prefix):
+            value = folder.read_json(f"{RUNS}/{name}")
+            if value is not None:
+                yield Manifest.from_dict(f"{RUNS}/{name}", value)
+
+
+def named(folder: Folder, names: Mapping[str, Iterable[int]]) -> list[Manifest]:
+    """
+    Read certain manifests.
+
+    :param folder: the run's folder.
+    :param names: their names, each with its chunks that do not count.
+    :returns: the manifests, in the order of the names.
+    :raises ReindexError: one is gone.
+    """
+    result = []
+    for name, dropped in names.items():
+        value = folder.read_json(name)
+        if value is None:
+            raise ReindexError(f"{name} is gone from {folder.url}: clear this run from its task 'plan' on.")
+        manifest = Manifest.from_dict(name, value)
+        result.append(manifest.without(dropped) if dropped else manifest)
+    return result
+
+
+def accounted(
+    candidates: Iterable[Manifest], token: str, adopted: Mapping[str, Iterable[int]] | None = None
+) -> list[Manifest]:
+    """
+    The manifests that count for a plan: each chunk is in exactly one of them.
+
+    A task that was delivered twice leaves two manifests for the same chunks; the first by name is taken.
+
+    :param candidates: the manifests found.
+    :param token: the plan's token.
+    :param adopted: names of earlier runs' manifests that the plan adopted, with their chunks that do not count.
+    :returns: the manifests to use, in the order of their names.
+    """
+    names, seen, result = adopted or {}, set[int](), []
+    # The adopted ones first: the plan counts on them.
+    for found in sorted(candidates, key=lambda m: (m.name not in names, m.name)):
+        manifest = found.without(names[found.name]) if names.get(found.name) else found
+        chunks = {c.chunk for c in manifest.chunks}
+        if (manifest.token == token or manifest.name in names) and not chunks & seen:
+            seen |= chunks
+            result.append(manifest)
+    return result

@@ -1,0 +1,1 @@
+"""MySQL and MariaDB: sessions, types, the binary protocol, bulk loads, disk space."""

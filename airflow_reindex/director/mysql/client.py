@@ -1,0 +1,286 @@
+"""Statements on MySQL and MariaDB: every warning is an error, every error has a class that says whether to retry."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import MySQLdb
+
+from airflow_reindex.core.failures import DataError, ReindexError, TransientError
+from airflow_reindex.director.mysql.session_settings import (
+    IDLE_SECONDS,
+    TRANSACTION_IDLE_SECONDS,
+    TRANSACTIONS,
+    pin_statement,
+)
+
+#: A DB-API connection of mysqlclient.
+Connection = Any
+#: Opens a new connection; raises the driver's error.
+Connect = Callable[[], Connection]
+
+#: Too many connections, shutdown in progress, network errors, time-out of a lock wait, deadlock, query interrupted,
+#: connection killed. All client errors (2000 to 2099: cannot connect, gone, lost) are transient besides.
+TRANSIENT_CODES = frozenset({1040, 1053, 1077, 1152, 1159, 1160, 1161, 1184, 1203, 1205, 1213, 1317, 1927})
+NO_SUCH_TABLE = 1146
+LOCK_WAIT = 1205
+DUPLICATE_KEY = 1062
+TABLE_EXISTS = 1050
+DATABASE_EXISTS = 1007
+UNKNOWN_VARIABLE = 1193
+
+
+_TIMEVAL = struct.Struct("@ll")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """
+    How long to wait for a server that says nothing, in seconds.
+
+    A statement may rightly take minutes without a byte on the wire, so silence alone proves nothing: whether the
+    machine and the network are there is asked by TCP itself, which needs no answer of the server's program.
+
+    :param connect: until a connection that is being made has failed.
+    :param answer: until a server that answers nothing, though its machine is there, counts as hung: longer than the
+        longest statement.
+    :param network: until a machine that acknowledges nothing, or a server that takes no byte, counts as away.
+    """
+
+    connect: int = 10
+    answer: int = 3_600
+    network: int = 120
+
+    @property
+    def options(self) -> dict[str, int]:
+        """The driver's options."""
+        return {"connect_timeout": self.connect, "read_timeout": self.answer, "write_timeout": self.network}
+
+    def apply(self, connection: Connection) -> None:
+        """
+        Set what the driver has no option for.
+
+        :param connection: a fresh connection of mysqlclient.
+        """
+        if not hasattr(connection, "fileno"):
+            return
+        with socket.socket(fileno=os.dup(connection.fileno())) as own:
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(self.answer, 0))
+            if own.family == socket.AF_UNIX:
+                return
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            probe = max(1, self.network // 4)
+            # Where the last one is known, it also ends what is unacknowledged, which no probe follows.
+            for name, value in (
+                ("TCP_KEEPIDLE", probe),
+                ("TCP_KEEPINTVL", probe),
+                ("TCP_KEEPCNT", 3),
+                ("TCP_USER_TIMEOUT", self.network * 1_000),
+            ):
+                if hasattr(socket, name):
+                    own.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def answer_timeout(own: socket.socket) -> float | None:
+    """
+    How long to wait for bytes on a connection's socket.
+
+    :param own: the socket, or a copy of it.
+    :returns: seconds; ``None`` for ever.
+    """
+    seconds, micro = _TIMEVAL.unpack(own.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.size))
+    return seconds + micro / 1e6 or None
+
+
+def code_of(error: BaseException) -> int:
+    """
+    The server's or client's error number.
+
+    :param error: a driver's exception.
+    :returns: the number, 0 when there is none.
+    """
+    return error.args[0] if error.args and isinstance(error.args[0], int) else 0
+
+
+def describe(error: BaseException) -> str:
+    """
+    A driver's exception in the form that Qserv uses for one.
+
+    :param error: the exception.
+    :returns: ``error: <text>, errno: <number>``.
+    """
+    if isinstance(error, MySQLdb.Error) and len(error.args) > 1:
+        return f"error: {error.args[1]}, errno: {error.args[0]}"
+    return str(error) or type(error).__name__
+
+
+def is_transient(error: BaseException) -> bool:
+    """
+    Whether trying again may help.
+
+    :param error: any exception.
+    :returns: true for lost or refused connections, busy servers, deadlocks and time-outs.
+    """
+    if isinstance(error, ReindexError):
+        return isinstance(error, TransientError)
+    if isinstance(error, MySQLdb.Error):
+        code = code_of(error)
+        # The driver raises InterfaceError(0, '') on a connection that was closed under it.
+        return code in TRANSIENT_CODES or 2000 <= code < 2100 or code == 0
+    return isinstance(error, ConnectionError | TimeoutError)
+
+
+def prepare(connection: Connection) -> Connection:
+    """
+    Pin the settings that statements rely on (:mod:`airflow_reindex.director.mysql.session_settings`).
+
+    :param connection: a fresh connection.
+    :returns: the same connection, in autocommit mode.
+    """
+    connection.autocommit(True)
+    execute(connection, pin_statement(connection.character_set_name()))
+    execute(connection, TRANSACTIONS)
+    return connection
+
+
+def query(connection: Connection, sql: str, args: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    """
+    Run a statement and fetch its whole result.
+
+    :param connection: where to run it.
+    :param sql: the statement, with ``%s`` for values and quoted identifiers (``%`` doubled).
+    :param args: the values.
+    :returns: the rows.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(sql, tuple(args))
+        return list(cursor.fetchall())
+
+
+def query_whole(connection: Connection, sql: str, count: str, args: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    """
+    Fetch a result, and prove that all of its rows have come.
+
+    :param connection: where to run it.
+    :param sql: as for :func:`query`.
+    :param count: a statement with the same values that counts the rows.
+    :param args: the values.
+    :returns: the rows.
+    :raises DataError: the server counts others, twice in a row.
+    """
+    for _ in range(2):
+        rows = query(connection, sql, args)
+        counted = int(query(connection, count, args)[0][0])
+        if len(rows) == counted:
+            return rows
+    raise DataError(
+        f"{len(rows):,} rows came of {counted:,} that the server counts: something between here and the server cuts "
+        f"results, such as a proxy's limit of rows ({sql})"
+    )
+
+
+def execute(connection: Connection, sql: str, args: Sequence[object] = ()) -> int:
+    """
+    Run a statement for its effect.
+
+    :param connection: where to run it.
+    :param sql: as for :func:`query`.
+    :param args: the values.
+    :returns: the server's count of affected rows: a hint, never a proof.
+    :raises DataError: the server gave a warning.
+    """
+    with connection.cursor() as cursor:
+        affected = int(cursor.execute(sql, tuple(args)))
+        warnings = connection.warning_count()
+    if warnings:
+        shown = query(connection, "SHOW WARNINGS LIMIT 1")
+        first = ",".join(str(part) for part in shown[0]) if shown else "not shown by the server"
+        raise DataError(f"total number of problems: {warnings}, first problem (Level,Code,Message) was: {first}")
+    return affected
+
+
+def table_names(connection: Connection, database: str, prefix: str) -> list[str]:
+    """
+    The tables of a database whose names start with a text.
+
+    :param connection: the server.
+    :param database: the database's name.
+    :param prefix: the text; taken literally.
+    :returns: sorted names.
+    """
+    rows = query(
+        connection,
+        "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND LEFT(TABLE_NAME, %s) = %s",
+        (database, len(prefix), prefix),
+    )
+    return sorted(str(name) for (name,) in rows if str(name).startswith(prefix))
+
+
+def hang_up(connection: Connection) -> None:
+    """
+    Close a connection, closed already or not: the driver's complaint would hide why the work on it has failed.
+
+    :param connection: the connection.
+    """
+    with suppress(MySQLdb.Error):
+        connection.close()
+
+
+@contextmanager
+def session(connect: Connect) -> Iterator[Connection]:
+    """
+    A connection for a block of work, closed at its end.
+
+    :param connect: opens the connection.
+    :yields: the prepared connection.
+    """
+    connection = connect()
+    try:
+        yield prepare(connection)
+    finally:
+        hang_up(connection)
+
+
+@contextmanager
+def transaction(connection: Connection) -> Iterator[None]:
+    """
+    A transaction that is rolled back when the block raises.
+
+    :param connection: the connection, in autocommit mode.
+    """
+    execute(connection, f"SET SESSION wait_timeout = {TRANSACTION_IDLE_SECONDS}")
+    execute(connection, "START TRANSACTION")
+    try:
+        yield
+    except BaseException:
+        # A server that is gone has rolled back by itself.
+        try:
+            connection.rollback()
+            execute(connection, f"SET SESSION wait_timeout = {IDLE_SECONDS}")
+        except MySQLdb.Error:
+            hang_up(connection)
+        raise
+    connection.commit()
+    execute(connection, f"SET SESSION wait_timeout = {IDLE_SECONDS}")
+
+
+@contextmanager
+def snapshot(connection: Connection) -> Iterator[None]:
+    """
+    A block whose statements see the same rows, where the tables' engine has transactions.
+
+    :param connection: the connection, in autocommit mode; nothing is written.
+    """
+    execute(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+    try:
+        yield
+    finally:
+        # A connection that broke has ended it, too.
+        with suppress(MySQLdb.Error):
+            connection.rollback()

@@ -1,0 +1,200 @@
+"""What builds have left on the czar's server: claims, shadow tables, marks of swaps, kept indexes."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from airflow_reindex.core.claims import Owner
+from airflow_reindex.core.failures import RequestError
+from airflow_reindex.core.orphans import Condition, Leftover
+from airflow_reindex.director.coordination import claim
+from airflow_reindex.director.model.servers import Servers
+from airflow_reindex.director.model.tables import IndexTables
+from airflow_reindex.director.mysql.client import Connection, query
+from airflow_reindex.director.mysql.identifiers import quote
+from airflow_reindex.director.publish.publish import roll_back_statement
+
+_NAME = re.compile(r"(claim|shadow|slices|done|previous|replaced|probe)_([0-9a-f]{12})(?:_([0-9a-z]{4,32}))?(?:_\w+)?")
+_KINDS = {
+    "shadow": "shadow table",
+    "slices": "markers of slices",
+    "done": "mark of a swap",
+    "previous": "previous index",
+    "replaced": "replaced index",
+    "probe": "probe table",
+}
+#: A probe table lives for seconds.
+_PROBE_SECONDS = 3_600
+
+
+@dataclass(frozen=True)
+class _Table:
+    name: str
+    kind: str
+    mark: str
+    token: str
+    age: float
+
+
+@dataclass(frozen=True)
+class _Marked(IndexTables):
+    """The tables of an index of which perhaps only the mark is known."""
+
+    known: str = ""
+
+    @property
+    def mark(self) -> str:
+        return self.known
+
+
+def look(
+    connection: Connection, servers: Servers, conn_id: str, claim_timeout: float, runs: Mapping[str, str]
+) -> list[Leftover]:
+    """
+    List what is in the working database. Changes nothing.
+
+    :param connection: the czar's server.
+    :param servers: names the databases.
+    :param conn_id: the qserv connection, for advice.
+    :param claim_timeout: after how many silent seconds a claim's owner counts as dead.
+    :param runs: the run of each token that is known from staged files.
+    :returns: what was found, claims first.
+    """
+    tables = _tables(connection, servers.work_database)
+    names = _index_names(connection, servers)
+    claimed = {table.token for table in tables if table.kind == "claim"}
+    found = []
+    for mark, some in _by_mark(tables).items():
+        index = _Marked(servers.work_database, servers.index_database, names.get(mark, ""), mark)
+        for table in some:
+            if table.kind == "claim":
+                found.append(_of_claim(connection, index, table, conn_id, claim_timeout))
+            elif table.token not in claimed:
+                found.append(_of_table(index, table, conn_id, runs.get(table.token, "")))
+    return sorted(found, key=lambda one: (one.kind != "claim", one.target, one.name))
+
+
+def remove_orphans(connection: Connection, servers: Servers, found: list[Leftover]) -> list[str]:
+    """
+    Drop the tables that nobody can use any more.
+
+    :param connection: the czar's server.
+    :param servers: names the working database.
+    :param found: what :func:`look` has found.
+    :returns: the names of the tables dropped.
+    """
+    names = [one.name for one in found if one.condition == Condition.ORPHANED]
+    for name in names:
+        claim.drop(connection, quote(servers.work_database, name))
+    return names
+
+
+def give_up(connection: Connection, servers: Servers, target: str, owner: Owner, claim_timeout: float) -> list[str]:
+    """
+    Give up a build that has died: take its claim over, and drop all its tables. The live index stays as it is.
+
+    :param connection: the czar's server.
+    :param servers: names the databases.
+    :param target: the index table.
+    :param owner: who gives it up.
+    :param claim_timeout: after how many silent seconds the build counts as dead.
+    :returns: the names of the tables dropped.
+    :raises ConflictError: the build is alive.
+    :raises RequestError: there is nothing to give up.
+    """
+    tables = IndexTables(servers.work_database, servers.index_database, target)
+    if claim.find(connection, tables) is None:
+        raise RequestError(f"nobody has a claim on index '{servers.index_database}.{target}'.")
+
+    def alive(holder: Owner, silent: float) -> str | None:
+        if silent > claim_timeout:
+            return None
+        return f"{holder} gave a sign of life {silent:.0f} s ago: stop it first"
+
+    claim.acquire(connection, tables, owner, alive)
+    # No token is kept, not even the one that was just taken: nobody builds.
+    return claim.sweep(connection, tables, keep="none")
+
+
+def _tables(connection: Connection, work: str) -> list[_Table]:
+    rows = query(
+        connection,
+        "SELECT TABLE_NAME, TIMESTAMPDIFF(SECOND, CREATE_TIME, NOW()) FROM information_schema.TABLES "
+        "WHERE TABLE_SCHEMA = %s",
+        (work,),
+    )
+    found = []
+    for name, age in rows:
+        match = _NAME.fullmatch(str(name))
+        if match:
+            found.append(_Table(str(name), match[1], match[2], match[3] or "", float(age or 0)))
+    return found
+
+
+def _by_mark(tables: list[_Table]) -> dict[str, list[_Table]]:
+    found: dict[str, list[_Table]] = defaultdict(list)
+    for table in tables:
+        found[table.mark].append(table)
+    return found
+
+
+def _index_names(connection: Connection, servers: Servers) -> dict[str, str]:
+    """Index by mark: of those that are live, and of those that the replication system knows."""
+    statement = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s"
+    names = {str(name) for (name,) in query(connection, statement, (servers.index_database,))}
+    config = (servers.replication_schema, "config_database_table")
+    if query(connection, f"{statement} AND TABLE_NAME = %s", config):
+        listed = f"SELECT CONCAT(`database`, '__', `table`) FROM {quote(*config)}"  # noqa: S608 - names are quoted
+        rows = query(connection, listed)
+        names |= {str(name) for (name,) in rows}
+    return {IndexTables("", servers.index_database, name).mark: name for name in names}
+
+
+def _of_claim(connection: Connection, index: _Marked, table: _Table, conn_id: str, timeout: float) -> Leftover:
+    held = claim.find(connection, index)
+    silent = held.silent if held else 0.0
+    owner = str(held.owner) if held and held.owner else "a run that died before it said its name"
+    dead = silent > timeout
+    run = held.owner if held else None
+    resume = (
+        f"clear the failed tasks of that run in the UI, or trigger {run.dag_id if run else 'build_director_index'} "
+        "anew for the same table: it takes over and does what is left. To give it up: "
+        f"airflow-reindex repair --qserv {conn_id} --give-up {index.index or '<index>'} --yes"
+    )
+    return Leftover(
+        kind="claim",
+        name=table.name,
+        target=index.index,
+        condition=Condition.ABANDONED if dead else Condition.AT_WORK,
+        owner=owner,
+        silent=silent,
+        advice=resume if dead else "nothing: it gives signs of life.",
+    )
+
+
+def _of_table(index: _Marked, table: _Table, conn_id: str, run: str) -> Leftover:
+    condition, advice = Condition.ORPHANED, f"airflow-reindex repair --qserv {conn_id} --yes"
+    if table.kind in ("previous", "replaced"):
+        condition, advice = Condition.KEPT, "the next build of the index removes it."
+        if table.kind == "previous" and index.index:
+            statement = roll_back_statement(index, quote(index.work, table.name))
+            advice = f"to roll back: {statement}; otherwise {advice}"
+    elif table.kind == "probe" and table.age < _PROBE_SECONDS:
+        condition, advice = Condition.AT_WORK, "nothing: a plan makes and drops it."
+    elif table.kind == "done":
+        condition = Condition.ABANDONED
+        advice = (
+            "its index is published, but its run has not ended well: clear the failed tasks of that run, and it says "
+            "so; or let the next build of the index remove the mark."
+        )
+    return Leftover(
+        kind=_KINDS[table.kind],
+        name=table.name,
+        target=index.index,
+        condition=condition,
+        owner=run or "a run whose files are gone",
+        advice=advice,
+    )

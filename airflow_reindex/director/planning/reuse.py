@@ -1,0 +1,83 @@
+"""What an earlier run has staged and this one need not read again: all chunks whose tables are as they were."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director.extract.run_buffer import layout
+from airflow_reindex.director.model.plan import Plan, PlannedChunk
+from airflow_reindex.director.model.runs import RUNS, Manifest, manifests
+
+log = logging.getLogger(__name__)
+
+#: A run of which less than this still counts is dropped: its other rows would be read in vain by every build.
+LEAST_SHARE = 0.5
+
+
+def adopt(folder: Folder, sources: Sequence[Folder], draft: Plan) -> tuple[Manifest, ...]:
+    """
+    Take over the staged runs whose chunks are as they were, also those of other folders; remove the rest.
+
+    A run of which some chunks have changed is taken over without these.
+
+    :param folder: the run's folder.
+    :param sources: where to look, the run's folder included.
+    :param draft: the plan as it would be if nothing were staged.
+    :returns: the manifests of the runs, each with the chunks that count.
+    """
+    planned = {chunk.chunk: chunk for group in draft.groups for chunk in group}
+    adopted: list[Manifest] = []
+    seen: set[int] = set()
+    for source in sources:
+        there = {f"{RUNS}/{name}" for name in source.names(RUNS)}
+        for found in list(manifests(source)):
+            files = {file.name for file in found.files}
+            # A plan that died in mid-adoption has moved files whose manifest it had not moved yet.
+            if found.layout != layout(draft) or not files <= there:
+                continue
+            manifest = _of_use(found, planned, seen)
+            if manifest is None:
+                continue
+            if source is not folder:
+                for name in (*sorted(files), manifest.name):
+                    folder.move_from(source, name)
+            seen |= {chunk.chunk for chunk in manifest.chunks}
+            adopted.append(manifest)
+    keep = {name for m in adopted for name in (m.name, *(file.name for file in m.files))}
+    for name in folder.names(RUNS):
+        if f"{RUNS}/{name}" not in keep:
+            folder.remove(f"{RUNS}/{name}")
+    if adopted:
+        log.info("adopted %s staged runs with %s chunks", len(adopted), len(seen))
+    return tuple(adopted)
+
+
+def keep_runs(folder: Folder, staged: Sequence[Manifest], kept: Folder) -> None:
+    """
+    Keep a finished build's runs for the next one.
+
+    :param folder: the run's folder.
+    :param staged: the manifests that count.
+    :param kept: where to keep them; what is there is removed.
+    """
+    kept.remove(RUNS)
+    for manifest in staged:
+        # The manifest last: without it no file counts.
+        for name in (*(file.name for file in manifest.files), manifest.name):
+            kept.move_from(folder, name)
+
+
+def _of_use(manifest: Manifest, planned: Mapping[int, PlannedChunk], seen: set[int]) -> Manifest | None:
+    """The manifest without what has changed or is adopted already; ``None`` when too little is left."""
+    gone = [
+        staged.chunk
+        for staged in manifest.chunks
+        if not staged.fingerprint
+        or staged.chunk in seen
+        or staged.chunk not in planned
+        or planned[staged.chunk].fingerprints.get(staged.worker) != staged.fingerprint
+    ]
+    left = manifest.without(gone) if gone else manifest
+    return left if left.chunks and left.rows >= LEAST_SHARE * manifest.rows else None

@@ -1,0 +1,1 @@
+"""The proof of the shadow table, and the swap."""

@@ -1,0 +1,106 @@
+"""The proof before the swap: the shadow table has what was read, and what was read is still what the workers have."""
+
+from __future__ import annotations
+
+import logging
+
+from airflow_reindex.core.failures import TransientError
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director.coordination.throttle import Watch
+from airflow_reindex.director.load.loader import markers
+from airflow_reindex.director.model.plan import Plan
+from airflow_reindex.director.model.request import ChangedChunks
+from airflow_reindex.director.model.runs import Manifest, named
+from airflow_reindex.director.model.servers import Servers
+from airflow_reindex.director.model.split import Split
+from airflow_reindex.director.mysql.client import Connection
+from airflow_reindex.director.publish.changes import CHANGES, Change, Changes, find_changes, refuse_changes
+from airflow_reindex.director.publish.publish import verify
+from airflow_reindex.director.publish.rereading import Rereader
+
+log = logging.getLogger(__name__)
+
+#: How often chunks that keep changing are read again before the task gives up for this try.
+REREADS = 3
+
+
+class Proof:
+    """
+    Proves a shadow table, and does what the request says about chunks that have changed since they were read.
+
+    :param servers: the Qserv installation.
+    :param czar: a connection to the czar's server.
+    :param folder: the run's folder.
+    :param plan: the plan.
+    :param split: how the rows were loaded.
+    :param capacity: rows of chunks read again to hold in each of two buffers.
+    :param watch: the claim and the limits to heed.
+    """
+
+    def __init__(
+        self, servers: Servers, czar: Connection, folder: Folder, plan: Plan, split: Split, capacity: int, watch: Watch
+    ) -> None:
+        self._servers, self._czar, self._folder, self._plan, self._split = servers, czar, folder, plan, split
+        self._capacity, self._watch = capacity, watch
+        self._policy = plan.request.changed_chunks
+
+    def run(self) -> int:
+        """
+        Prove it; what has changed is written into the run's folder, for the report.
+
+        :returns: how many rows the table has.
+        :raises DataError: the table is not what was read, or chunks have changed and the request forbids that.
+        :raises TransientError: chunks keep changing, or nobody knows whether they have, and they were to be read again.
+        """
+        staged = named(self._folder, self._split.manifests)
+        if self._policy is ChangedChunks.WARN:
+            rows = self._verified(staged)
+            self._tell(find_changes(self._servers, self._plan, staged))
+            return rows
+        reread: dict[int, Change] = {}
+        changes = self._look(staged)
+        for _ in range(REREADS):
+            if changes.chunks:
+                staged = self._reread(changes, staged)
+                reread |= {change.chunk: change for change in changes.chunks}
+            rows = self._verified(staged)
+            changes = self._look(staged)
+            if not changes.chunks:
+                self._tell(Changes(tuple(change for _, change in sorted(reread.items())), {}, changes.untold))
+                return rows
+        raise TransientError(f"{changes.text}; they kept changing while they were read again. Nothing was published.")
+
+    def _look(self, staged: list[Manifest]) -> Changes:
+        changes = find_changes(self._servers, self._plan, staged)
+        if self._policy is ChangedChunks.FAIL:
+            refuse_changes(changes)
+        elif changes.silent:
+            worker, text = next(iter(changes.silent.items()))
+            raise TransientError(
+                f"worker '{worker}' does not tell whether its chunk tables have changed since they were read: {text}"
+            )
+        return changes
+
+    def _reread(self, changes: Changes, staged: list[Manifest]) -> list[Manifest]:
+        log.info("%s: reading them again", changes.text)
+        rereader = Rereader(
+            self._servers, self._czar, self._folder, self._plan, self._split, self._capacity, self._watch
+        )
+        return rereader.run(changes, staged)
+
+    def _verified(self, staged: list[Manifest]) -> int:
+        tables, token, build = self._servers.tables(self._plan.request), self._plan.token, self._split.build
+        loaded = markers(self._czar, tables, token, build)
+        return verify(self._servers.czar, self._plan, tables, self._split, staged, loaded, self._watch)
+
+    def _tell(self, changes: Changes) -> None:
+        if changes.chunks and self._policy is ChangedChunks.WARN:
+            log.warning(
+                "%s. The index has their rows as they were read: trigger a new run, which reads only these again",
+                changes.text,
+            )
+        for worker, text in changes.silent.items():
+            log.warning("worker %s does not tell whether its chunk tables have changed: %s", worker, text)
+        if changes.untold:
+            log.info("%s chunk tables do not tell whether they were written meanwhile", changes.untold)
+        self._folder.write_json(CHANGES, changes.as_dict(self._policy))

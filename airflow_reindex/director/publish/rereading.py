@@ -1,0 +1,164 @@
+"""Chunks that have changed after they were loaded, read again and put into the shadow table, slice by slice."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
+from pathlib import Path
+
+import MySQLdb
+import numpy as np
+
+from airflow_reindex.core.failures import DataError, TransientError
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director.coordination.claim import fence
+from airflow_reindex.director.coordination.throttle import Pace, Watch
+from airflow_reindex.director.extract.extractor import Extractor
+from airflow_reindex.director.extract.run_buffer import RunBuffer
+from airflow_reindex.director.model.plan import Plan, PlannedChunk
+from airflow_reindex.director.model.runs import Manifest, manifests, read_part
+from airflow_reindex.director.model.servers import Servers
+from airflow_reindex.director.model.split import Split
+from airflow_reindex.director.model.tables import IndexTables
+from airflow_reindex.director.mysql.bulk_load import load_file, write_text
+from airflow_reindex.director.mysql.client import DUPLICATE_KEY, Connection, code_of, execute, transaction
+from airflow_reindex.director.mysql.identifiers import quote
+from airflow_reindex.director.mysql.types import Rows
+from airflow_reindex.director.publish.changes import Changes
+from airflow_reindex.director.publish.publish import checksum
+
+log = logging.getLogger(__name__)
+
+#: Stands for the number of a mapped task in the names of these runs: no plan has so many.
+REREAD_GROUP = 9_999
+
+_Bound = int | None
+
+
+class Rereader:
+    """
+    Reads changed chunks again, and makes the shadow table what it would be if they had been read so at first.
+
+    A slice of the table is a transaction, in which the changed chunks' rows are deleted, their present rows are loaded,
+    and the marker gets the checksum of what is there then. Done again it does the same.
+
+    :param servers: the Qserv installation.
+    :param czar: a connection to the czar's server, made with ``local_infile`` where that is asked for.
+    :param folder: the run's folder.
+    :param plan: the plan.
+    :param split: how the rows were loaded.
+    :param capacity: rows to hold in each of two buffers.
+    :param watch: the claim and the limits to heed.
+    """
+
+    def __init__(
+        self,
+        servers: Servers,
+        czar: Connection,
+        folder: Folder,
+        plan: Plan,
+        split: Split,
+        capacity: int,
+        watch: Watch,
+    ) -> None:
+        self._servers, self._czar, self._folder, self._plan, self._split = servers, czar, folder, plan, split
+        self._capacity, self._watch, self._pace = capacity, watch, Pace(watch)
+        self._tables: IndexTables = servers.tables(plan.request)
+        self._inbox = servers.inbox(plan.request)
+
+    def run(self, changes: Changes, staged: Sequence[Manifest]) -> list[Manifest]:
+        """
+        Take over what has changed.
+
+        :param changes: the changed chunks.
+        :param staged: the manifests whose rows the shadow table has.
+        :returns: the manifests whose rows it has now.
+        :raises TransientError: a chunk could not be read, and trying again may help.
+        :raises DataError: a chunk cannot be read, or has a key that another one has.
+        """
+        chunks = {change.chunk for change in changes.chunks}
+        former = [manifest for manifest in staged if chunks & {chunk.chunk for chunk in manifest.chunks}]
+        present = self._read([PlannedChunk(c.chunk, (c.worker,), 0, {}) for c in changes.chunks])
+        if not self._split.ranges and any(manifest.rows for manifest in present):
+            raise DataError(
+                "a catalog that was empty when it was planned has rows now: clear this run from its task 'plan' on."
+            )
+        rows = 0
+        slices = self._slices([*former, *present], chunks)
+        with self._inbox.place() as place:
+            for number, piece in slices:
+                self._watch.check()
+                rows += self._replace(number, piece, chunks, present, place)
+        log.info("%s chunks were read again: %s rows in %s slices", len(chunks), f"{rows:,}", len(slices))
+        return [*(_without(manifest, chunks) for manifest in staged), *present]
+
+    def _read(self, chunks: Sequence[PlannedChunk]) -> list[Manifest]:
+        earlier = {manifest.name for manifest in manifests(self._folder, REREAD_GROUP)}
+        with RunBuffer(self._folder, self._plan, REREAD_GROUP, self._capacity) as buffer:
+            outcome = Extractor(self._plan, self._servers.workers, buffer, self._watch).run(chunks)
+        if outcome.failures:
+            first = outcome.failures[0]
+            text = f"chunk {first.chunk} of worker '{first.worker}', which has changed, was not read: {first.message}"
+            raise TransientError(text) if outcome.transient else DataError(text)
+        return [manifest for manifest in manifests(self._folder, REREAD_GROUP) if manifest.name not in earlier]
+
+    def _slices(self, concerned: Iterable[Manifest], chunks: set[int]) -> list[tuple[int, int]]:
+        """Range and number of the slices that have or get rows of these chunks."""
+        places = [(r.number, i) for r in self._split.ranges for i in range(len(r.bounds) - 1)]
+        # Bounds are keys that were read, so they are of the keys' type.
+        bounds = [bound for r in self._split.ranges for bound in r.bounds[1:] if bound is not None]
+        cuts, wanted = np.array(bounds, self._plan.key.dtype), np.array(sorted(chunks), np.int32)
+        found = np.zeros(len(places), bool)
+        for manifest in concerned:
+            for file in manifest.files:
+                for rows in read_part(self._folder, file.name, None, None):
+                    keys = rows.key[np.isin(rows.chunk, wanted)]
+                    found[np.searchsorted(cuts, keys, side="right")] = True
+        return [places[position] for position in np.flatnonzero(found).tolist()]
+
+    def _replace(self, number: int, piece: int, chunks: set[int], present: Sequence[Manifest], place: Path) -> int:
+        """Make one slice what it should be; returns how many rows were loaded."""
+        low, high = self._split.ranges[number].slices()[piece]
+        token, build = self._plan.token, self._split.build
+        shadow, markers = (self._tables.sql(kind, token, build) for kind in ("shadow", "slices"))
+        path = place / f"reindex-{self._tables.mark}-{token}-{build}-again-{number}-{piece}.tsv"
+        key, numbers = quote(self._plan.key_column), ",".join(map(str, sorted(chunks)))
+        bounds = [(f"{key} >= %s", low), (f"{key} < %s", high)]
+        where = " AND ".join([f"`chunkId` IN ({numbers})", *(text for text, bound in bounds if bound is not None)])
+        loaded = 0
+        try:
+            with transaction(self._czar):
+                fence(self._czar, self._tables, token)
+                values = [bound for _, bound in bounds if bound is not None]
+                execute(self._czar, f"DELETE FROM {shadow} WHERE {where}", values)  # noqa: S608 - names are quoted
+                for rows in self._rows(present, low, high):
+                    write_text(rows, path)
+                    loaded += load_file(self._czar, self._inbox, path, shadow, self._plan.key_column)
+                    self._pace.add(len(rows), 1.0)
+                found = checksum(self._czar, self._plan, self._tables, build, low, high)
+                execute(
+                    self._czar,
+                    f"REPLACE INTO {markers} VALUES (%s, %s, %s, %s, %s, %s, NOW(6))",  # noqa: S608 - names are quoted
+                    (number, piece, *astuple(found)),
+                )
+        except MySQLdb.Error as error:
+            if code_of(error) == DUPLICATE_KEY:
+                raise DataError(
+                    f"a chunk that was read again has a key that another row has: {error.args[1]}"
+                ) from error
+            raise
+        finally:
+            path.unlink(missing_ok=True)
+        return loaded
+
+    def _rows(self, present: Sequence[Manifest], low: _Bound, high: _Bound) -> Iterator[Rows]:
+        for manifest in present:
+            for file in manifest.files:
+                if (high is None or file.low < high) and (low is None or file.high >= low):
+                    yield from read_part(self._folder, file.name, low, high)
+
+
+def _without(manifest: Manifest, chunks: set[int]) -> Manifest:
+    gone = chunks & {chunk.chunk for chunk in manifest.chunks}
+    return manifest.without(gone | {*manifest.dropped}) if gone else manifest

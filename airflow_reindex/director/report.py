@@ -1,0 +1,165 @@
+"""The last step of a build: compare what was planned with what was seen, and decide the final status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow_reindex.core.failures import detail
+from airflow_reindex.core.report import QUOTED_FAILURES, Failure, Report, Status, error_map
+from airflow_reindex.core.run_outcome import States, count_states, first_error, lost, phases, plan_holds, unplanned
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.core.task_records import PLAN, REPORT, TaskRecord, drop_staged, now, task_records
+from airflow_reindex.director.extract.extractor import unaccounted
+from airflow_reindex.director.model.plan import Plan
+from airflow_reindex.director.model.records import read_groups
+from airflow_reindex.director.model.runs import accounted, manifests
+from airflow_reindex.director.planning.completeness import unlisted_notes
+from airflow_reindex.director.planning.reuse import keep_runs
+from airflow_reindex.director.publish.changes import CHANGES
+
+KIND = "build_director_index"
+ERRORS = "error_ext.json"
+#: What the publish step says of a previous index that is kept.
+KEPT = ("previous", "roll_back")
+#: The steps in their order; an earlier step's error explains a later one's.
+STEPS = ("plan", "extract", "split", "load", "publish")
+
+
+def make_report(
+    folder: Folder, run_id: str, states: Mapping[str, States], source: str, dest: str
+) -> tuple[Report, list[Failure]]:
+    """
+    Account for every chunk of the plan, and decide the status.
+
+    :param folder: the run's folder.
+    :param run_id: the run.
+    :param states: from :func:`task_states`.
+    :param source: what was asked to be read.
+    :param dest: what was asked to be built.
+    :returns: the report, and all failures, of which the report quotes the first.
+    """
+    records = {(record.task, record.index): record for record in task_records(folder)}
+    planned = records.get(("plan", -1))
+    common: dict[str, Any] = {
+        "id": run_id,
+        "kind": KIND,
+        "source": source,
+        "dest": dest,
+        "started_at": planned.started_at if planned else None,
+        "updated_at": now(),
+        "children": count_states(states),
+    }
+    value, state = folder.read_json(PLAN), states["plan"].get(-1)
+    if value is None or not plan_holds(value, planned, state):
+        return unplanned(planned, states, common, [r for r in records.values() if r.task != "plan"]), []
+    plan = Plan.from_dict(value)
+    mine = [record for record in records.values() if record.token == plan.token]
+    failures = _failures(folder, plan, mine, states)
+    bad = len({failure.chunk for failure in failures})
+    published = next((r for r in mine if r.task == "publish" and r.result and not r.error), None)
+    if states["publish"].get(-1) == "upstream_failed":
+        # It has not had its turn since something was cleared: what it said before is of another state of things.
+        published = None
+    done = published is not None and not failures
+    report = Report(
+        status=Status.DONE if done else Status.FAILED,
+        detail=""
+        if done
+        else detail(
+            first_error(mine, states, STEPS[1:])
+            or (failures[0].message if failures else "the index was not published, and no task says why")
+        ),
+        total=plan.chunks,
+        count=plan.chunks - bad,
+        failed=bad,
+        rows=published.rows if published else 0,
+        failed_items=failures[:QUOTED_FAILURES],
+        error_ext=error_map(failures[:QUOTED_FAILURES]),
+        phases=phases(mine, STEPS),
+        notes={
+            "index": {
+                "qserv_conn_id": plan.conn_id,
+                "database": plan.index_database,
+                "table": plan.request.index_table,
+                "columns": {
+                    plan.key_column: f"{plan.key.sql} NOT NULL",
+                    "chunkId": "INT",
+                    "subChunkId": plan.sub_chunk_type,
+                },
+                "unique": plan.unique,
+            },
+            **({"not_checked": plan.unchecked} if plan.unchecked else {}),
+            **unlisted_notes(plan.unlisted),
+            **({n: v for n, v in published.result.items() if n in KEPT and v} if published else {}),
+            **({"adopted_chunks": plan.adopted_chunks} if plan.adopted_chunks else {}),
+            **_changed(folder),
+            **({"failures_in_all": len(failures)} if len(failures) > QUOTED_FAILURES else {}),
+        },
+        **common,
+    )
+    return report, failures
+
+
+def _changed(folder: Folder) -> dict[str, Any]:
+    """Chunk tables that changed after they were read, when the publish step found some, or could not look."""
+    found = folder.read_json(CHANGES) or {}
+    return {"changed_chunks": found} if len(found) > 1 else {}
+
+
+def write_report(
+    folder: Folder, report: Mapping[str, Any], failures: Sequence[Failure], kept: Folder | None = None
+) -> None:
+    """
+    Write the report, and drop or keep the staged rows of a build that is done.
+
+    :param folder: the run's folder.
+    :param report: the report as a dict.
+    :param failures: all failures; their complete map lies beside the report when it only quotes them.
+    :param kept: where to keep the staged rows for the index's next build; ``None`` to drop them.
+    """
+    plan = folder.read_json(PLAN) if kept is not None else None
+    if len(failures) > QUOTED_FAILURES:
+        folder.write_json(ERRORS, error_map(failures))
+    else:
+        folder.remove(ERRORS)
+    folder.write_json(REPORT, report)
+    if report["status"] == Status.DONE:
+        staged = []
+        if plan is not None:
+            own = Plan.from_dict(plan)
+            staged = accounted(manifests(folder), own.token, own.adopted)
+        # The plan first: from now on the report alone is the account of this run.
+        folder.remove(PLAN)
+        if kept is not None and staged:
+            keep_runs(folder, staged, kept)
+        drop_staged(folder)
+
+
+def _failures(folder: Folder, plan: Plan, records: Sequence[TaskRecord], states: Mapping[str, States]) -> list[Failure]:
+    """Each chunk that is not in the index, with what its tasks said of it, or that they said nothing."""
+    staged = accounted(manifests(folder), plan.token, plan.adopted)
+    missing = set(unaccounted(read_groups(folder, plan), staged))
+    result = [
+        failure
+        for record in records
+        for failure in record.failures
+        if record.task == "load" or failure.chunk in missing
+    ]
+    told = {failure.chunk for failure in result}
+    for number, group in enumerate(read_groups(folder, plan) if missing - told else ()):
+        for chunk in group:
+            if chunk.chunk in missing - told:
+                record = next((r for r in records if (r.task, r.index) == ("extract", number)), None)
+                state = states["extract"].get(number, "none")
+                said = record.error if record and record.ended_at else ""
+                message = said or lost("extract", number, state)
+                result.append(
+                    Failure(
+                        table=plan.request.director_table,
+                        worker=chunk.workers[0],
+                        chunk=chunk.chunk,
+                        message=detail(message),
+                    )
+                )
+    return sorted(result, key=lambda failure: (failure.chunk, failure.worker))

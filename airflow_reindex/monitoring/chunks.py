@@ -1,0 +1,195 @@
+"""Every chunk of a build: where it is read, what became of it, how fast that went. In columns, as there are many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from airflow_reindex.core.task_records import TaskRecord
+from airflow_reindex.director.model.plan import PlannedChunk
+from airflow_reindex.director.model.runs import Manifest
+
+STATES = ("waiting", "reading", "staged", "adopted", "failed")
+WAITING, READING, STAGED, ADOPTED, FAILED = range(len(STATES))
+Column = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """
+    The chunks that a plan has to read, one entry a chunk.
+
+    :param chunk: the numbers.
+    :param worker: the worker that serves each, as an index into ``workers``.
+    :param rows: rows, as far as known.
+    :param group: the mapped task that reads it.
+    :param workers: the workers' names.
+    """
+
+    chunk: Column
+    worker: Column
+    rows: Column
+    group: Column
+    workers: list[str]
+
+    @classmethod
+    def of(cls, groups: Iterable[Sequence[PlannedChunk]]) -> Planned:
+        """
+        Arrange a plan's groups.
+
+        :param groups: the groups in their order.
+        """
+        names: dict[str, int] = {}
+        found = [
+            (chunk.chunk, names.setdefault(chunk.workers[0], len(names)), chunk.rows, number)
+            for number, group in enumerate(groups)
+            for chunk in group
+        ]
+        columns = np.array(found, dtype=np.int64).reshape(-1, 4).T
+        return cls(chunk=columns[0], worker=columns[1], rows=columns[2], group=columns[3], workers=list(names))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunks:
+    """
+    The chunks of a build by number, one entry a chunk.
+
+    :param chunk: the numbers, ascending.
+    :param worker: who reads each, or has read it, as an index into ``workers``.
+    :param state: an index into :data:`STATES`.
+    :param rows: rows; as planned until it is read.
+    :param seconds: how long it took to read; 0 when unknown.
+    :param group: the mapped task that reads it, -1 for a chunk of an earlier run.
+    :param workers: the workers' names.
+    """
+
+    chunk: Column
+    worker: Column
+    state: Column
+    rows: Column
+    seconds: Column
+    group: Column
+    workers: list[str]
+
+    @property
+    def rate(self) -> Column:
+        """Rows a second while each was read; NaN where it was not."""
+        read = (self.state == STAGED) & (self.seconds > 0)
+        rates: Column = np.divide(self.rows, self.seconds, out=np.full(len(self.rows), np.nan), where=read)
+        return rates
+
+    def counts(self) -> dict[str, int]:
+        """How many chunks are in each state."""
+        return dict(zip(STATES, np.bincount(self.state, minlength=len(STATES)).tolist(), strict=True))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The columns as JSON can hold them."""
+        names = ("chunk", "worker", "state", "rows", "seconds", "group")
+        return {"workers": self.workers, **{name: getattr(self, name).tolist() for name in names}}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Chunks:
+        """
+        Read the columns back.
+
+        :param value: from :meth:`as_dict`.
+        """
+        kinds = {"seconds": np.float64}
+        columns = {n: np.array(v, dtype=kinds.get(n, np.int64)) for n, v in value.items() if n != "workers"}
+        return cls(workers=list(value["workers"]), **columns)
+
+    def shown(self) -> dict[str, Any]:
+        """What the heat map reads."""
+        rates = [None if np.isnan(rate) else round(rate) for rate in self.rate.tolist()]
+        names = ("chunk", "worker", "state", "rows")
+        return {
+            "workers": self.workers,
+            "states": STATES,
+            **{name: getattr(self, name).tolist() for name in names},
+            "rate": rates,
+        }
+
+    def by_worker(self, spans: Mapping[int, float], under_way: Mapping[int, int]) -> list[dict[str, Any]]:
+        """
+        What each worker has given.
+
+        :param spans: how long extract tasks were at work, in seconds, by worker.
+        :param under_way: rows that were read of chunks that are not staged yet, by worker.
+        :returns: one dict a worker, by name.
+        """
+        size = len(self.workers)
+        staged = np.isin(self.state, (STAGED, ADOPTED))
+        read = self.state == STAGED
+
+        def count(which: Column, weights: Column | None = None) -> list[int]:
+            picked = None if weights is None else weights[which]
+            return np.bincount(self.worker[which], picked, size).astype(np.int64).tolist()  # type: ignore[no-any-return]
+
+        everything = np.ones(len(self.worker), dtype=bool)
+        more = np.array([under_way.get(n, 0) for n in range(size)], dtype=np.int64)
+        rows, fresh = (np.array(count(which, self.rows), np.int64) + more for which in (staged, read))
+        columns = (count(everything), count(staged), count(self.state == FAILED), rows.tolist())
+        return [
+            {
+                "name": name,
+                **dict(zip(("chunks", "staged", "failed", "rows"), figures, strict=True)),
+                "rate": round(fresh[n] / spans[n]) if spans.get(n) and fresh[n] else None,
+            }
+            for n, (name, *figures) in sorted(
+                enumerate(zip(self.workers, *columns, strict=True)), key=lambda entry: entry[1][0]
+            )
+        ]
+
+
+def look_at_chunks(
+    planned: Planned,
+    staged: Sequence[Manifest],
+    adopted: Mapping[str, Any],
+    records: Sequence[TaskRecord],
+    running: Iterable[int],
+    *,
+    live: bool,
+) -> Chunks:
+    """
+    Say what became of each chunk.
+
+    :param planned: the chunks to be read.
+    :param staged: the manifests that count.
+    :param adopted: names of those of earlier runs.
+    :param records: of the plan at hand.
+    :param running: map indexes of extract tasks at work.
+    :param live: whether the run goes on; what is not staged at its end has failed.
+    :returns: the chunks.
+    """
+    names = {name: number for number, name in enumerate(planned.workers)}
+    found = np.array(
+        [
+            (c.chunk, names.setdefault(c.worker, len(names)), c.checksum.rows, c.seconds, manifest.name in adopted)
+            for manifest in staged
+            for c in manifest.chunks
+        ],
+        dtype=np.float64,
+    ).reshape(-1, 5)
+    numbers = found[:, 0].astype(np.int64)
+    chunk = np.union1d(planned.chunk, numbers)
+    where, there = np.searchsorted(chunk, planned.chunk), np.searchsorted(chunk, numbers)
+    size = len(chunk)
+    worker, rows, group = np.zeros(size, np.int64), np.zeros(size, np.int64), np.full(size, -1, np.int64)
+    seconds, state = np.zeros(size), np.full(size, WAITING if live else FAILED, np.int64)
+    worker[where], rows[where], group[where] = planned.worker, planned.rows, planned.group
+    if live:
+        state[np.isin(group, list(running)) & (group >= 0)] = READING
+        state[np.isin(chunk, _failed(records, "extract"))] = FAILED
+    state[there] = np.where(found[:, 4] > 0, ADOPTED, STAGED)
+    worker[there], rows[there], seconds[there] = found[:, 1], found[:, 2], found[:, 3]
+    # Staged, but with keys that occur twice.
+    state[np.isin(chunk, _failed(records, "load"))] = FAILED
+    return Chunks(chunk=chunk, worker=worker, state=state, rows=rows, seconds=seconds, group=group, workers=list(names))
+
+
+def _failed(records: Iterable[TaskRecord], step: str) -> list[int]:
+    return [failure.chunk for record in records if record.task == step for failure in record.failures]

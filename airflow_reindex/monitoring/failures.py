@@ -1,0 +1,220 @@
+"""What failed in a run, as a table: sorted, filtered and counted column by column, given out page by page."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pj
+
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.director.report import ERRORS
+from airflow_reindex.monitoring.chunks import FAILED as CHUNK_FAILED
+from airflow_reindex.monitoring.overview import fresh_report
+from airflow_reindex.monitoring.run_info import COLLECTION, RunFacts
+from airflow_reindex.monitoring.run_snapshot import Material
+from airflow_reindex.vectors.account import FAILED, OUTCOMES
+
+COLUMNS = ("table", "worker", "chunk", "kind", "message")
+_LABELS = dict(zip(COLUMNS, ("Table", "Worker", "Chunk", "Kind", "Message"), strict=True))
+_ITEM_LABELS = dict(zip(COLUMNS, ("Collection", "Window", "Item", "Stage", "Message"), strict=True))
+#: Where the same columns are in a list of failed items.
+_ITEM_COLUMNS = dict(zip(COLUMNS, ("collection", "window", "object_id", "failure_stage", "detail"), strict=True))
+#: How many kinds and workers are offered as filters.
+_KINDS, _WORKERS = 50, 1000
+#: What a spreadsheet takes for a formula.
+_FORMULA = r"^[=+\-@\t\r\n]"
+#: What is said of a chunk whose task left no word.
+_LOST = "the task that was to read it ended without a word: clear it to do what is left."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """
+    Which failures are wanted, and in which order.
+
+    :param text: what one of the columns must contain, in any case; empty for all.
+    :param kind: their kind; empty for all.
+    :param worker: their worker or window; empty for all.
+    :param sort: the column to sort by.
+    :param descending: whether the largest comes first.
+    """
+
+    text: str = ""
+    kind: str = ""
+    worker: str = ""
+    sort: str = "chunk"
+    descending: bool = False
+
+
+class Failures:
+    """
+    The failures of a run.
+
+    :param table: columns :data:`COLUMNS`.
+    :param labels: what they are called in the run's job.
+    """
+
+    def __init__(self, table: pa.Table, labels: Mapping[str, str]) -> None:
+        self.table, self.labels = table, labels
+
+    def select(self, wanted: Filter) -> pa.Table:
+        """
+        The failures that are wanted, in their order.
+
+        :param wanted: which.
+        """
+        table = self._matching(wanted, kind=wanted.kind)
+        order = [(wanted.sort, "descending" if wanted.descending else "ascending")]
+        return table.sort_by(order if wanted.sort == "chunk" else [*order, ("chunk", "ascending")])
+
+    def _matching(self, wanted: Filter, *, kind: str) -> pa.Table:
+        table = self.table
+        for column, value in (("kind", kind), ("worker", wanted.worker)):
+            if value:
+                table = table.filter(pc.equal(table[column], value))
+        if wanted.text:
+            found = None
+            for column in COLUMNS:
+                hit = pc.match_substring(pc.cast(table[column], pa.string()), wanted.text, ignore_case=True)
+                found = hit if found is None else pc.or_(found, hit)
+            table = table.filter(found)
+        return table
+
+    def page(self, wanted: Filter, offset: int, limit: int) -> dict[str, Any]:
+        """
+        Some of the failures that are wanted.
+
+        :param wanted: which.
+        :param offset: how many to leave out.
+        :param limit: how many to give.
+        :returns: ``total``, ``matched``, ``columns``, ``kinds``, ``workers`` and ``rows``.
+        """
+        found = self.select(wanted)
+        kinds = self._matching(wanted, kind="").group_by("kind").aggregate([("message", "count")])
+        kinds = kinds.sort_by([("message_count", "descending"), ("kind", "ascending")]).slice(0, _KINDS)
+        workers = pc.unique(self.table["worker"].combine_chunks()).sort().slice(0, _WORKERS)
+        return {
+            "total": len(self.table),
+            "matched": len(found),
+            "columns": dict(self.labels),
+            "kinds": [{"kind": row["kind"], "count": row["message_count"]} for row in kinds.to_pylist()],
+            "workers": workers.to_pylist(),
+            "rows": found.slice(offset, limit).to_pylist(),
+        }
+
+    def csv(self, wanted: Filter) -> Iterator[str]:
+        """
+        The failures that are wanted as CSV; no cell is one that a spreadsheet takes for a formula.
+
+        :param wanted: which.
+        :yields: some lines at a time.
+        """
+        table = self.select(wanted)
+        safe = pa.table({name: _harmless(table[name]) for name in COLUMNS})
+        yield _lines([list(self.labels.values())])
+        for batch in safe.to_batches(max_chunksize=2_000):
+            yield _lines(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+
+
+def _lines(rows: Any) -> str:
+    out = io.StringIO()
+    csv.writer(out).writerows(rows)
+    return out.getvalue()
+
+
+def _harmless(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if not pa.types.is_string(column.type):
+        return column
+    risky = pc.match_substring_regex(column, _FORMULA)
+    return pc.if_else(risky, pc.binary_join_element_wise("'", column, ""), column)
+
+
+def kinds_of(messages: pa.ChunkedArray) -> pa.ChunkedArray:
+    """
+    What messages have in common: the same words, without names, numbers and what follows the first sentence.
+
+    :param messages: the messages.
+    """
+    kinds = messages
+    quoted = r"(^|\W)(?:'[^']*'|\"[^\"]*\"|`[^`]*`)"
+    for pattern, instead in (
+        (r"[\r\n]+", " "),
+        (r"[,;]? ?\(?errno:? \d+\)?", ""),
+        (quoted, r"\1…"),
+        (r"-?\d[\d.,:]*", "N"),
+    ):
+        kinds = pc.replace_substring_regex(kinds, pattern, instead)
+    # An error's number tells it from others with like words.
+    codes = pc.struct_field(pc.extract_regex(messages, r"errno:? (?P<code>\d+)"), "code")
+    kinds = pc.utf8_slice_codeunits(kinds, 0, 120)
+    coded = pc.binary_join_element_wise(pc.utf8_trim_whitespace(kinds), pc.fill_null(codes, ""), ", errno ")
+    return pc.if_else(pc.is_valid(codes), coded, pc.utf8_trim_whitespace(kinds))
+
+
+def read_failures(folder: Folder, material: Material, facts: RunFacts) -> Failures:
+    """
+    Read what has failed in a run so far.
+
+    :param folder: the run's folder.
+    :param material: from that folder.
+    :param facts: what Airflow knows of the run.
+    """
+    if facts.kind == COLLECTION:
+        report = fresh_report(material, facts)
+        # A report that lists none may lie beside the list of an earlier life.
+        names = [f"{OUTCOMES}/{n}" for n in folder.names(OUTCOMES) if n[:-7].isdigit()]
+        if report is not None:
+            names = [FAILED] if report["failed"] else []
+        return Failures(_items(folder, names), _ITEM_LABELS)
+    return Failures(_chunks(folder, material, facts), _LABELS)
+
+
+def _chunks(folder: Folder, material: Material, facts: RunFacts) -> pa.Table:
+    report = fresh_report(material, facts)
+    if report is not None:
+        found = folder.read_json(ERRORS) or report["error_ext"]
+        rows = [
+            (table, worker, int(chunk), message)
+            for table, workers in found.items()
+            for worker, chunks in workers.items()
+            for chunk, message in chunks.items()
+        ]
+    else:
+        rows = _so_far(material)
+    columns = list(zip(*rows, strict=True)) or [(), (), (), ()]
+    table, worker, message = (pa.chunked_array([pa.array(columns[n], pa.string())]) for n in (0, 1, 3))
+    chunk = pa.chunked_array([pa.array(columns[2], pa.int64())])
+    return pa.table([table, worker, chunk, kinds_of(message), message], names=COLUMNS)
+
+
+def _so_far(material: Material) -> list[tuple[str, str, int, str]]:
+    chunks = material.chunks
+    if chunks is None:
+        return []
+    bad = chunks.state == CHUNK_FAILED
+    failed = dict(zip(chunks.chunk[bad].tolist(), chunks.worker[bad].tolist(), strict=True))
+    said = [f for r in material.records for f in r.failures if f.chunk in failed]
+    told = {failure.chunk for failure in said}
+    table = material.plan["request"]["director_table"] if material.plan else ""
+    rows = [(failure.table, failure.worker, failure.chunk, failure.message) for failure in said]
+    return rows + [(table, chunks.workers[w], chunk, _LOST) for chunk, w in failed.items() if chunk not in told]
+
+
+def _items(folder: Folder, names: list[str]) -> pa.Table:
+    schema = pa.schema([(name, pa.string()) for name in _ITEM_COLUMNS.values()])
+    tables = [schema.empty_table()]
+    options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    for text in folder.read_many([name for name in names if name.endswith(".ndjson")]).values():
+        if text:
+            # A line holds a detail of 1500 characters and an id of as many, each escaped six-fold at worst.
+            read = pj.ReadOptions(block_size=max(1 << 20, min(len(text), 8 << 20)))
+            tables.append(
+                pj.read_json(pa.BufferReader(text), read_options=read, parse_options=options).select(schema.names)
+            )
+    return pa.concat_tables(tables).rename_columns(list(COLUMNS))

@@ -1,0 +1,294 @@
+"""The steps of a run: which are at work, how far each is, how fast, and what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from airflow_reindex.core.heartbeat import Beat
+from airflow_reindex.core.run_outcome import States, count_states
+from airflow_reindex.core.task_records import TaskRecord
+from airflow_reindex.director.model.costs import FAST, LOADING_CONNECTIONS
+from airflow_reindex.monitoring.chunks import ADOPTED, STAGED, Chunks
+from airflow_reindex.monitoring.rates import Eta, estimate, seconds_between
+from airflow_reindex.monitoring.run_info import DIRECTOR, MAPPED, STEPS, RunFacts
+from airflow_reindex.monitoring.run_snapshot import Material, Piece
+
+#: What Airflow calls a task that is done with, and one that is not yet.
+_ENDED = ("success", "skipped")
+#: What a row costs in each step of a build, in microseconds, two connections of each kind.
+_COSTS = {
+    "extract": (FAST.read_server + FAST.read_client) / LOADING_CONNECTIONS,
+    "load": FAST.load_many / LOADING_CONNECTIONS,
+    "publish": FAST.verify / LOADING_CONNECTIONS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseView:
+    """
+    A step as it is shown.
+
+    :param name: its task id.
+    :param state: ``waiting``, ``running``, ``done``, ``failed`` or ``skipped``.
+    :param tasks: task instances by Airflow's state.
+    :param unit: what is counted.
+    :param done: how many are done.
+    :param total: how many there are; ``None`` when unknown.
+    :param seconds: since its first task has begun, until the last one has ended.
+    :param rate: how many a second.
+    :param eta: what is left.
+    """
+
+    name: str
+    state: str
+    tasks: Mapping[str, int]
+    unit: str
+    done: int
+    total: int | None = None
+    seconds: float | None = None
+    rate: float | None = None
+    eta: Eta | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The phase as JSON can hold it."""
+        return asdict(self)
+
+
+def state_of(states: States, *, live: bool) -> str:
+    """
+    Sum up the states of a step's tasks.
+
+    :param states: by map index.
+    :param live: whether the run goes on.
+    :returns: a state of :class:`PhaseView`.
+    """
+    found = set(states.values())
+    if found <= {"skipped"}:
+        return "skipped" if found else ("waiting" if live else "skipped")
+    if found <= set(_ENDED):
+        return "done"
+    if "running" in found:
+        return "running"
+    if found & {"failed"}:
+        return "failed"
+    if not live or found <= {"upstream_failed"}:
+        return "skipped" if found <= {"upstream_failed", *_ENDED} else "failed"
+    # Some tasks have ended and others have a turn to wait for.
+    return "running" if found & set(_ENDED) else "waiting"
+
+
+def phases(material: Material, facts: RunFacts, now: str) -> list[PhaseView]:
+    """
+    The steps of a run.
+
+    :param material: from the run's folder.
+    :param facts: what Airflow knows of the run.
+    :param now: the time, UTC, ISO 8601.
+    :returns: one a step, in their order; none for a DAG that is not of a job.
+    """
+    kind = facts.kind
+    if kind is None:
+        return []
+    return [
+        _phase(step, material, facts, now)
+        for step in STEPS[kind]
+        # A DAG without approval has no such task.
+        if facts.states(step) or step in ("plan", *MAPPED[kind])
+    ]
+
+
+def _phase(step: str, material: Material, facts: RunFacts, now: str) -> PhaseView:
+    states = facts.states(step)
+    records = [record for record in material.records if record.task == step]
+    beats = beats_at_work(step, material, facts)
+    state = state_of(states, live=facts.live)
+    unit = "rows" if facts.kind == DIRECTOR else "items"
+    done, total = _done(step, material, beats)
+    seconds = _seconds(records, beats, now, running=state == "running")
+    rate = done / seconds if seconds and done and step != "plan" else None
+    eta = None
+    if state == "running" and total and rate:
+        eta = estimate(max(0, total - done), rate, sum(beat.recent for beat in beats))
+    return PhaseView(
+        name=step,
+        state=state,
+        tasks=count_states({step: states}).get(step, {}),
+        unit=unit,
+        done=done,
+        total=total,
+        seconds=seconds,
+        rate=rate,
+        eta=eta,
+    )
+
+
+def beats_at_work(step: str, material: Material, facts: RunFacts) -> list[Beat]:
+    """
+    The beats of a step's tasks that are at work; not those of earlier tries.
+
+    :param step: its task id.
+    :param material: from the run's folder.
+    :param facts: what Airflow knows of the run.
+    """
+    ended = {record.index for record in material.records if record.task == step and record.ended_at}
+    states = facts.states(step)
+    return [
+        beat
+        for (task, index), beat in material.beats.items()
+        if task == step and states.get(index) == "running" and index not in ended
+    ]
+
+
+def _seconds(records: Sequence[TaskRecord], beats: Sequence[Beat], now: str, *, running: bool) -> float | None:
+    if not records:
+        return None
+    begin = min(record.started_at for record in records)
+    ends = [record.ended_at for record in records if record.ended_at]
+    end = now if running or beats else max(ends, default="")
+    return round(seconds_between(begin, end), 3) if end else None
+
+
+def _done(step: str, material: Material, beats: Sequence[Beat]) -> tuple[int, int | None]:
+    """How many rows or items of a step are done, and how many there are."""
+    ended = [r for r in material.records if r.task == step and r.ended_at and not r.error]
+    at_work = sum(beat.done for beat in beats)
+    if step == "extract" and material.chunks is not None:
+        return _extracted(material.chunks, beats)
+    if step in ("load", "reindex"):
+        planned = sum(piece.planned for piece in material.pieces)
+        return sum(record.rows for record in ended) + at_work, planned or None
+    rows = sum(record.rows for record in ended)
+    total = beats[0].total if beats else None
+    return rows or at_work, (rows or total or None) if step != "plan" else None
+
+
+def _extracted(chunks: Chunks, beats: Sequence[Beat]) -> tuple[int, int]:
+    wanted = chunks.state != ADOPTED
+    done = int(chunks.rows[chunks.state == STAGED].sum()) + sum(rows_under_way(chunks, beats).values())
+    return done, max(int(chunks.rows[wanted].sum()), done)
+
+
+def rows_under_way(chunks: Chunks, beats: Iterable[Beat]) -> dict[int, int]:
+    """
+    The rows that extract tasks have read of chunks that are not staged yet.
+
+    :param chunks: the build's.
+    :param beats: of the extract tasks at work.
+    :returns: rows by worker, as an index into the chunks' ``workers``.
+    """
+    rows: dict[int, int] = {}
+    for beat in beats:
+        mine = chunks.group == beat.index
+        # Chunks of which the rows are counted by the beat may have been staged meanwhile.
+        more = beat.done - int(chunks.rows[mine & (chunks.state == STAGED)].sum())
+        if more > 0 and mine.any():
+            worker = int(chunks.worker[mine][0])
+            rows[worker] = rows.get(worker, 0) + more
+    return rows
+
+
+def remaining(found: Sequence[PhaseView], material: Material) -> Eta | None:
+    """
+    What is left of a run.
+
+    :param found: its phases.
+    :param material: from the run's folder.
+    :returns: the span; ``None`` as long as nothing is known. Of steps that have not begun it has what a row has cost on
+        the machine that was measured, and three times that.
+    """
+    etas = [phase.eta for phase in found if phase.eta is not None]
+    if not etas:
+        return None
+    total = etas[0]
+    for eta in etas[1:]:
+        total += eta
+    if material.chunks is None:
+        return total
+    rows = int(material.chunks.rows.sum())
+    for phase in found:
+        if phase.state == "waiting" and phase.name in _COSTS:
+            seconds = rows * _COSTS[phase.name] * 1e-6
+            total += Eta(seconds=seconds, low=seconds, high=3 * seconds)
+    return total
+
+
+def work_done(found: Sequence[PhaseView]) -> float:
+    """
+    How much of a build's work is done, each step weighed by what a row costs in it.
+
+    :param found: its phases.
+    :returns: from 0 to 1.
+    """
+    done = 0.0
+    for phase in found:
+        part = 1.0 if phase.state == "done" else phase.done / phase.total if phase.total else 0.0
+        done += _COSTS.get(phase.name, 0.0) * min(1.0, part)
+    return round(done / sum(_COSTS.values()), 6)
+
+
+def pieces(material: Material, facts: RunFacts, now: str) -> list[dict[str, Any]]:
+    """
+    The key ranges or windows of a run, as they are shown.
+
+    :param material: from the run's folder.
+    :param facts: what Airflow knows of the run.
+    :param now: the time, UTC, ISO 8601.
+    :returns: one dict a piece.
+    """
+    step = "load" if facts.kind == DIRECTOR else "reindex"
+    records = {record.index: record for record in material.records if record.task == step}
+    return [
+        _piece(
+            piece, facts.states(step), records.get(piece.number), material.beats.get((step, piece.number)), facts, now
+        )
+        for piece in material.pieces
+    ]
+
+
+def _piece(
+    piece: Piece, states: States, record: TaskRecord | None, beat: Beat | None, facts: RunFacts, now: str
+) -> dict[str, Any]:
+    ended = record is not None and bool(record.ended_at)
+    good = record is not None and ended and not record.error
+    working = states.get(piece.number) == "running" and not ended
+    bad = bool(record and record.error) or states.get(piece.number) == "failed" or not (good or facts.live)
+    rows = record.rows if record and good else (beat.done if beat and working else 0)
+    end = record.ended_at if record and ended else now
+    seconds = seconds_between(record.started_at, end) if record and (ended or working) else None
+    return {
+        "number": piece.number,
+        "label": piece.label,
+        "from": piece.low,
+        "upto": piece.high,
+        "planned": piece.planned,
+        "done": rows,
+        "state": "done" if good else "running" if working else "failed" if bad else "waiting",
+        "seconds": seconds,
+        "rate": round(rows / seconds, 1) if seconds and rows else None,
+        "failed": int(record.result.get("failed", 0)) if record and good else len(record.failures) if record else 0,
+    }
+
+
+def worker_spans(material: Material, facts: RunFacts, now: str) -> dict[int, float]:
+    """
+    How long extract tasks were at work on each worker's chunks.
+
+    :param material: from the run's folder.
+    :param facts: what Airflow knows of the run.
+    :param now: the time, UTC, ISO 8601.
+    :returns: seconds by worker, as an index into the chunks' ``workers``.
+    """
+    chunks = material.chunks
+    if chunks is None or not len(chunks.chunk):
+        return {}
+    groups, first = np.unique(chunks.group, return_index=True)
+    worker_of = dict(zip(groups.tolist(), chunks.worker[first].tolist(), strict=True))
+    spans: dict[int, list[str]] = {}
+    for record in material.records:
+        if record.task == "extract" and record.index in worker_of and (record.ended_at or facts.live):
+            spans.setdefault(worker_of[record.index], []).extend((record.started_at, record.ended_at or now))
+    return {worker: seconds_between(min(times), max(times)) for worker, times in spans.items()}

@@ -1,0 +1,1 @@
+"""HTTP interfaces of other products that this one answers."""

@@ -1,0 +1,276 @@
+"""Reindex tasks as EmbeddingStudio's internal API has them; each is a run of the DAG that moves collections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+from fastapi import APIRouter, Depends, HTTPException, Query, status
+from pydantic import BaseModel, ConfigDict, Field
+
+from airflow_reindex import config, metadata
+from airflow_reindex.core.failures import ConflictError, RequestError
+from airflow_reindex.hooks.staging import run_folder
+from airflow_reindex.monitoring.overview import fresh_report, overview
+from airflow_reindex.monitoring.run_info import COLLECTION, RunFacts
+from airflow_reindex.plugin.permissions import REFUSALS, right_on
+from airflow_reindex.plugin.run_cache import Looks
+from airflow_reindex.vectors.account import FAILED, read_failed
+from airflow_reindex.vectors.model.request import ReindexRequest
+
+PATH = "/reindex-tasks"
+#: Failed items that a task shows unless more are asked for, and at most.
+FEW, MANY = 100, 10_000
+#: The longest detail.
+_DETAIL = 500
+#: Airflow's ids of runs.
+_ID = r"^[A-Za-z0-9_.~:+-]{1,200}$"
+
+looks = Looks()
+
+Status = Literal["pending", "processing", "done", "canceled", "failed", "refused"]
+TaskId = Annotated[str, Query(pattern=_ID, description="The task's id.")]
+
+
+def dag_id() -> str:
+    """The DAG that moves collections."""
+    return config.text("collection_dag_id")
+
+
+Reader = Annotated[BaseUser, Depends(right_on(dag_id, "GET"))]
+Runner = Annotated[BaseUser, Depends(right_on(dag_id, "POST"))]
+Changer = Annotated[BaseUser, Depends(right_on(dag_id, "PUT"))]
+
+
+class ModelParams(BaseModel):
+    """A model: the id of its connection."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    embedding_model_id: str = Field(min_length=1, max_length=200)
+
+
+class ReindexTaskRunRequest(BaseModel):
+    """What to move, and whether readers follow. Further params of the DAG may also stand beside these fields."""
+
+    model_config = ConfigDict(populate_by_name=True, extra="allow")
+
+    task_id: str | None = Field(default=None, alias="id", pattern=_ID)
+    source: ModelParams
+    dest: ModelParams
+    deploy_as_blue: bool | None
+    wait_on_conflict: bool | None
+    params: dict[str, Any] = Field(
+        default_factory=dict, description="Further params of the DAG, such as alias or max_failed."
+    )
+
+
+class FailedDataItem(BaseModel):
+    """An item that is not in the destination."""
+
+    object_id: str
+    payload: dict[str, Any] | None = None
+    item_info: dict[str, Any] | None = None
+    detail: str
+    failure_stage: str
+
+
+class ReindexTaskResponse(BaseModel):
+    """A task as it is now."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    task_id: str = Field(serialization_alias="id")
+    status: Status
+    created_at: str | None
+    updated_at: str | None
+    progress: float = Field(ge=0)
+    detail: str | None = Field(max_length=_DETAIL)
+    count: int
+    total: int | None
+    children: list[str]
+    failed_items: list[FailedDataItem]
+    deploy_as_blue: bool | None
+    wait_on_conflict: bool | None
+
+
+_MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "No such task"}}
+_CONFLICT: dict[int | str, dict[str, Any]] = {409: {"description": "The task's state forbids it"}}
+_WRONG: dict[int | str, dict[str, Any]] = {400: {"description": "The request makes no sense, or the DAG is paused"}}
+
+router = APIRouter(prefix=PATH, tags=["Reindex tasks"], responses=REFUSALS)
+
+
+@router.post("/run", response_model=ReindexTaskResponse, responses={**_WRONG, **_CONFLICT})
+def run(body: ReindexTaskRunRequest, user: Runner) -> ReindexTaskResponse:
+    """
+    Begin a task; one that is there already is given back as it is.
+
+    :param body: what to do.
+    :param user: the user.
+    :raises HTTPException: 400: the request makes no sense, or the DAG cannot run.
+    """
+    task_id = body.task_id or uuid4().hex[:24]
+    if metadata.state_of(dag_id(), task_id) is None:
+        try:
+            metadata.trigger(dag_id(), _conf(body), run_id=task_id, user=user.get_name())
+        except ConflictError:
+            # An equal request was faster.
+            pass
+        except RequestError as error:
+            raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from error
+    return _whole(_facts(task_id))
+
+
+def _conf(body: ReindexTaskRunRequest) -> Mapping[str, Any]:
+    fields = {
+        "source_embedding_model_id": body.source.embedding_model_id,
+        "dest_embedding_model_id": body.dest.embedding_model_id,
+        "deploy_as_blue": body.deploy_as_blue,
+        "wait_on_conflict": body.wait_on_conflict,
+    }
+    conf = dict(body.params)
+    for name, value in {**(body.model_extra or {}), **fields}.items():
+        if name in conf and value is not None and conf[name] != value:
+            raise RequestError(f"the request says two things of {name}: {conf[name]!r} in 'params', and {value!r}.")
+        if value is not None or name not in conf:
+            conf[name] = value
+    for name in ("deploy_as_blue", "wait_on_conflict"):
+        conf[name] = conf[name] or False
+    known = metadata.params_of(dag_id())
+    unknown = set(conf) - set(known)
+    if known and unknown:
+        raise RequestError(f"the DAG '{dag_id()}' has no params {', '.join(sorted(unknown))}.")
+    ReindexRequest.parse({**known, **conf})
+    return conf
+
+
+@router.get("/info", response_model=ReindexTaskResponse, responses=_MISSING)
+def info(task_id: TaskId, _: Reader, failed_limit: Annotated[int, Query(ge=0, le=MANY)] = FEW) -> ReindexTaskResponse:
+    """
+    A task as it is now.
+
+    :param task_id: its id.
+    :param failed_limit: how many of its failed items to give.
+    :raises HTTPException: 404.
+    """
+    return _whole(_facts(task_id), failed_limit)
+
+
+@router.get("/list", response_model=list[ReindexTaskResponse])
+def tasks(
+    _: Reader,
+    offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    status: Annotated[Status | None, Query()] = None,
+) -> list[ReindexTaskResponse]:
+    """
+    The tasks, the newest first.
+
+    :param offset: how many to leave out.
+    :param limit: how many to give.
+    :param status: in this state only.
+    """
+    if status is None:
+        found, _total = metadata.list_runs([dag_id()], offset=offset, limit=limit)
+        return [_response(facts, looks.listed(facts)) for facts in found]
+    states = {"pending": ["queued", "success"], "processing": ["running"], "done": ["success"]}.get(status, ["failed"])
+    return list(islice(_of_status(status, states), offset, offset + limit))
+
+
+def _of_status(wanted: str, states: list[str]) -> Any:
+    """Airflow knows less states than a task has: look at each run that may have the wanted one."""
+    step, offset = 100, 0
+    while True:
+        found, total = metadata.list_runs([dag_id()], states, offset=offset, limit=step)
+        for facts in found:
+            response = _response(facts, looks.listed(facts))
+            if response.status == wanted:
+                yield response
+        offset += step
+        if offset >= total:
+            return
+
+
+@router.put("/restart", response_model=ReindexTaskResponse, responses={**_MISSING, **_WRONG})
+def restart(task_id: TaskId, _: Changer) -> ReindexTaskResponse:
+    """
+    Do again what has failed of a task that has ended; one that goes on is left alone.
+
+    :param task_id: its id.
+    :raises HTTPException: 404.
+    """
+    facts = _facts(task_id)
+    if not facts.live:
+        try:
+            metadata.resume(facts)
+        except RequestError as error:
+            raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from error
+    return _whole(_facts(task_id))
+
+
+@router.put("/cancel", response_model=ReindexTaskResponse, responses={**_MISSING, **_WRONG})
+def cancel(task_id: TaskId, user: Changer) -> ReindexTaskResponse:
+    """
+    End a task and its children; one that has ended is left alone.
+
+    :param task_id: its id.
+    :param user: the user.
+    :raises HTTPException: 404.
+    """
+    facts = _facts(task_id)
+    if facts.live:
+        try:
+            metadata.cancel(facts, user.get_name())
+        except RequestError as error:
+            raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from error
+    return _whole(_facts(task_id))
+
+
+def _facts(task_id: str) -> RunFacts:
+    facts = metadata.find_run(dag_id(), task_id)
+    if facts is None:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, f"there is no reindex task '{task_id}'")
+    return facts
+
+
+def _whole(facts: RunFacts, failed_limit: int = FEW) -> ReindexTaskResponse:
+    """A task with its failed items."""
+    material = looks.at(facts)[1]
+    items: list[FailedDataItem] = []
+    report = fresh_report(material, facts)
+    # A report that lists none may lie beside the list of an earlier life.
+    if failed_limit and facts.kind == COLLECTION and report is not None and report["failed"]:
+        listed = read_failed(run_folder(facts.dag_id, facts.run_id), FAILED)
+        items = [
+            FailedDataItem(
+                object_id=item.object_id,
+                item_info=item.item_info if isinstance(item.item_info, dict) else None,
+                detail=item.detail,
+                failure_stage=item.failure_stage,
+            )
+            for item in islice(listed, failed_limit)
+        ]
+    return _response(facts, overview(material, facts), items)
+
+
+def _response(
+    facts: RunFacts, seen: Mapping[str, Any], failed_items: Sequence[FailedDataItem] = ()
+) -> ReindexTaskResponse:
+    flags = {name: facts.conf.get(name) for name in ("deploy_as_blue", "wait_on_conflict")}
+    return ReindexTaskResponse(
+        task_id=facts.run_id,
+        status=seen["status"],
+        created_at=facts.queued_at or facts.started_at,
+        updated_at=seen["updated_at"],
+        progress=min(1.0, seen["progress"] or 0.0),
+        detail=seen["detail"][-_DETAIL:] or None,
+        count=seen["count"],
+        total=seen["total"],
+        children=[f"reindex[{index}]" for index in sorted(facts.states("reindex")) if index >= 0],
+        failed_items=list(failed_items),
+        **flags,
+    )

@@ -1,0 +1,111 @@
+"""Runs as several people look at them at the same time: read once for all of them, and not at each request."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.core.task_records import CANCELED, REPORT
+from airflow_reindex.hooks.staging import run_folder
+from airflow_reindex.monitoring.failures import Failures, read_failures
+from airflow_reindex.monitoring.overview import fresh_report, overview
+from airflow_reindex.monitoring.run_info import RunFacts
+from airflow_reindex.monitoring.run_snapshot import Gatherer, Material
+
+#: For how long a look is good enough, in seconds.
+GOOD_SECONDS = 1.5
+#: Runs that are kept in memory.
+MOST_RUNS = 16
+
+
+@dataclass
+class Look:
+    """
+    What was seen of a run.
+
+    :param gatherer: reads its folder.
+    :param seen: when, by the monotonic clock.
+    :param state: what Airflow said of it then.
+    :param stamps: of the files in its folder.
+    :param material: what its folder had.
+    :param failures: what had failed, once somebody has asked for it.
+    """
+
+    gatherer: Gatherer
+    seen: float = 0.0
+    state: str = ""
+    stamps: object = None
+    material: Material | None = None
+    failures: Failures | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def folder(self) -> Folder:
+        """The run's folder."""
+        return self.gatherer.folder
+
+
+class Looks:
+    """The runs that were looked at last."""
+
+    def __init__(self) -> None:
+        self._looks: OrderedDict[tuple[str, str], Look] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def at(self, facts: RunFacts) -> tuple[Look, Material]:
+        """
+        Look at a run.
+
+        :param facts: what Airflow knows of it now.
+        :returns: the look, and what the run's folder has.
+        """
+        key = facts.dag_id, facts.run_id
+        with self._lock:
+            look = self._looks.setdefault(key, Look(Gatherer(run_folder(*key))))
+            self._looks.move_to_end(key)
+            while len(self._looks) > MOST_RUNS:
+                self._looks.popitem(last=False)
+        with look.lock:
+            state = f"{facts.state} {facts.started_at}"
+            if look.state != state or time.monotonic() - look.seen > GOOD_SECONDS:
+                self._look_again(look, facts, state)
+            assert look.material is not None  # noqa: S101 - for the type checker
+            return look, look.material
+
+    def _look_again(self, look: Look, facts: RunFacts, state: str) -> None:
+        # Of a run that has ended, nothing changes below the folder without a file in it.
+        stamps = None if facts.live else look.folder.stamps()
+        if stamps is None or look.material is None or (look.state, look.stamps) != (state, stamps):
+            look.material, look.failures = look.gatherer.gather(facts), None
+        look.seen, look.state, look.stamps = time.monotonic(), state, stamps
+
+    def listed(self, facts: RunFacts) -> dict[str, Any]:
+        """
+        Describe a run for a list, which shows no phases: of one that has ended, its report says enough.
+
+        :param facts: what Airflow knows of it now.
+        :returns: as :func:`~airflow_reindex.monitoring.overview.overview`; its phases may lack their figures.
+        """
+        if not facts.live:
+            folder = run_folder(facts.dag_id, facts.run_id)
+            said = Material(plan=None, report=folder.read_json(REPORT), canceled=folder.read_json(CANCELED))
+            report = fresh_report(said, facts)
+            if report is not None and report["source"] and report["total"]:
+                return overview(said, facts)
+        return overview(self.at(facts)[1], facts)
+
+    def failures(self, facts: RunFacts) -> Failures:
+        """
+        Look at what has failed in a run.
+
+        :param facts: what Airflow knows of it now.
+        """
+        look, material = self.at(facts)
+        with look.lock:
+            if look.failures is None:
+                look.failures = read_failures(look.folder, material, facts)
+            return look.failures

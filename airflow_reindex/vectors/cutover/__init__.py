@@ -1,0 +1,1 @@
+"""The proof of a new collection, the switch of readers, and the way back."""

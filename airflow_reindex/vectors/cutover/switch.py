@@ -1,0 +1,198 @@
+"""Switching readers over: the last catch-up and the repointing while writers are held."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from airflow_reindex.vectors.cutover.pointers import note_hooked, refuse_busy
+from airflow_reindex.vectors.cutover.proving import difference, last_catch_up, prove, still_failed
+from airflow_reindex.vectors.embedding.bisect import Failed
+from airflow_reindex.vectors.model.plan import ReindexPlan
+from airflow_reindex.vectors.model.store import Pointer, Store
+from airflow_reindex.vectors.planning.planning import check_pointer, check_user_objects
+from airflow_reindex.vectors.sync.decide import Rules
+from airflow_reindex.vectors.sync.reconcile import Tally
+from airflow_reindex.vectors.sync.session import Session
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switched:
+    """
+    A switch that has happened.
+
+    :param alias: what readers follow.
+    :param previous: the collection that they followed before; empty when the alias is new.
+    :param items: originals in the collection that they follow now.
+    :param caught_up: items embedded or removed while writers were held.
+    :param stragglers: writes that had waited for the lock, carried over after it.
+    :param failed: items that are missing in it, all listed.
+    :param source_deleted: whether the previous collection was removed.
+    """
+
+    alias: str
+    previous: str
+    items: int
+    caught_up: int = 0
+    stragglers: int = 0
+    failed: int = 0
+    source_deleted: bool = False
+
+
+def already_switched(store: Store, plan: ReindexPlan) -> Switched | None:
+    """
+    Look whether there is nothing left to do: a try of this task that died after its last deed is tried again.
+
+    :param store: the store.
+    :param plan: the plan.
+    :returns: what was switched; ``None`` when there is something to do.
+    """
+    pointer = store.pointer(plan.request.alias)
+    if not pointer or pointer.collection_id != plan.dest.collection_id or not pointer.hooked:
+        return None
+    gone = store.find(plan.source.collection_id) is None
+    if plan.request.delete_source and not gone:
+        return None
+    dest = store.open(plan.dest.collection_id)
+    return Switched(
+        alias=pointer.alias,
+        previous=pointer.previous_collection_id,
+        items=dest.count(),
+        failed=dest.count_failed(plan.token),
+        source_deleted=gone,
+    )
+
+
+def switch_readers(
+    at: Session,
+    hook: Callable[[Pointer], None] | None,
+    lock_seconds: float,
+    account: Callable[[int, list[Failed], int], object],
+) -> Switched:
+    """
+    Do the last catch-up, and point the alias to the destination.
+
+    :param at: the session.
+    :param hook: tells a registry elsewhere; called again when the task is tried again before it succeeded.
+    :param lock_seconds: how long to wait for writers of the source.
+    :param account: is told how many items there are, which of them failed, and how many objects were left alone,
+        before anything is switched.
+    :returns: what was switched.
+    :raises DataError: the destination is not the source minus the listed failures, or too many failed.
+    :raises ConflictError: users' objects would be lost.
+    :raises TransientError: writers or readers hold on to what has to be locked.
+    """
+    plan, store = at.plan, at.tools.store
+    request = plan.request
+    pointer = store.pointer(request.alias)
+    if pointer and pointer.collection_id == plan.dest.collection_id:
+        return _finish_switch(at, hook, lock_seconds, pointer)
+    check_pointer(pointer, plan.source, plan.dest)
+    check_user_objects(at.source, request)
+    horizon = at.source.horizon()
+    passed = at.whole()
+    with store.hold_writers(plan.source.collection_id, lock_seconds):
+        # Once more: from now on no other run switches readers of the source, and users' objects do not come.
+        present = store.pointer(request.alias)
+        twice = present if present and _is_own(present, plan) else None
+        if twice is None:
+            check_pointer(present, plan.source, plan.dest)
+            check_user_objects(at.source, request)
+            caught_up, passed = last_catch_up(at, horizon, passed)
+            failed = still_failed(at, passed.failed + caught_up.failed)
+            account(at.source.count(), failed, passed.left_alone)
+            prove(at, len(failed), passed)
+            items = at.dest.count()
+            after = at.source.horizon()
+            switched = _repoint(at, present)
+            log.info("alias '%s' follows collection '%s'", request.alias, plan.dest.collection_id)
+            if hook is not None:
+                hook(switched)
+    if twice is not None:
+        # The same task was delivered twice, and the other one was quicker: readers may have written since.
+        return _finish_switch(at, hook, lock_seconds, twice)
+    stragglers = _stragglers(at, after, lock_seconds, passed)
+    note_hooked(store, switched, plan.token)
+    return Switched(
+        alias=request.alias,
+        previous=switched.previous_collection_id,
+        items=items,
+        caught_up=caught_up.changes,
+        stragglers=stragglers,
+        failed=len(failed),
+        source_deleted=_delete_source(at),
+    )
+
+
+def _is_own(pointer: Pointer, plan: ReindexPlan) -> bool:
+    """Whether this very run has switched."""
+    return (pointer.collection_id, pointer.run_id) == (plan.dest.collection_id, plan.run_id)
+
+
+def _finish_switch(
+    at: Session, hook: Callable[[Pointer], None] | None, lock_seconds: float, pointer: Pointer
+) -> Switched:
+    """What is left after an earlier try, or an earlier run, has switched."""
+    plan, store = at.plan, at.tools.store
+    stragglers = 0
+    if not pointer.hooked:
+        if hook is not None:
+            hook(pointer)
+        # Of an earlier run's switch the source is no longer the truth.
+        if pointer.run_id == plan.run_id:
+            stragglers = _stragglers(at, None, lock_seconds, Tally())
+        note_hooked(store, pointer, plan.token)
+    _delete_source(at)
+    switched = already_switched(store, plan)
+    switched = switched or Switched(alias=pointer.alias, previous="", items=at.dest.count())
+    return replace(switched, stragglers=stragglers)
+
+
+def _repoint(at: Session, present: Pointer | None) -> Pointer:
+    plan = at.plan
+    pointer = Pointer(
+        alias=plan.request.alias,
+        collection_id=plan.dest.collection_id,
+        embedding_model_id=plan.dest.embedding_model_id,
+        previous_collection_id=plan.source.collection_id if present is None else present.collection_id,
+        previous_model_id=plan.request.source_embedding_model_id,
+        run_id=plan.run_id,
+    )
+    at.tools.store.repoint(pointer, plan.token)
+    return pointer
+
+
+def _stragglers(at: Session, since: str | None, lock_seconds: float, passed: Tally) -> int:
+    """Carry over what had waited for the lock and was written to the source after the switch."""
+    # Who waited comes before this in the queue, and has ended when it is its turn.
+    with at.tools.store.hold_writers(at.plan.source.collection_id, lock_seconds):
+        left = at.source.count()
+    rules = Rules(recipe=bytes.fromhex(at.plan.recipe), run=at.plan.token, protect=True, skip_failed=True)
+    tally = at.whole(rules) if since is None else at.reconciler.run(None, None, rules, since=since)
+    # Where writers write to the destination, removals from the source mean nothing; and who empties the old collection
+    # does not mean the new one.
+    if left and not at.plan.protect and difference(at, tally if since is None else passed) < 0:
+        tally.add(at.whole(replace(rules, drop_gone=True)))
+    for item in tally.failed:
+        log.error("late write to item %s: %s: %s; readers see the older one", item.object_id, item.stage, item.detail)
+    if tally.changes:
+        log.warning(
+            "%s writes to the source came after the switch and were carried over; writers should follow alias '%s' now",
+            tally.changes, at.plan.request.alias,
+        )  # fmt: skip
+    return tally.changes
+
+
+def _delete_source(at: Session) -> bool:
+    plan = at.plan
+    if not plan.request.delete_source:
+        return False
+    store = at.tools.store
+    if store.find(plan.source.collection_id) is not None:
+        refuse_busy(store, plan.source.collection_id, plan.token)
+        store.drop(plan.source.collection_id)
+        log.info("removed the source collection '%s'", plan.source.collection_id)
+    return True

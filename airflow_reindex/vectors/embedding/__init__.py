@@ -1,0 +1,1 @@
+"""From items to vectors: contents, requests to models, and which item a failure belongs to."""

@@ -1,0 +1,105 @@
+"""Contents that are in the row itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from airflow_reindex.core.failures import DataError
+from airflow_reindex.vectors.embedding.loaders.settings import PayloadSettings, recipe
+from airflow_reindex.vectors.model.collection import Item
+from airflow_reindex.vectors.model.loader import Content
+
+
+class PayloadLoader:
+    """
+    Takes texts from the payload.
+
+    :param settings: which.
+    """
+
+    outside = False
+
+    def __init__(self, settings: PayloadSettings) -> None:
+        self._settings = settings
+        self.recipe = recipe("payload", settings)
+
+    def load(self, items: Sequence[Item]) -> list[Content | DataError]:
+        """
+        Take each item's text; see :class:`airflow_reindex.vectors.model.loader.Loader`.
+
+        :param items: the items.
+        :returns: contents, or why there is none.
+        """
+        return [self._content(item) for item in items]
+
+    def versions(self, items: Sequence[Item]) -> list[str | DataError]:
+        """
+        Contents have no version of their own.
+
+        :param items: the items.
+        :returns: empty texts.
+        """
+        return [""] * len(items)
+
+    def _content(self, item: Item) -> Content | DataError:
+        try:
+            payload = item.payload
+            if payload is None:
+                return DataError("the payload is NULL.")
+            return Content(text_of(payload, "the payload", self._settings.fields, self._settings.optional_fields))
+        except DataError as error:
+            return error
+        except (ValueError, RecursionError) as error:
+            return DataError(f"the payload cannot be read: {error}.")
+
+
+def text_of(value: Any, where: str, fields: Sequence[str], optional_fields: Sequence[str] = ()) -> str:
+    """
+    Take texts from a JSON object.
+
+    :param value: the parsed JSON.
+    :param where: what messages call it.
+    :param fields: fields to take, dots lead into nested objects; when none are named, all texts in order of their keys.
+    :param optional_fields: further fields, that may be missing or NULL.
+    :returns: the texts, joined by line ends.
+    :raises DataError: a field is missing or holds no text, or all are blank.
+    """
+    if not isinstance(value, dict):
+        raise DataError(f"{where} is no JSON object.")
+    if fields or optional_fields:
+        taken = [_text(lookup(value, field), where, field) for field in fields]
+        found = ((field, lookup(value, field)) for field in optional_fields)
+        taken += [_text(entry, where, field) for field, entry in found if entry is not None]
+    else:
+        taken = [entry for _, entry in sorted(value.items()) if isinstance(entry, str)]
+    text = "\n".join(entry for entry in taken if entry.strip())
+    if not text:
+        named = ", ".join((*fields, *optional_fields))
+        raise DataError(f"{where} has no text" + (f" in {named}." if named else "."))
+    return text
+
+
+def lookup(value: Any, field: str) -> Any:
+    """
+    Find a field.
+
+    :param value: parsed JSON.
+    :param field: the field; dots lead into nested objects.
+    :returns: its value; ``None`` when it is missing.
+    """
+    for name in field.split("."):
+        if not isinstance(value, dict):
+            return None
+        value = value.get(name)
+    return value
+
+
+def _text(value: Any, where: str, field: str) -> str:
+    if value is None:
+        raise DataError(f"{where} has no field '{field}'.")
+    if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+        return "\n".join(value)
+    if not isinstance(value, str):
+        raise DataError(f"the field '{field}' of {where} holds no text, but {type(value).__name__}.")
+    return value

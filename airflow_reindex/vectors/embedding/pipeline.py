@@ -1,0 +1,207 @@
+"""Reading, embedding and writing at the same time, in bounded memory."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+
+from airflow_reindex.core.failures import DataError
+from airflow_reindex.vectors.embedding.bisect import Failed, Prepared, embed_items
+from airflow_reindex.vectors.model.collection import Collection, Embedded, Item, Mark, Stage
+from airflow_reindex.vectors.model.embedding_model import EmbeddingModel
+from airflow_reindex.vectors.model.loader import Content, Loader
+from airflow_reindex.vectors.model.splitting import Splitter
+
+#: Items read from the source at a time.
+READ_ITEMS = 256
+#: Parts written in one transaction: what a killed task may have embedded in vain.
+WRITE_PARTS = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kitchen:
+    """
+    What turns an item into vectors.
+
+    :param model: the destination's embedding model.
+    :param loader: fetches contents.
+    :param splitter: cuts them into parts.
+    """
+
+    model: EmbeddingModel
+    loader: Loader
+    splitter: Splitter
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """
+    What one worker thread embeds: about one request's worth of texts, and items that failed before.
+
+    :param ready: items to embed.
+    :param failed: items without content.
+    :param gone: how many items are not in the source any more.
+    """
+
+    ready: list[Prepared]
+    failed: list[Failed]
+    gone: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """
+    What is written together.
+
+    :param embedded: items with their vectors.
+    :param failed: items that failed.
+    :param gone: how many items are not in the source any more.
+    """
+
+    embedded: list[Embedded]
+    failed: list[Failed]
+    gone: int
+
+
+def embed_stream(
+    source: Collection, keys: Sequence[str], kitchen: Kitchen, mark: Callable[[Item, str], Mark]
+) -> Iterator[Batch]:
+    """
+    Read, load, split and embed items, ahead of the caller, who writes them.
+
+    A thread reads; ``in_flight`` threads embed; at most four times as many requests' worth of items are held, and one
+    batch.
+
+    :param source: where the items are.
+    :param keys: their ids.
+    :param kitchen: loader, splitter and model.
+    :param mark: makes an item's mark from the item and its content's version.
+    :yields: batches of about 2000 parts, in the order of the keys.
+    :raises RequestError: a setting or a credential is wrong.
+    :raises TransientError: the source, the content's place or the model is away or busy.
+    """
+    in_flight = kitchen.model.spec.in_flight
+    with closing(_ahead(read_units(source, keys, kitchen, mark), in_flight)) as units:
+        pool = ThreadPoolExecutor(in_flight, thread_name_prefix="reindex-embed")
+        pending: deque[Future[Batch]] = deque()
+        try:
+            for unit in units:
+                pending.append(pool.submit(_embed, kitchen.model, unit))
+                # Twice as many as work at a time, so that no thread waits for the writer.
+                if len(pending) >= 2 * in_flight:
+                    yield from _full(pending)
+            while pending:
+                yield from _full(pending)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _full(pending: deque[Future[Batch]]) -> Iterator[Batch]:
+    """The oldest units, as many as are done, in one batch."""
+    batch = Batch([], [], 0)
+    parts, gone = 0, 0
+    # A unit that has failed is left for the next call: what came before it is written first.
+    while pending and parts < WRITE_PARTS and (not parts or _is_good(pending[0])):
+        done = pending.popleft().result()
+        batch.embedded.extend(done.embedded)
+        batch.failed.extend(done.failed)
+        gone += done.gone
+        parts += sum(len(item.vectors) for item in done.embedded) or 1
+    yield Batch(batch.embedded, batch.failed, gone)
+
+
+def _is_good(unit: Future[Batch]) -> bool:
+    return unit.done() and unit.exception() is None
+
+
+def _embed(model: EmbeddingModel, unit: Unit) -> Batch:
+    if not unit.ready:
+        return Batch([], unit.failed, unit.gone)
+    good, bad = embed_items(model, unit.ready)
+    return Batch(good, unit.failed + bad, unit.gone)
+
+
+def read_units(
+    source: Collection, keys: Sequence[str], kitchen: Kitchen, mark: Callable[[Item, str], Mark]
+) -> Iterator[Unit]:
+    """
+    Read items, and pack their texts to requests.
+
+    :param source: where the items are.
+    :param keys: their ids.
+    :param kitchen: loader, splitter and model.
+    :param mark: makes an item's mark from the item and its content's version.
+    :yields: units of about one request each.
+    """
+    size = kitchen.model.spec.batch_size
+    unit, texts = Unit([], []), 0
+    for start in range(0, len(keys), READ_ITEMS):
+        asked = keys[start : start + READ_ITEMS]
+        found = {item.object_id: item for item in source.items(asked)}
+        items = [found[key] for key in asked if key in found]
+        for item, content in zip(items, kitchen.loader.load(items), strict=True):
+            prepared = _prepare(item, content, kitchen.splitter, mark)
+            if isinstance(prepared, Failed):
+                unit.failed.append(prepared)
+                continue
+            # A long item is not cut over two units: they would be embedded and written apart.
+            if texts and texts + len(prepared.texts) > size:
+                yield unit
+                unit, texts = Unit([], []), 0
+            unit.ready.append(prepared)
+            texts += len(prepared.texts)
+        if len(items) < len(asked):
+            yield Unit([], [], len(asked) - len(items))
+    if unit.ready or unit.failed:
+        yield unit
+
+
+def _prepare(
+    item: Item, content: Content | DataError, splitter: Splitter, mark: Callable[[Item, str], Mark]
+) -> Prepared | Failed:
+    if isinstance(content, DataError):
+        return Failed.of(item, Stage.DOWNLOADING, content)
+    try:
+        return Prepared(item, splitter.split(content.text), mark(item, content.version))
+    except DataError as error:
+        return Failed.of(item, Stage.SPLITTING, error)
+
+
+def _ahead(units: Iterator[Unit], room: int) -> Generator[Unit]:
+    """Run an iterator in a thread of its own, a few steps ahead."""
+    handed: queue.Queue[Unit | BaseException | None] = queue.Queue(maxsize=2 * room)
+    stopped = threading.Event()
+
+    def hand(value: Unit | BaseException | None) -> bool:
+        while not stopped.is_set():
+            try:
+                handed.put(value, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def read() -> None:
+        try:
+            for unit in units:
+                if not hand(unit):
+                    return
+            hand(None)
+        except BaseException as error:
+            hand(error)
+
+    thread = threading.Thread(target=read, name="reindex-read", daemon=True)
+    thread.start()
+    try:
+        while (unit := handed.get()) is not None:
+            if isinstance(unit, BaseException):
+                raise unit
+            yield unit
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,1 @@
+"""The plan of a reindex, and its estimate."""

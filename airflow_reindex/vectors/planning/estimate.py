@@ -1,0 +1,78 @@
+"""What a reindex would take: counted, and extrapolated from a sample that is really embedded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_reindex.core.progress import duration
+from airflow_reindex.vectors.embedding.pipeline import Kitchen, embed_stream
+from airflow_reindex.vectors.model.collection import Collection, Item, Mark
+from airflow_reindex.vectors.model.loader import Content
+from airflow_reindex.vectors.sync.decide import decide
+from airflow_reindex.vectors.sync.foreign import rules_of
+
+if TYPE_CHECKING:
+    from airflow_reindex.vectors.model.plan import ReindexPlan
+
+#: Items compared at a time, and items in the sample.
+RANGE, SAMPLE = 20_000, 64
+#: Characters that make a token, in English and roughly.
+CHARACTERS_PER_TOKEN = 4
+
+
+def estimate(kitchen: Kitchen, source: Collection, dest: Collection | None, plan: ReindexPlan) -> dict[str, Any]:
+    """
+    Count what is to do, and say what it will take. Nothing is written.
+
+    :param kitchen: loader, splitter and model.
+    :param source: the source.
+    :param dest: the destination, or ``None`` when it is not there yet.
+    :param plan: the plan so far.
+    :returns: ``items``, ``to_embed``, ``unchanged``, ``to_delete``, ``left_alone`` (if any), ``parts``, ``tokens``,
+        ``cost`` (``None`` without a price), ``time``, ``seconds``, ``sample_failed``.
+    """
+    rules = rules_of(plan, protect=plan.protect)
+    total, embed, unchanged, delete, others = 0, 0, 0, 0, 0
+    sample: list[str] = []
+    after = None
+    for keys in [*source.keys(RANGE), []]:
+        # The last range has no upper end: what the destination has beyond the source's last key is to go.
+        upto = keys[-1] if keys else None
+        states = dest.states(after, upto) if dest else {}
+        decision = decide(source.versions(after, upto), states, rules)
+        total += len(keys)
+        embed, delete = embed + len(decision.embed), delete + len(decision.delete)
+        unchanged, others = unchanged + len(decision.unchanged), others + len(decision.written) + len(decision.removed)
+        sample = _thin([*sample, *_thin(decision.embed)])
+        after = upto
+    figures = {"items": total, "to_embed": embed, "unchanged": unchanged, "to_delete": delete}
+    return {**figures, **({"left_alone": others} if others else {}), **_extrapolate(kitchen, source, sample, embed)}
+
+
+def _thin(keys: Sequence[str]) -> list[str]:
+    """At most a sample's number of keys, evenly spaced."""
+    return list(keys[:: -(-len(keys) // SAMPLE)]) if keys else []
+
+
+def _extrapolate(kitchen: Kitchen, source: Collection, sample: Sequence[str], embed: int) -> dict[str, Any]:
+    def mark(item: Item, content: str) -> Mark:
+        return Mark(item.version, b"", content)
+
+    contents = kitchen.loader.load(source.items(sample))
+    characters = sum(len(content.text) for content in contents if isinstance(content, Content))
+    began = time.monotonic()
+    batches = list(embed_stream(source, sample, kitchen, mark))
+    spent = time.monotonic() - began
+    scale = embed / len(sample) if sample else 0.0
+    tokens = round(characters / CHARACTERS_PER_TOKEN * scale)
+    price = kitchen.model.spec.price
+    return {
+        "parts": round(sum(len(item.vectors) for batch in batches for item in batch.embedded) * scale),
+        "tokens": tokens,
+        "cost": None if price is None else round(tokens / 1e6 * price, 4),
+        "seconds": round(spent * scale, 1),
+        "time": f"about {duration(spent * scale)} for one sub-task at a time, without the ANN index",
+        "sample_failed": sum(len(batch.failed) for batch in batches),
+    }

@@ -1,0 +1,225 @@
+"""The steps of a reindex after its plan, one function a task; each can be done again and does only what is left."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+from airflow_reindex.core.claims import Owner
+from airflow_reindex.core.failures import DataError
+from airflow_reindex.core.staging import Folder
+from airflow_reindex.core.task_records import TASKS, recorded
+from airflow_reindex.vectors import account
+from airflow_reindex.vectors.account import FailedItem, failed_items, failed_so_far, write_outcome
+from airflow_reindex.vectors.cutover.comparison import Query, compare_models
+from airflow_reindex.vectors.cutover.recall import measure_recall
+from airflow_reindex.vectors.cutover.sameness import check_sameness
+from airflow_reindex.vectors.cutover.switch import Switched, already_switched, switch_readers
+from airflow_reindex.vectors.embedding.bisect import Failed
+from airflow_reindex.vectors.model.plan import ReindexPlan, coarse_ranges, planned_items, read_plan
+from airflow_reindex.vectors.model.store import Pointer
+from airflow_reindex.vectors.sync.foreign import explain, refuse_empty
+from airflow_reindex.vectors.sync.reconcile import Tally
+from airflow_reindex.vectors.sync.session import RANGE_ITEMS, Session, claim_of, session
+from airflow_reindex.vectors.sync.tools import Tools
+
+log = logging.getLogger(__name__)
+
+#: How often the verification catches up with writers before it leaves the rest to the switch.
+CATCH_UPS = 5
+#: The tasks whose outcome is an account of the whole collection.
+VERIFY, SWITCH = "verify", "switch"
+
+
+def reindex_window(tools: Tools, folder: Folder, owner: Owner, token: str, number: int) -> account.Outcome:
+    """
+    Reconcile one window.
+
+    :param tools: store, models, loader.
+    :param folder: the run's folder.
+    :param owner: the run.
+    :param token: the plan that the window belongs to.
+    :param number: its number.
+    :returns: what was done.
+    :raises DataError: too many items of the run have failed already.
+    """
+    before = folder.read_json(f"{TASKS}/reindex-{number}.json")
+    with recorded(folder, "reindex", number, token) as record:
+        plan = read_plan(folder, token)
+        window = plan.windows[number]
+        # What an earlier try of this window said, and a verification after it, no longer holds.
+        for name in (str(number), VERIFY, SWITCH):
+            folder.remove(f"{account.OUTCOMES}/{name}.json")
+        with session(tools, plan, owner) as at:
+            failed = at.dest.count_failed(token)
+            # Whoever clears a window may have mended items, also those of windows that are tried again beside it.
+            again = before is not None and before["token"] == token
+            if not again and plan.request.limit.exceeded(failed, plan.total):
+                raise DataError(f"not started: {_too_many(plan, failed, plan.total)}")
+            only = frozenset(planned_items(folder, number)) if plan.listed_only else None
+            tally = at.reconciler.run(
+                window.after, window.upto, at.rules(), only=only, contents=True, what=window.label
+            )
+        listed = failed_items(tally.failed, plan.source.collection_id, window.label)
+        outcome = write_outcome(folder, str(number), token, tally, listed)
+        record.rows, record.result = outcome.seen, asdict(outcome)
+        log.info(
+            "%s: %s items, %s embedded, %s unchanged, %s deleted, %s failed, %s of others left alone",
+            window.label, outcome.seen, outcome.embedded, outcome.unchanged, outcome.deleted, outcome.failed,
+            outcome.left_alone,
+        )  # fmt: skip
+    return outcome
+
+
+def _too_many(plan: ReindexPlan, failed: int, total: int) -> str:
+    return (
+        f"{failed:,} of {total:,} items failed, more than max_failed={plan.request.limit} allows. The failed items are "
+        "in the report, each with its reason: mend them and clear the tasks 'reindex', or allow more in a new run."
+    )
+
+
+def verify(
+    tools: Tools,
+    folder: Folder,
+    owner: Owner,
+    *,
+    least_recall: float,
+    queries: list[Query] | None = None,
+) -> dict[str, Any]:
+    """
+    Prove the destination: every item of the source is there, or listed as failed, and the ANN index finds it.
+
+    :param tools: store, models, loader.
+    :param folder: the run's folder.
+    :param owner: the run.
+    :param least_recall: the smallest recall@10 that is accepted.
+    :param queries: to compare both models' answers.
+    :returns: figures for the report.
+    :raises DataError: too many items failed, vectors are missing or do not tell texts apart, or the index does not find
+        what it should.
+    """
+    with recorded(folder, VERIFY) as record:
+        plan = read_plan(folder)
+        record.token = plan.token
+        with session(tools, plan, owner) as at:
+            before = failed_so_far(folder, plan.token, plan.windows)
+            if plan.request.limit.exceeded(len(before), plan.total):
+                raise DataError(_too_many(plan, len(before), plan.total))
+            caught_up = _catch_up(at)
+            at.dest.build_index(plan.token)
+            # The index took its time; what was written meanwhile goes through it.
+            tally = at.whole()
+            tally.embedded, tally.deleted = tally.embedded + caught_up.embedded, tally.deleted + caught_up.deleted
+            _check_vectors(at, tally)
+            listed = _named(tally, before, plan)
+            outcome = write_outcome(folder, VERIFY, plan.token, tally, listed)
+            if plan.request.limit.exceeded(outcome.failed, outcome.seen):
+                raise DataError(_too_many(plan, outcome.failed, outcome.seen))
+            refuse_empty(at.dest, outcome.seen, outcome.failed)
+            if outcome.left_alone:
+                log.warning("%s", explain(outcome.left_alone, plan.dest.collection_id))
+            record.rows = outcome.seen
+            same = check_sameness(at, plan.request.max_same_vectors)
+            record.result = {**asdict(outcome), **({"same_vectors": same} if same else {})}
+            record.result |= measure_recall(at.dest, least_recall)
+            if queries:
+                record.result["quality"] = compare_models(tools, at.source, at.dest, queries, folder)
+    return record.result
+
+
+def _catch_up(at: Session) -> Tally:
+    """Pass over the collection until nothing is left, or writers are as fast as this run."""
+    done = Tally()
+    for number in range(1, CATCH_UPS + 1):
+        tally = at.whole()
+        done.embedded, done.deleted = done.embedded + tally.embedded, done.deleted + tally.deleted
+        log.info("catch-up %s: %s items, %s embedded, %s deleted", number, tally.seen, tally.embedded, tally.deleted)
+        if not tally.changes:
+            break
+    return done
+
+
+def _check_vectors(at: Session, tally: Tally) -> None:
+    """Embed again what lacks vectors; what fails now is added to the tally."""
+    known = {item.object_id for item in tally.failed}
+    for after, upto in coarse_ranges(at.plan.windows, RANGE_ITEMS):
+        at.check()
+        incomplete, orphans = _damaged(at, after, upto)
+        if not incomplete and not orphans:
+            continue
+        # Somebody else has removed them.
+        rules = at.rules(skip_failed=True)
+        mended = at.reconciler.run(after, upto, rules, only=frozenset(incomplete), anew=True, what="mend")
+        tally.failed += [item for item in mended.failed if item.object_id not in known]
+        incomplete, orphans = _damaged(at, after, upto)
+        if incomplete or orphans:
+            some = ", ".join(incomplete[:5])
+            raise DataError(
+                f"objects of the destination '{at.plan.dest.collection_id}' lack vectors ({some or 'parts without '}"
+                f"{'' if some else 'objects'}): somebody else writes to it. Keep them out, or set writes_go_to=dest."
+            )
+
+
+def _damaged(at: Session, after: str | None, upto: str | None) -> tuple[list[str], int]:
+    """Objects without their vectors, and parts without objects; others' objects do not count where others may write."""
+    damage = at.dest.damage(after, upto)
+    found, orphans = list(damage.incomplete), damage.orphans
+    if not at.spares:
+        return found, orphans
+    ours: list[str] = []
+    while found:
+        states = at.dest.states(None, None, found)
+        ours += [key for key in found if key in states and not states[key].is_foreign]
+        found = list(at.dest.damage(found[-1], upto).incomplete)
+    return ours, orphans
+
+
+def _named(tally: Tally, before: list[FailedItem], plan: ReindexPlan) -> Iterator[FailedItem]:
+    """The failures of the whole collection, with what windows said of an item and its mark does not."""
+    known = {item.object_id: item for item in before}
+    for item in failed_items(tally.failed, plan.source.collection_id, ""):
+        then = known.get(item.object_id, item)
+        yield replace(item, window=then.window, item_info=item.item_info or then.item_info)
+
+
+def switch(
+    tools: Tools, folder: Folder, owner: Owner, *, hook: Callable[[Pointer], None] | None, lock_seconds: float
+) -> Switched:
+    """
+    Switch readers over; when that has happened already, only finish it.
+
+    :param tools: store, models, loader.
+    :param folder: the run's folder.
+    :param owner: the run.
+    :param hook: tells a registry elsewhere.
+    :param lock_seconds: how long to wait for writers of the source.
+    :returns: what was switched.
+    """
+    with recorded(folder, SWITCH) as record:
+        plan = read_plan(folder)
+        record.token = plan.token
+        before = failed_so_far(folder, plan.token, plan.windows)
+
+        def account_for(total: int, failed: list[Failed], left_alone: int) -> None:
+            tally = Tally(seen=total, failed=failed, left_alone=left_alone)
+            write_outcome(folder, SWITCH, plan.token, tally, _named(tally, before, plan))
+
+        switched = already_switched(tools.store, plan)
+        if switched is None:
+            with session(tools, plan, owner) as at:
+                switched = switch_readers(at, hook, lock_seconds, account_for)
+        record.rows, record.result = switched.items, asdict(switched)
+    return switched
+
+
+def finish(tools: Tools, plan: ReindexPlan, owner: Owner) -> None:
+    """
+    Give the claim back, once the report is written.
+
+    :param tools: store, models, loader.
+    :param plan: the plan.
+    :param owner: the run.
+    """
+    tools.store.release(claim_of(plan, owner))

@@ -1,0 +1,1 @@
+"""Where collections lie; each store has the same interface."""

@@ -1,0 +1,1 @@
+"""Bringing a range of the destination in line with the source."""

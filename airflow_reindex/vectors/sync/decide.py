@@ -1,0 +1,128 @@
+"""Which items of a key range have to be embedded, and which are to go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from airflow_reindex.vectors.model.collection import Mark, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """
+    What may be done to the destination.
+
+    :param recipe: how items are embedded in this run.
+    :param run: the run.
+    :param protect: leave alone what somebody else has written: no row that is not what its mark says is overwritten or
+        removed, and none that somebody removed comes back.
+    :param drop_gone: with ``protect``: remove what is gone from the source as long as nobody has written to it since;
+        else nothing is removed, as the destination may be newer than the source.
+    :param drop_failed: with ``protect``: remove the older row of an item that failed, as long as nobody has written to
+        it since; else it stays.
+    :param skip_failed: leave items alone that have failed in this run already, unless they have changed since.
+    """
+
+    recipe: bytes
+    run: str
+    protect: bool = False
+    drop_gone: bool = False
+    drop_failed: bool = False
+    skip_failed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """
+    What is to be done in a key range.
+
+    :param embed: items that are missing or have changed.
+    :param delete: items that are gone from the source.
+    :param unchanged: items that the destination has as they are.
+    :param written: objects that somebody else has written or changed: they are left alone, also those that the source
+        does not have.
+    :param removed: items of the source whose rows somebody else has removed: they do not come back.
+    :param surplus: how many objects the destination has for ``written`` that the source's items do not account for.
+    :param failed: items that have failed in this run, and are left alone.
+    """
+
+    embed: Sequence[str] = field(default_factory=tuple)
+    delete: Sequence[str] = field(default_factory=tuple)
+    unchanged: Sequence[str] = field(default_factory=tuple)
+    written: Sequence[str] = field(default_factory=tuple)
+    removed: Sequence[str] = field(default_factory=tuple)
+    surplus: int = 0
+    failed: Mapping[str, Mark] = field(default_factory=dict)
+
+
+def decide(source: Mapping[str, bytes], dest: Mapping[str, State], rules: Rules) -> Decision:
+    """
+    Compare a key range of source and destination.
+
+    :param source: the versions of the source's originals.
+    :param dest: what the destination has.
+    :param rules: what may be done to it.
+    :returns: each of the source's items is embedded, unchanged, failed, or somebody else's (written or removed).
+    """
+    embed, unchanged, written, removed = list[str](), list[str](), list[str](), list[str]()
+    failed: dict[str, Mark] = {}
+    surplus = 0
+    for key, version in source.items():
+        state = dest.get(key)
+        mark = state.mark if state else None
+        if rules.protect and state is not None and state.is_foreign:
+            (removed if state.row is None else written).append(key)
+            surplus += _counts_as_failed(state, rules)
+        elif rules.skip_failed and mark is not None and _failed_here(mark, version, rules):
+            failed[key] = mark
+        elif _stays(version, state, rules):
+            unchanged.append(key)
+        else:
+            embed.append(key)
+    if rules.protect:
+        others = [key for key, state in dest.items() if key not in source and state.row and state.is_foreign]
+        surplus += len(others) + sum(_counts_as_failed(dest[key], rules) for key in others)
+        written += others
+    return Decision(
+        embed=embed,
+        delete=_gone(source, dest, rules),
+        unchanged=unchanged,
+        written=written,
+        removed=removed,
+        surplus=surplus,
+        failed=failed,
+    )
+
+
+def _counts_as_failed(state: State, rules: Rules) -> bool:
+    """Whether this run counts an item as failed whose row somebody else has written since."""
+    return state.mark is not None and bool(state.mark.stage) and state.mark.run == rules.run
+
+
+def _failed_here(mark: Mark, version: bytes, rules: Rules) -> bool:
+    return bool(mark.stage) and mark.run == rules.run and mark.version == version and mark.recipe == rules.recipe
+
+
+def _stays(version: bytes, state: State | None, rules: Rules) -> bool:
+    if state is None:
+        return False
+    mark = state.mark
+    return (
+        mark is not None
+        and not mark.stage
+        and mark.version == version
+        and mark.recipe == rules.recipe
+        and state.row == version
+    )
+
+
+def _gone(source: Mapping[str, bytes], dest: Mapping[str, State], rules: Rules) -> list[str]:
+    if rules.protect and not rules.drop_gone:
+        return []
+    # What has no row any more is only forgotten.
+    return [
+        key
+        for key, state in dest.items()
+        if key not in source and not (rules.protect and state.row is not None and state.is_foreign)
+    ]

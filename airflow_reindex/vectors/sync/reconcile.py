@@ -1,0 +1,212 @@
+"""One key range: compare source and destination, embed what is missing or has changed, remove what is gone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection as Keys
+from dataclasses import dataclass, field
+
+from airflow_reindex.core.failures import DataError
+from airflow_reindex.core.progress import Progress
+from airflow_reindex.vectors.embedding.bisect import Failed, write_items
+from airflow_reindex.vectors.embedding.pipeline import READ_ITEMS, Kitchen, embed_stream
+from airflow_reindex.vectors.model.collection import Collection, Embedded, Item, Mark, Stage
+from airflow_reindex.vectors.model.embedding_model import ModelSpec
+from airflow_reindex.vectors.sync.decide import Decision, Rules, decide
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Tally:
+    """
+    What became of a key range.
+
+    :param seen: the source's originals in it.
+    :param embedded: items that were embedded and have landed.
+    :param parts: vectors written, averages not counted.
+    :param unchanged: items that the destination had already.
+    :param deleted: items removed from the destination.
+    :param left_alone: objects that somebody else has written, changed or removed in the destination.
+    :param removed: those of them that are the source's items, and that the destination does not have.
+    :param surplus: objects of the destination that neither the source's items nor failures account for.
+    :param failed: items that failed, in this pass or before it in this run.
+    """
+
+    seen: int = 0
+    embedded: int = 0
+    parts: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    left_alone: int = 0
+    removed: int = 0
+    surplus: int = 0
+    failed: list[Failed] = field(default_factory=list)
+
+    @property
+    def changes(self) -> int:
+        """How much was done."""
+        return self.embedded + self.deleted
+
+    def add(self, other: Tally) -> None:
+        """
+        Add another range's figures.
+
+        :param other: the other range.
+        """
+        for name in ("seen", "embedded", "parts", "unchanged", "deleted", "left_alone", "removed", "surplus"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.failed += other.failed
+
+
+def recipe_of(kitchen: Kitchen) -> bytes:
+    """
+    What an item's vectors depend on besides the item: with another recipe all items are embedded anew.
+
+    :param kitchen: model, loader and splitter.
+    :returns: 16 bytes.
+    """
+    spec: ModelSpec = kitchen.model.spec
+    parts = [spec.backend, spec.name, spec.dimensions, spec.document_prefix, kitchen.loader.recipe]
+    text = json.dumps([*parts, kitchen.splitter.recipe])
+    return hashlib.sha256(text.encode()).digest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconciler:
+    """
+    Makes key ranges of the destination equal to the source's.
+
+    :param source: the collection that is read.
+    :param dest: the collection that is built.
+    :param kitchen: loader, splitter and model.
+    :param token: the claim's token.
+    :param check: raises when the claim is lost.
+    """
+
+    source: Collection
+    dest: Collection
+    kitchen: Kitchen
+    token: str
+    check: Callable[[], None]
+
+    def run(
+        self,
+        after: str | None,
+        upto: str | None,
+        rules: Rules,
+        *,
+        only: Keys[str] | None = None,
+        anew: bool = False,
+        since: str | None = None,
+        contents: bool = False,
+        what: str = "",
+    ) -> Tally:
+        """
+        Reconcile one key range. Done again, it does only what is left.
+
+        :param after: the range's open lower end.
+        :param upto: its upper end.
+        :param rules: what may be done to the destination.
+        :param only: these items only; then nothing is removed.
+        :param anew: embed them all, also those that are there.
+        :param since: look only at rows of the source that may have changed since this moment; nothing is removed.
+        :param contents: whether to ask the loader if contents outside of the row have changed.
+        :param what: how the log calls the range; empty: no progress is logged.
+        :returns: what became of it.
+        """
+        versions = self.source.versions(after, upto, since)
+        if only is not None:
+            versions = {key: version for key, version in versions.items() if key in only}
+        part = only is not None or since is not None
+        states = self.dest.states(after, upto, list(versions) if part else None)
+        decision = Decision(embed=list(versions)) if anew else decide(versions, states, rules)
+        tally = Tally(
+            seen=len(versions),
+            unchanged=len(decision.unchanged),
+            left_alone=len(decision.written) + len(decision.removed),
+            removed=len(decision.removed),
+            surplus=decision.surplus,
+        )
+        tally.failed += [Failed(key, m.version, m.stage, m.detail) for key, m in decision.failed.items()]
+        embed = list(decision.embed)
+        if contents and self.kitchen.loader.outside:
+            marks = {key: s.mark for key, s in states.items() if s.mark and s.row == s.mark.version}
+            embed += self._changed_contents(decision, marks, rules, tally)
+        self._embed(embed, rules, tally, what)
+        if not part:
+            self._delete(decision.delete, tally, only_unchanged=rules.protect)
+        return tally
+
+    def _embed(self, keys: Sequence[str], rules: Rules, tally: Tally, what: str) -> None:
+        if not keys:
+            return
+
+        def mark(item: Item, content: str) -> Mark:
+            return Mark(item.version, rules.recipe, content, run=rules.run)
+
+        left = set[str]()
+
+        def put(batch: Sequence[Embedded]) -> None:
+            # What somebody else wrote since the ranges were compared.
+            left.update(self.dest.put(self.token, batch, only_unchanged=rules.protect))
+
+        progress = Progress(log.info, what, len(keys), unit="items") if what else None
+        for batch in embed_stream(self.source, keys, self.kitchen, mark):
+            self.check()
+            landed, refused = write_items(put, batch.embedded)
+            self._fail(batch.failed + refused, rules, tally)
+            done = [item for item in landed if item.item.object_id not in left]
+            tally.left_alone += len(landed) - len(done)
+            tally.embedded += len(done)
+            tally.parts += sum(len(item.vectors) for item in done)
+            tally.seen -= batch.gone
+            if progress:
+                failed = f"{len(tally.failed)} failed" if tally.failed else ""
+                progress.add(len(batch.embedded) + len(batch.failed) + batch.gone, failed)
+        if progress:
+            progress.finish(f"{len(tally.failed)} failed" if tally.failed else "")
+
+    def _fail(self, failed: Sequence[Failed], rules: Rules, tally: Tally) -> None:
+        if not failed:
+            return
+        for item in failed:
+            log.warning("item %s: %s: %s", item.object_id, item.stage, item.detail)
+        marks = {
+            item.object_id: Mark(item.version, rules.recipe, stage=item.stage, detail=item.detail, run=rules.run)
+            for item in failed
+        }
+        keep = rules.protect and not rules.drop_failed
+        left = set(self.dest.fail(self.token, marks, keep_rows=keep, only_unchanged=rules.protect))
+        tally.left_alone += len(left)
+        tally.failed += [item for item in failed if item.object_id not in left]
+
+    def _changed_contents(self, decision: Decision, marks: Mapping[str, Mark], rules: Rules, tally: Tally) -> list[str]:
+        """Items whose row is as it was, while their content is not."""
+        changed: list[str] = []
+        keys = [key for key in decision.unchanged if key in marks]
+        for start in range(0, len(keys), READ_ITEMS):
+            items = self.source.items(keys[start : start + READ_ITEMS])
+            failed = []
+            for item, version in zip(items, self.kitchen.loader.versions(items), strict=True):
+                if isinstance(version, DataError):
+                    failed.append(Failed.of(item, Stage.DOWNLOADING, version))
+                elif marks[item.object_id].content != version:
+                    changed.append(item.object_id)
+            self._fail(failed, rules, tally)
+            tally.unchanged -= len(failed)
+        tally.unchanged -= len(changed)
+        return changed
+
+    def _delete(self, keys: Sequence[str], tally: Tally, *, only_unchanged: bool) -> None:
+        for start in range(0, len(keys), READ_ITEMS):
+            asked = keys[start : start + READ_ITEMS]
+            # Asked again, as an item may have been inserted since.
+            gone = self.source.absent(asked)
+            self.check()
+            left = self.dest.delete(self.token, gone, only_unchanged=only_unchanged)
+            tally.left_alone += len(left)
+            tally.deleted += len(gone) - len(left)

@@ -1,0 +1,129 @@
+"""A claimed reindex at work: source, destination and plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from airflow_reindex.core.claims import BEAT_SECONDS, Claim, Keeper, Owner
+from airflow_reindex.core.failures import ClaimLostError, RequestError
+from airflow_reindex.vectors.model.collection import Collection
+from airflow_reindex.vectors.model.plan import ReindexPlan, coarse_ranges
+from airflow_reindex.vectors.model.store import Store
+from airflow_reindex.vectors.sync.decide import Rules
+from airflow_reindex.vectors.sync.foreign import rules_of
+from airflow_reindex.vectors.sync.reconcile import Reconciler, Tally, recipe_of
+from airflow_reindex.vectors.sync.tools import Tools
+
+#: Items compared at a time in a pass over the whole collection.
+RANGE_ITEMS = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """
+    A task at work: its plan, the opened collections, and a claim that is kept alive.
+
+    :param plan: the plan.
+    :param tools: store, models, loader.
+    :param source: the collection that is read.
+    :param dest: the collection that is built.
+    :param reconciler: makes key ranges equal.
+    :param check: raises when the claim is lost.
+    :param protect: whether the destination may be newer than the source: the plan says so, or readers follow it by now.
+    """
+
+    plan: ReindexPlan
+    tools: Tools
+    source: Collection
+    dest: Collection
+    reconciler: Reconciler
+    check: Callable[[], None]
+    protect: bool
+
+    @property
+    def spares(self) -> bool:
+        """Whether what others have written to the destination, or removed from it, is left alone."""
+        return self.rules().protect
+
+    def rules(self, *, skip_failed: bool = False) -> Rules:
+        """
+        What may be done to the destination.
+
+        :param skip_failed: leave alone what has failed in this run already.
+        """
+        return rules_of(self.plan, protect=self.protect, skip_failed=skip_failed)
+
+    def whole(self, rules: Rules | None = None) -> Tally:
+        """
+        Reconcile the whole collection, range by range.
+
+        :param rules: what may be done; ``None``: the session's, failures of this run counted, not tried again.
+        """
+        tally = Tally()
+        for after, upto in coarse_ranges(self.plan.windows, RANGE_ITEMS):
+            self.check()
+            tally.add(self.reconciler.run(after, upto, rules or self.rules(skip_failed=True), what="catch up"))
+        return tally
+
+
+@contextmanager
+def session(tools: Tools, plan: ReindexPlan, owner: Owner) -> Iterator[Session]:
+    """
+    Open the collections of a plan, and keep its claim alive.
+
+    :param tools: store, models, loader.
+    :param plan: the plan.
+    :param owner: the run.
+    :yields: the session.
+    :raises ClaimLostError: another run has taken over.
+    :raises RequestError: vectors would be others than the plan's.
+    """
+    if recipe_of(tools.kitchen).hex() != plan.recipe:
+        raise RequestError(
+            f"the model '{tools.dest_spec.model_id}', the loader or the splitter is set otherwise than when this run "
+            "was planned, and the collection would hold vectors of both: set it back, or clear this run from its task "
+            "'plan' on, which embeds everything anew."
+        )
+    store = tools.store
+    claim = claim_of(plan, owner)
+
+    def lost() -> ClaimLostError:
+        return ClaimLostError(_why_lost(store, plan))
+
+    with Keeper(lambda: store.touch(claim), lost, every=BEAT_SECONDS) as keeper:
+        source, dest = store.open(plan.source.collection_id), store.open(plan.dest.collection_id)
+        reconciler = Reconciler(source=source, dest=dest, kitchen=tools.kitchen, token=plan.token, check=keeper.check)
+        yield Session(
+            plan=plan,
+            tools=tools,
+            source=source,
+            dest=dest,
+            reconciler=reconciler,
+            check=keeper.check,
+            protect=plan.protect or bool(store.followers(plan.dest.collection_id)),
+        )
+
+
+def _why_lost(store: Store, plan: ReindexPlan) -> str:
+    dest = plan.dest.collection_id
+    holder = next((claim.owner for claim in store.claims() if claim.dest == dest), None)
+    if holder is not None:
+        what = f"another run took over, {holder}"
+    else:
+        what = "it was given back when this run had ended, or was given up, or another run had it meanwhile"
+    return (
+        f"this run no longer holds the claim on collection '{dest}': {what}. It changed nothing since; to go on, "
+        "trigger a new run or clear this one from its task 'plan' on."
+    )
+
+
+def claim_of(plan: ReindexPlan, owner: Owner) -> Claim:
+    """
+    A plan's claim.
+
+    :param plan: the plan.
+    :param owner: the run.
+    """
+    return Claim(dest=plan.dest.collection_id, source=plan.source.collection_id, token=plan.token, owner=owner)

@@ -1,0 +1,1 @@
+"""A made-up, partitioned sky catalog, and its faults."""

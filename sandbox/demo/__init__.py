@@ -1,0 +1,1 @@
+"""Both jobs on private servers, for people to look at."""

@@ -1,0 +1,1 @@
+"""Airflow with Celery workers on this machine."""

@@ -1,0 +1,1 @@
+"""Real servers as private processes: MariaDB, PostgreSQL, Redis, S3, embedding models."""

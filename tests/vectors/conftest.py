@@ -1,0 +1,50 @@
+"""A database and an embedding server for reindexes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from sandbox.servers.embedding_server import EmbeddingServer
+from sandbox.servers.postgres import Postgres
+from tests.vectors.harness import DIMENSIONS, Reindex
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture
+def vectors(postgres: Postgres) -> Iterator[str]:
+    """The name of a new database."""
+    name = f"collections_{next(_NUMBERS)}"
+    postgres.create_database(name)
+    yield name
+    postgres.drop_database(name)
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddingServer]:
+    """An embedding server with an old and a new model."""
+    with EmbeddingServer(DIMENSIONS) as server:
+        yield server
+
+
+@pytest.fixture
+def admin(postgres: Postgres, vectors: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection to the new database that may do everything."""
+    with postgres.connect(vectors) as connection:
+        yield connection
+
+
+@pytest.fixture
+def reindex(postgres: Postgres, vectors: str, server: EmbeddingServer, tmp_path: Path) -> Callable[..., Reindex]:
+    """A factory of runs in the new database: `reindex("second", batch_size=4)`."""
+
+    def make(run_id: str = "run", **params: Any) -> Reindex:
+        return Reindex(postgres, vectors, server, tmp_path / "staging", run_id, **params)
+
+    return make

@@ -1,0 +1,52 @@
+"""Whole reindexes, step by step: every item is in the destination or listed, and a second run does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.vectors.harness import NEW, OLD, Reindex, make_source, rows_of, texts
+
+Factory = Callable[..., Reindex]
+Admin = psycopg.Connection[Any]
+
+
+@pytest.mark.parametrize("total", [0, 1, 15, 16, 17, 64, 65, 80])
+def test_totals(admin: Admin, reindex: Factory, total: int) -> None:
+    make_source(admin, texts(total))
+    run = reindex()
+    report = run.run()
+    assert (report["status"], report["total"], report["count"], report["failed"]) == ("done", total, total, 0)
+    assert [window.offset for window in run.plan_made.windows] == list(range(0, total, 16))
+    assert sum(window.limit for window in run.plan_made.windows) == total
+    assert rows_of(admin, NEW) == rows_of(admin, OLD)
+    assert set(run.embedded().values()) <= {1, 3}, "each text once; the probe of plan and the like apart"
+
+
+def test_second_run_embeds_nothing(admin: Admin, reindex: Factory) -> None:
+    make_source(admin, texts(50))
+    first = reindex()
+    first.run()
+    before = first.embedded()
+    second = reindex("second")
+    second.states["reindex_collection", "run"] = "success"
+    assert second.run()["status"] == "done"
+    new = {text for text, count in second.embedded().items() if count != before.get(text)}
+    assert len(new) == 1, "only the probe of the plan"
+
+
+def test_switch(admin: Admin, reindex: Factory) -> None:
+    make_source(admin, texts(40))
+    run = reindex(deploy_as_blue=True, alias="products")
+    report = run.run()
+    assert report["status"] == "done", report["detail"]
+    rows = admin.execute("SELECT object_id, payload FROM dbo_products").fetchall()
+    assert dict(rows) == texts(40)
+    assert admin.execute("SELECT count(*) FROM dbop_products").fetchone() == (80,)
+    assert [pointer.collection_id for pointer in run.hooked] == [NEW]
+    pointer = run.store().pointer("products")
+    assert pointer is not None
+    assert (pointer.embedding_model_id, pointer.previous_collection_id) == (NEW, OLD)
