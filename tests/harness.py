@@ -22,6 +22,7 @@ from airflow_reindex.director import steps
 from airflow_reindex.director.extract import extractor
 from airflow_reindex.director.model import records
 from airflow_reindex.director.model.plan import Plan
+from airflow_reindex.director.model.records import read_plan
 from airflow_reindex.director.model.request import BuildRequest
 from airflow_reindex.director.model.runs import manifests
 from airflow_reindex.director.model.servers import Servers
@@ -96,7 +97,9 @@ class Build:
     def extract(self, group: int) -> None:
         """One mapped task `extract`."""
         with mock.patch.object(steps, "rows_that_fit", self.rows_that_fit):
-            steps.extract_group(self.servers, self.folder, self.plan_made.token, group, self.memory)
+            steps.extract_group(
+                self.servers, self.folder, read_plan(self.folder, self.plan_made.token), group, self.memory
+            )
 
     def extract_all(self) -> None:
         """All tasks `extract`, in turn."""
@@ -105,13 +108,20 @@ class Build:
 
     def split(self) -> Split:
         """The task `split`."""
-        return steps.split_build(self.servers, self.folder, self.rows_per_task)
+        return steps.split_build(self.servers, self.folder, read_plan(self.folder), self.rows_per_task)
 
     def load(self, number: int) -> None:
         """One mapped task `load`."""
         split = records.read_split(self.folder)
         with mock.patch.object(steps, "rows_that_fit", self.rows_that_fit):
-            steps.load_range(self.servers, self.folder, self.plan_made.token, split.build, number, self.memory)
+            steps.load_range(
+                self.servers,
+                self.folder,
+                read_plan(self.folder, self.plan_made.token),
+                split.build,
+                number,
+                self.memory,
+            )
 
     def rows_that_fit(self, memory: int, bytes_per_row: int) -> int:
         """What the tasks hold in memory; a test may want less than any setting gives."""
@@ -124,7 +134,7 @@ class Build:
 
     def publish(self) -> Published:
         """The task `publish`."""
-        return steps.publish_build(self.servers, self.folder, self.memory)
+        return steps.publish_build(self.servers, self.folder, read_plan(self.folder), self.memory)
 
     def to_load(self) -> None:
         """Everything up to the loads."""

@@ -23,7 +23,6 @@ from airflow_reindex.director.model.plan import Plan
 from airflow_reindex.director.model.records import (
     read_group,
     read_groups,
-    read_plan,
     read_source,
     read_split,
     write_split,
@@ -47,27 +46,26 @@ from airflow_reindex.director.publish.publish import (
 log = logging.getLogger(__name__)
 
 
-def extract_group(servers: Servers, folder: Folder, token: str, group: int, memory: int) -> Outcome:
+def extract_group(servers: Servers, folder: Folder, plan: Plan, group: int, memory: int) -> Outcome:
     """
     Stage the chunks of one group that are not staged yet; while its worker has no connection to spare, other groups'.
 
     :param servers: the Qserv installation.
     :param folder: the run's folder.
-    :param token: the plan that the group belongs to.
+    :param plan: the plan that the group belongs to.
     :param group: its number.
     :param memory: bytes that the task may take.
     :returns: what was done.
     :raises TransientError: chunks failed, and trying again may help.
     :raises DataError: chunks failed for good.
     """
-    with recorded(folder, "extract", group, token) as record:
-        plan = read_plan(folder, token)
+    with recorded(folder, "extract", group, plan.token) as record:
         chunks = read_group(folder, plan, group)
-        todo = missing_chunks(chunks, accounted(manifests(folder, group), token))
+        todo = missing_chunks(chunks, accounted(manifests(folder, group), plan.token))
         if len(todo) < len(chunks):
             log.info("%s of %s chunks are staged already", len(chunks) - len(todo), len(chunks))
         extraction = Extraction(servers, folder, plan, rows_that_fit(memory, run_buffer.BYTES_PER_ROW))
-        with claim.keeping(servers.czar, servers.tables(plan.request), token) as watch:
+        with claim.keeping(servers.czar, servers.tables(plan.request), plan.token) as watch:
             outcome = extraction.run(group, todo, watch)
         record.rows, record.failures = outcome.rows, outcome.failures
         record.result = {"chunks": outcome.chunks, "bytes": outcome.bytes}
@@ -105,19 +103,18 @@ def staged_runs(folder: Folder, plan: Plan) -> list[Manifest]:
     return accounted(manifests(folder), plan.token, plan.adopted)
 
 
-def split_build(servers: Servers, folder: Folder, rows_per_task: int) -> Split:
+def split_build(servers: Servers, folder: Folder, plan: Plan, rows_per_task: int) -> Split:
     """
     Cut the key space, and create the shadow table.
 
     :param servers: the Qserv installation.
     :param folder: the run's folder.
+    :param plan: the plan.
     :param rows_per_task: how many rows a mapped load task should load.
     :returns: the split.
     :raises DataError: chunks are not staged.
     """
-    with recorded(folder, "split") as record:
-        plan = read_plan(folder)
-        record.token = plan.token
+    with recorded(folder, "split", token=plan.token) as record:
         tables = servers.tables(plan.request)
         staged = staged_runs(folder, plan)
         missing = unaccounted(read_groups(folder, plan), staged)
@@ -150,26 +147,26 @@ def _create_tables(czar: Connection, tables: IndexTables, plan: Plan, build: str
         raise
 
 
-def load_range(servers: Servers, folder: Folder, token: str, build: str, number: int, memory: int) -> Loaded:
+def load_range(servers: Servers, folder: Folder, plan: Plan, build: str, number: int, memory: int) -> Loaded:
     """
     Load one key range into the shadow table.
 
     :param servers: the Qserv installation.
     :param folder: the run's folder.
-    :param token: the plan that the range belongs to.
+    :param plan: the plan that the range belongs to.
     :param build: the split that it belongs to.
     :param number: its number.
     :param memory: bytes that the task may take.
     :returns: what was done.
     :raises DataError: keys of a unique index occur twice.
     """
-    with recorded(folder, "load", number, token) as record:
-        plan, split = read_plan(folder, token), read_split(folder)
+    with recorded(folder, "load", number, plan.token) as record:
+        split = read_split(folder)
         if split.build != build:
             raise RequestError("the split is not the one this task was made for: clear this run from 'split' on.")
         tables, inbox = servers.tables(plan.request), servers.inbox(plan.request)
         merger = Merger(folder, read_source(folder), rows_that_fit(memory, merge.BYTES_PER_ROW))
-        with claim.keeping(servers.czar, tables, token) as watch, session(servers.czar) as czar:
+        with claim.keeping(servers.czar, tables, plan.token) as watch, session(servers.czar) as czar:
             loaded = RangeLoader(czar, plan, tables, build, inbox, watch, servers.data_dir).run(
                 merger, split.ranges[number]
             )
@@ -191,19 +188,19 @@ def load_range(servers: Servers, folder: Folder, token: str, build: str, number:
     return loaded
 
 
-def publish_build(servers: Servers, folder: Folder, memory: int) -> Published:
+def publish_build(servers: Servers, folder: Folder, plan: Plan, memory: int) -> Published:
     """
     Verify the shadow table and swap it in; when that has happened already, only tidy up.
 
     :param servers: the Qserv installation.
     :param folder: the run's folder.
+    :param plan: the plan.
     :param memory: bytes that the task may take.
     :returns: what was published.
     :raises DataError: the shadow table is not what was extracted.
     """
-    with recorded(folder, "publish") as record:
-        plan, split = read_plan(folder), read_split(folder)
-        record.token = plan.token
+    with recorded(folder, "publish", token=plan.token) as record:
+        split = read_split(folder)
         tables = servers.tables(plan.request)
         rows = split.rows
         czar = prepare(servers.czar())

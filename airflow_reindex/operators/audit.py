@@ -17,35 +17,22 @@ from airflow_reindex.director.audit import report as outcome
 from airflow_reindex.director.audit import steps
 from airflow_reindex.director.audit.index import IndexState, state_of
 from airflow_reindex.director.audit.request import AuditRequest
-from airflow_reindex.director.model import records
 from airflow_reindex.director.model.plan import group_label
 from airflow_reindex.director.mysql.client import session
 from airflow_reindex.director.planning.planning import RunContext
 from airflow_reindex.hooks import staging
 from airflow_reindex.hooks.qserv import QservHook
-from airflow_reindex.operators.base import ReindexOperator
-from airflow_reindex.operators.director import server_errors
+from airflow_reindex.operators.director import DirectorIndexOperator, server_errors
 from airflow_reindex.operators.links import IndexLink, ReportLink
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_reindex.director.model.servers import Servers
 
-
-class AuditOperator(ReindexOperator):
-    """What the tasks of an audit have in common: the servers that its plan names."""
+class AuditOperator(DirectorIndexOperator):
+    """A task of an audit."""
 
     operator_extra_links = (ReportLink(), IndexLink())
-
-    def servers(self, folder: Folder) -> Servers:
-        """
-        The servers that the run's plan names.
-
-        :param folder: the run's folder.
-        :returns: the servers.
-        """
-        return QservHook(records.read_plan(folder).conn_id).servers
 
 
 class AuditPlanOperator(AuditOperator):
@@ -98,8 +85,8 @@ class AuditExtractOperator(AuditOperator):
         """
         folder, given = self.folder(context), self.group
         with server_errors():
-            servers, memory = self.servers(folder), config.task_memory()
-            done = steps.extract_group(servers, folder, given["token"], given["group"], memory)
+            plan, servers = self.opened(folder, given["token"])
+            done = steps.extract_group(servers, folder, plan, given["group"], config.task_memory())
         return {"group": given["group"], "chunks": done.chunks, "rows": done.rows}
 
 
@@ -117,9 +104,9 @@ class AuditSplitOperator(AuditOperator):
         if folder.read_json(PLAN) is None:
             raise AirflowSkipException("there is no plan")
         with server_errors():
-            split = steps.split_audit(self.servers(folder), folder, config.integer("rows_per_task"))
-            token = records.read_plan(folder).token
-        return [{"token": token, "range": part.number, "label": part.label} for part in split.ranges]
+            plan, servers = self.opened(folder)
+            split = steps.split_audit(servers, folder, plan, config.integer("rows_per_task"))
+        return [{"token": plan.token, "range": part.number, "label": part.label} for part in split.ranges]
 
 
 class CompareOperator(AuditOperator):
@@ -142,8 +129,8 @@ class CompareOperator(AuditOperator):
         """
         folder, given = self.folder(context), self.key_range
         with server_errors():
-            servers, memory = self.servers(folder), config.task_memory()
-            found = steps.compare_range(servers, folder, given["token"], given["range"], memory)
+            plan, servers = self.opened(folder, given["token"])
+            found = steps.compare_range(servers, folder, plan, given["range"], config.task_memory())
         return {"range": given["range"], **found.totals()}
 
 
@@ -174,7 +161,7 @@ class AuditAggregateOperator(AuditOperator):
 
     def _present(self, folder: Folder) -> IndexState | None:
         try:
-            servers, plan = self.servers(folder), records.read_plan(folder)
+            plan, servers = self.opened(folder)
             with session(servers.czar) as czar:
                 return state_of(czar, servers.tables(plan.request))
         except (ReindexError, MySQLdb.Error):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -36,7 +36,7 @@ from airflow_reindex.operators.links import IndexLink, PageLink, ReportLink
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperatorLink, Context
 
     from airflow_reindex.director.model.servers import Servers
 
@@ -73,16 +73,19 @@ def server_errors() -> Iterator[None]:
 class DirectorIndexOperator(ReindexOperator):
     """What the tasks of a build have in common: the servers that its plan names."""
 
-    operator_extra_links = (PageLink(), ReportLink(), IndexLink())
+    operator_extra_links: Collection[BaseOperatorLink] = (PageLink(), ReportLink(), IndexLink())
 
-    def servers(self, folder: Folder) -> Servers:
+    def opened(self, folder: Folder, token: str | None = None) -> tuple[Plan, Servers]:
         """
-        The servers that the run's plan names.
+        The run's plan, and the servers that it names.
 
         :param folder: the run's folder.
-        :returns: the servers.
+        :param token: the plan that this task was made for; ``None``: the present one.
+        :returns: both.
+        :raises ReindexError: there is no plan, or it is another one.
         """
-        return QservHook(records.read_plan(folder).conn_id).servers
+        plan = records.read_plan(folder, token)
+        return plan, QservHook(plan.conn_id).servers
 
 
 class PlanOperator(DirectorIndexOperator):
@@ -163,8 +166,8 @@ class ExtractOperator(DirectorIndexOperator):
         """
         folder, memory = self.folder(context), config.task_memory()
         with server_errors():
-            servers = self.servers(folder)
-            done = steps.extract_group(servers, folder, self.group["token"], self.group["group"], memory)
+            plan, servers = self.opened(folder, self.group["token"])
+            done = steps.extract_group(servers, folder, plan, self.group["group"], memory)
         metrics.count_task(context, outcome.KIND, done.rows)
         return {"group": self.group["group"], "chunks": done.chunks, "rows": done.rows}
 
@@ -182,10 +185,10 @@ class SplitOperator(DirectorIndexOperator):
         folder = self.folder(context)
         skip_dry_run(folder)
         with server_errors():
-            split = steps.split_build(self.servers(folder), folder, config.integer("rows_per_task"))
-            token = records.read_plan(folder).token
+            plan, servers = self.opened(folder)
+            split = steps.split_build(servers, folder, plan, config.integer("rows_per_task"))
         return [
-            {"token": token, "build": split.build, "range": key_range.number, "label": key_range.label}
+            {"token": plan.token, "build": split.build, "range": key_range.number, "label": key_range.label}
             for key_range in split.ranges
         ]
 
@@ -210,9 +213,8 @@ class LoadOperator(DirectorIndexOperator):
         """
         folder, given = self.folder(context), self.key_range
         with server_errors():
-            servers = self.servers(folder)
-            memory = config.task_memory()
-            done = steps.load_range(servers, folder, given["token"], given["build"], given["range"], memory)
+            plan, servers = self.opened(folder, given["token"])
+            done = steps.load_range(servers, folder, plan, given["build"], given["range"], config.task_memory())
         metrics.count_task(context, outcome.KIND, done.rows)
         return {"range": given["range"], "rows": done.rows, "new_rows": done.new_rows}
 
@@ -230,7 +232,8 @@ class PublishOperator(DirectorIndexOperator):
         folder = self.folder(context)
         skip_dry_run(folder)
         with server_errors():
-            published = steps.publish_build(self.servers(folder), folder, config.task_memory())
+            plan, servers = self.opened(folder)
+            published = steps.publish_build(servers, folder, plan, config.task_memory())
         return {"rows": published.rows, "previous": published.previous}
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:

@@ -113,12 +113,12 @@ class Builder:
                 groups = range(len(plan.groups))
                 peaks = list(self.pool.map(_task, [(root, folder.url, "extract", plan.token, "", n) for n in groups]))
             with result.step("split"):
-                split = steps.split_build(self.servers, folder, ROWS_PER_TASK)
+                split = steps.split_build(self.servers, folder, read_plan(folder), ROWS_PER_TASK)
             with result.step("load"):
                 loads = [(root, folder.url, "load", plan.token, split.build, r.number) for r in split.ranges]
                 peaks += self.pool.map(_task, loads)
             with result.step("verify and swap"):
-                steps.publish_build(self.servers, folder, MEMORY)
+                steps.publish_build(self.servers, folder, read_plan(folder), MEMORY)
                 steps.finish_build(self.servers, plan)
         staged = steps.staged_runs(folder, plan)
         result.staged_bytes = sum(file.bytes for manifest in staged for file in manifest.files)
@@ -158,9 +158,9 @@ def _task(task: Task) -> int:
     folder = open_folder(url)
     assert read_plan(folder).token == token
     if step == "extract":
-        steps.extract_group(servers_of(root), folder, token, number, MEMORY)
+        steps.extract_group(servers_of(root), folder, read_plan(folder, token), number, MEMORY)
     else:
-        steps.load_range(servers_of(root), folder, token, build, number, MEMORY)
+        steps.load_range(servers_of(root), folder, read_plan(folder, token), build, number, MEMORY)
     return _peak()
 
 

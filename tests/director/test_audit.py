@@ -68,17 +68,17 @@ class Audit:
         plan = steps.plan_audit(self.servers, self.request, self.folder, run)
         for group in range(len(plan.groups)):
             try:
-                steps.extract_group(self.servers, self.folder, plan.token, group, MEMORY)
+                steps.extract_group(self.servers, self.folder, read_plan(self.folder, plan.token), group, MEMORY)
             except DataError:
                 continue
-        steps.split_audit(self.servers, self.folder, 1_500)
+        steps.split_audit(self.servers, self.folder, plan, 1_500)
         return self.compare()
 
     def compare(self) -> Report:
         """The steps after the split."""
         plan = read_plan(self.folder)
         for key_range in read_split(self.folder).ranges:
-            steps.compare_range(self.servers, self.folder, plan.token, key_range.number, MEMORY)
+            steps.compare_range(self.servers, self.folder, plan, key_range.number, MEMORY)
         with session(self.servers.czar) as czar:
             present = state_of(czar, self.servers.tables(plan.request))
         report, _ = outcome.make_report(self.folder, "run", STATES, "a", "b", present)

@@ -14,6 +14,7 @@ from airflow_reindex.core.staging import Folder
 from airflow_reindex.director import steps
 from airflow_reindex.director.coordination import claim
 from airflow_reindex.director.extract import run_buffer
+from airflow_reindex.director.model.records import read_plan
 from airflow_reindex.director.model.runs import manifests
 from sandbox.catalog.catalog import CatalogSummary, truth
 from sandbox.servers.cluster import Sandbox
@@ -112,7 +113,9 @@ class TestTakeover:
         first.plan()
         # The plan is made again between a zombie's file, which it sweeps, and the manifest that names it.
         before_first_call(monkeypatch, run_buffer, "Manifest", first.plan)
-        steps.extract_group(first.servers, first.folder, first.plan_made.token, 0, first.memory)
+        steps.extract_group(
+            first.servers, first.folder, read_plan(first.folder, first.plan_made.token), 0, first.memory
+        )
         (orphan,) = manifests(first.folder)
         assert [file.name for file in orphan.files if file.name.split("/")[1] in first.folder.names("runs")] == []
         run = first if next_run == "first" else build(sky.spec.database, run_id="second", force_takeover=1)

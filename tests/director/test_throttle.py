@@ -21,7 +21,7 @@ from airflow_reindex.director.coordination.throttle import Desk, Pace, Watch, wo
 from airflow_reindex.director.extract import extractor, task
 from airflow_reindex.director.load.loader import markers
 from airflow_reindex.director.model.limits import Limits
-from airflow_reindex.director.model.records import read_split
+from airflow_reindex.director.model.records import read_plan, read_split
 from airflow_reindex.director.model.request import BuildRequest
 from airflow_reindex.director.model.split import make_split
 from airflow_reindex.director.mysql.client import Connection, prepare, session
@@ -197,7 +197,7 @@ def test_a_slow_worker_does_not_hold_up_the_other(
             if number is None:
                 return
             try:
-                steps.extract_group(run.servers, run.folder, plan.token, number, run.memory)
+                steps.extract_group(run.servers, run.folder, read_plan(run.folder, plan.token), number, run.memory)
             except BaseException as error:
                 failed.append(error)
                 raise

@@ -19,6 +19,7 @@ from airflow_reindex.director.coordination.scheduler import Turns
 from airflow_reindex.director.extract import extractor
 from airflow_reindex.director.extract import task as extraction
 from airflow_reindex.director.model.plan import Plan
+from airflow_reindex.director.model.records import read_plan
 from airflow_reindex.director.mysql.client import Connect, session
 from sandbox.catalog.catalog import CatalogSpec
 from sandbox.fixtures import CatalogFactory
@@ -70,7 +71,7 @@ def in_slots(run: Build, slots: int) -> list[BaseException]:
             if number is None:
                 return
             try:
-                steps.extract_group(run.servers, run.folder, token, number, run.memory)
+                steps.extract_group(run.servers, run.folder, read_plan(run.folder, token), number, run.memory)
             except Exception as error:
                 failed.append(error)
 

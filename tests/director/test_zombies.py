@@ -16,7 +16,7 @@ from airflow_reindex.director.coordination import claim
 from airflow_reindex.director.extract import extractor
 from airflow_reindex.director.load import loader
 from airflow_reindex.director.model import split
-from airflow_reindex.director.model.records import read_split
+from airflow_reindex.director.model.records import read_plan, read_split
 from airflow_reindex.director.model.runs import manifests
 from airflow_reindex.director.model.split import Source
 from airflow_reindex.director.mysql import client
@@ -52,9 +52,11 @@ class TestZombies:
         finish_whole(second)
         before = live_state(first)
         for step in (
-            lambda: steps.extract_group(first.servers, first.folder, plan.token, 0, MEMORY),
+            lambda: steps.extract_group(first.servers, first.folder, read_plan(first.folder, plan.token), 0, MEMORY),
             first.split,
-            lambda: steps.load_range(first.servers, first.folder, plan.token, ranges.build, 1, MEMORY),
+            lambda: steps.load_range(
+                first.servers, first.folder, read_plan(first.folder, plan.token), ranges.build, 1, MEMORY
+            ),
             first.publish,
         ):
             with pytest.raises(ReindexError, match=r"the plan in .* is gone"):
@@ -72,16 +74,16 @@ class TestZombies:
         finish_whole(second)
         before = live_state(first)
         # As if they had read everything just before.
-        monkeypatch.setattr(steps, "read_plan", lambda *_: plan)
+        monkeypatch.setattr("tests.harness.read_plan", lambda *_: plan)
         monkeypatch.setattr(steps, "read_group", lambda *_: plan.groups[0])
         monkeypatch.setattr(steps, "read_groups", lambda *_: plan.groups)
         monkeypatch.setattr(steps, "read_split", lambda _: ranges)
         monkeypatch.setattr(steps, "read_source", lambda _: Source.of(staged))
         monkeypatch.setattr(steps, "manifests", lambda *_: staged)
         for step in (
-            lambda: steps.extract_group(first.servers, first.folder, plan.token, 0, MEMORY),
+            lambda: steps.extract_group(first.servers, first.folder, plan, 0, MEMORY),
             first.split,
-            lambda: steps.load_range(first.servers, first.folder, plan.token, ranges.build, 1, MEMORY),
+            lambda: steps.load_range(first.servers, first.folder, plan, ranges.build, 1, MEMORY),
             first.publish,
         ):
             with pytest.raises(ClaimLostError, match="another run took over"):
@@ -156,7 +158,7 @@ class TestZombies:
                 first.load(0)
             assert futures[0].result().token == second.plan_made.token
         with pytest.raises(ReindexError):
-            steps.load_range(first.servers, first.folder, plan.token, ranges.build, 1, MEMORY)
+            steps.load_range(first.servers, first.folder, read_plan(first.folder, plan.token), ranges.build, 1, MEMORY)
         finish(second)
         assert_published(second, sky)
 

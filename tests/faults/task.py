@@ -88,9 +88,9 @@ def work(order: dict[str, Any]) -> None:
     folder, servers = Folder.at(order["folder"]), sandbox_servers(Sandbox.load(Path(order["root"])))
     token, number = read_plan(folder).token, order["number"]
     if order["step"] == "extract":
-        steps.extract_group(servers, folder, token, number, MEMORY)
+        steps.extract_group(servers, folder, read_plan(folder, token), number, MEMORY)
     else:
-        steps.load_range(servers, folder, token, read_split(folder).build, number, MEMORY)
+        steps.load_range(servers, folder, read_plan(folder, token), read_split(folder).build, number, MEMORY)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import pytest
 from airflow_reindex.core.failures import DataError, ReindexError, RequestError
 from airflow_reindex.director import steps
 from airflow_reindex.director.model import split
-from airflow_reindex.director.model.records import read_split
+from airflow_reindex.director.model.records import read_plan, read_split
 from airflow_reindex.vectors import steps as reindex_steps
 from sandbox.catalog.catalog import CatalogSpec, generate
 from sandbox.servers.cluster import Sandbox
@@ -73,7 +73,7 @@ def test_other_size_of_tasks_from_the_split_on(
     assert len(new.ranges) > len(old.ranges)
     assert new.build != old.build
     with pytest.raises(RequestError, match="the split is not the one this task was made for: clear this run from"):
-        steps.load_range(run.servers, run.folder, run.plan_made.token, old.build, 0, MEMORY)
+        steps.load_range(run.servers, run.folder, read_plan(run.folder, run.plan_made.token), old.build, 0, MEMORY)
     run.load_all()
     assert sky.proof() == before
     assert run.publish().rows == SPEC.rows
@@ -89,7 +89,7 @@ def test_other_size_of_tasks_from_the_plan_on(sky: Changing, build: Callable[...
     new = run.plan()
     assert new.token != old.token
     with pytest.raises(ReindexError, match="not the one this task was made for: clear this run from its task 'plan'"):
-        steps.extract_group(run.servers, run.folder, old.token, 1, MEMORY)
+        steps.extract_group(run.servers, run.folder, read_plan(run.folder, old.token), 1, MEMORY)
     run.extract_all()
     assert len(run.staged_chunks()) == len(set(run.staged_chunks()))
     run.split()

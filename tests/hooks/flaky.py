@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Self
 
+from moto.backends import get_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
@@ -54,3 +55,8 @@ class FlakyStore(ObjectStore):
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
+
+    def put(self, bucket: str, key: str, value: bytes) -> None:
+        """Store an object without a request."""
+        (account,) = get_backend("s3")
+        get_backend("s3")[account]["aws"].put_object(bucket, key, value)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import itertools
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,16 @@ import pytest
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.reader import JsonFiles
 from airflow_reindex.core.staging import PUT_BYTES, Folder
+from airflow_reindex.director.coordination.scheduler import Turns
+from airflow_reindex.director.extract import task
 from airflow_reindex.director.model.runs import manifests
+from airflow_reindex.director.mysql.client import session
 from airflow_reindex.hooks.staging import open_folder
+from airflow_reindex.operators.base import skip_dry_run
 from sandbox.catalog.catalog import CatalogSpec, truth
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
+from tests.director.claims import wait_for
 from tests.harness import Factory, assert_same, clean_czar
 from tests.hooks.flaky import FlakyStore
 
@@ -190,3 +197,54 @@ def test_on_a_disk_files_are_their_owners_alone(tmp_path: Path) -> None:
     paths = [tmp_path / "staging", *(tmp_path / "staging").rglob("*")]
     assert {path.stat().st_mode & 0o777 for path in paths if path.is_dir()} == {0o700}
     assert {path.stat().st_mode & 0o777 for path in paths if path.is_file()} == {0o600}
+
+
+def test_a_task_of_a_large_run_asks_for_no_more(
+    folder: Folder,
+    store: FlakyStore,
+    sandbox: Sandbox,
+    build: Factory,
+    catalog: CatalogFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Requests are slow and cost money: a task makes as many in a run of a thousand tasks as in a small one."""
+    monkeypatch.setattr(task, "WAIT_SECONDS", 0.1)
+    made = catalog(CatalogSpec(rows=6_000, chunks=12))
+
+    def requests(work: Callable[[], None]) -> list[str]:
+        begin = len(store.requests)
+        work()
+        return store.requests[begin:]
+
+    with clean_czar(sandbox), ExitStack() as stack:
+        run = build(made.spec.database, rebuild=1)
+        run.folder = folder.child("build_director_index", RUN)
+        run.rows_per_task = 1_000
+        plan = run.plan()
+
+        def extract(group: int) -> None:
+            skip_dry_run(run.folder)
+            run.extract(group)
+
+        few = requests(lambda: extract(0))
+        bucket, _, root = run.folder.path("").partition("/")
+        for number in range(1_000, 2_000):
+            for name in (f"tasks/extract-{number}.json", f"runs/g{number}-x-0.json"):
+                store.put(bucket, f"{root.rstrip('/')}/{name}", b"{}")
+        many = requests(lambda: extract(1))
+        # A listing has a thousand names a page.
+        assert len(many) <= len(few) + 4
+        # Nor does a task that waits read the groups, which grow with the catalog: it looks whether others have begun.
+        for worker in sandbox.workers:
+            for _ in range(run.servers.worker_connections):
+                other = Turns(stack.enter_context(session(run.servers.czar)), "other build", 4)
+                assert other.admit(worker)
+        waiting = threading.Thread(target=run.extract, args=(2,), daemon=True)
+        begin = len(store.requests)
+        waiting.start()
+        wait_for(lambda: len(store.requests) > begin + 60)
+        stack.close()
+        waiting.join(180)
+        groups = [request for request in store.requests[begin:] if "/groups-" in request]
+        assert len(groups) <= len([request for request in few if "/groups-" in request])
+        assert {chunk.chunk for chunk in plan.groups[2]} <= set(run.staged_chunks())

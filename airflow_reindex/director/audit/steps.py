@@ -32,7 +32,6 @@ from airflow_reindex.director.model.plan import Plan
 from airflow_reindex.director.model.records import (
     read_group,
     read_groups,
-    read_plan,
     read_source,
     read_split,
     write_plan,
@@ -105,22 +104,21 @@ def _sampled(table: DirectorTable, inventories: Inventory, request: AuditRequest
     return replace(table, placement={chunk: table.placement[chunk] for chunk in sorted(chosen)})
 
 
-def extract_group(servers: Servers, folder: Folder, token: str, group: int, memory: int) -> Outcome:
+def extract_group(servers: Servers, folder: Folder, plan: Plan, group: int, memory: int) -> Outcome:
     """
     Stage the chunks of one group, as a build does, but without a claim.
 
     :param servers: the Qserv installation.
     :param folder: the run's folder.
-    :param token: the plan that the group belongs to.
+    :param plan: the plan that the group belongs to.
     :param group: its number.
     :param memory: bytes that the task may take.
     :returns: what was done.
     :raises TransientError: chunks failed, and trying again may help.
     :raises DataError: chunks failed for good.
     """
-    with recorded(folder, "extract", group, token) as record:
-        plan = read_plan(folder, token)
-        todo = missing_chunks(read_group(folder, plan, group), accounted(manifests(folder, group), token))
+    with recorded(folder, "extract", group, plan.token) as record:
+        todo = missing_chunks(read_group(folder, plan, group), accounted(manifests(folder, group), plan.token))
         watch = Watch()
         watch.set(plan.request.limits, max(1, servers.worker_connections))
         extraction = Extraction(servers, folder, plan, rows_that_fit(memory, run_buffer.BYTES_PER_ROW))
@@ -131,18 +129,17 @@ def extract_group(servers: Servers, folder: Folder, token: str, group: int, memo
     return outcome
 
 
-def split_audit(servers: Servers, folder: Folder, rows_per_task: int) -> Split:
+def split_audit(servers: Servers, folder: Folder, plan: Plan, rows_per_task: int) -> Split:
     """
     Cut the key space; of a sampled audit, also look whether some rows of the index are in their chunk tables.
 
     :param servers: the Qserv installation.
     :param folder: the run's folder.
+    :param plan: the plan.
     :param rows_per_task: how many rows a mapped task should compare.
     :returns: the split.
     """
-    with recorded(folder, "split") as record:
-        plan = read_plan(folder)
-        record.token = plan.token
+    with recorded(folder, "split", token=plan.token) as record:
         staged = staged_runs(folder, plan)
         split = make_split(plan.token, staged, rows_per_task)
         if not split.ranges:
@@ -156,19 +153,19 @@ def split_audit(servers: Servers, folder: Folder, rows_per_task: int) -> Split:
     return split
 
 
-def compare_range(servers: Servers, folder: Folder, token: str, number: int, memory: int) -> Differences:
+def compare_range(servers: Servers, folder: Folder, plan: Plan, number: int, memory: int) -> Differences:
     """
     Compare one key range.
 
     :param servers: the Qserv installation.
     :param folder: the run's folder.
-    :param token: the plan that the range belongs to.
+    :param plan: the plan that the range belongs to.
     :param number: its number.
     :param memory: bytes that the task may take.
     :returns: the differences.
     """
-    with recorded(folder, "compare", number, token) as record:
-        plan, key_range = read_plan(folder, token), read_split(folder).ranges[number]
+    with recorded(folder, "compare", number, plan.token) as record:
+        key_range = read_split(folder).ranges[number]
         sampled = folder.read_json(AUDIT)["sampled"]
         scope = _scope(folder, plan, sampled=sampled)
         rows = rows_that_fit(memory, merge.BYTES_PER_ROW + ledger.BYTES_PER_ROW)

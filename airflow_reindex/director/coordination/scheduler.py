@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import MySQLdb
 
-from airflow_reindex.director.model.plan import PlannedChunk
 from airflow_reindex.director.mysql.client import Connection, execute, query
 from airflow_reindex.director.mysql.locks import try_lock, unlock
 
@@ -97,29 +96,18 @@ class Turns:
         return f"airflow_reindex.{self._token}.group.{group}"
 
 
-def next_group(
-    own: int,
-    groups: Callable[[], Iterator[Sequence[PlannedChunk]]],
-    untouched: Callable[[], set[int]],
-    turns: Turns,
-    first: Sequence[PlannedChunk],
-) -> tuple[int, Sequence[PlannedChunk]] | None:
+def next_group(own: int, workers: Sequence[str], untouched: Callable[[], set[int]], turns: Turns) -> int | None:
     """
     The group to read now: the task's own if possible, else another that nobody has begun.
 
     A task that stood in line for a slow worker would keep its place in Airflow from the groups of all others.
 
     :param own: the number of the task's own group.
-    :param groups: reads the groups of the plan.
+    :param workers: of each group of the plan, the worker that serves it first.
     :param untouched: finds the groups that nobody has begun, as far as the staged runs tell.
     :param turns: begins a group.
-    :param first: the chunks of the own group.
     :returns: a group that was begun; ``None`` when all have to wait.
     """
-    if turns.begin(own, first[0].workers[0]):
-        return own, first
-    left = untouched() - {own}
-    for number, group in enumerate(groups()) if left else ():
-        if number in left and turns.begin(number, group[0].workers[0]):
-            return number, group
-    return None
+    if turns.begin(own, workers[own]):
+        return own
+    return next((number for number in sorted(untouched() - {own}) if turns.begin(number, workers[number])), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import MySQLdb
@@ -14,7 +14,7 @@ from airflow_reindex.director.coordination.throttle import LOOK_SECONDS, Desk, W
 from airflow_reindex.director.extract.extractor import Extractor, Outcome, missing_chunks
 from airflow_reindex.director.extract.run_buffer import RunBuffer
 from airflow_reindex.director.model.plan import Plan, PlannedChunk
-from airflow_reindex.director.model.records import read_groups
+from airflow_reindex.director.model.records import read_group
 from airflow_reindex.director.model.runs import RUNS, accounted, group_of, manifests
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.mysql.client import session
@@ -54,11 +54,11 @@ class Extraction:
             desk.take(0)
             watch.beside(turns.stay)
             while todo:
-                found = next_group(own, self._groups, self._untouched, turns, todo)
-                if found is None:
+                group = next_group(own, self._plan.first_workers, self._untouched, turns)
+                if group is None:
                     watch.wait(WAIT_SECONDS)
                     continue
-                group, chunks = found
+                chunks = todo if group == own else read_group(self._folder, self._plan, group)
                 if group != own:
                     log.info("the worker of this group is busy: reading group %s meanwhile", group)
                     self._helped.add(group)
@@ -90,9 +90,6 @@ class Extraction:
         with RunBuffer(self._folder, self._plan, group, self._capacity) as buffer:
             return Extractor(self._plan, self._servers.workers, buffer, watch, admit).run(chunks)
 
-    def _groups(self) -> Iterator[Sequence[PlannedChunk]]:
-        return read_groups(self._folder, self._plan)
-
     def _missing(self, group: int, chunks: Sequence[PlannedChunk]) -> list[PlannedChunk]:
         return missing_chunks(chunks, accounted(manifests(self._folder, group), self._plan.token))
 
@@ -100,4 +97,4 @@ class Extraction:
         """The groups of which nothing is staged, without those that failed when they were read from here."""
         names = (f"{RUNS}/{name}" for name in self._folder.names(RUNS) if name.endswith(".json"))
         begun = {group_of(name) for name in names if name not in self._plan.adopted}
-        return {number for number, _ in enumerate(self._groups())} - begun - self._helped
+        return set(range(len(self._plan.first_workers))) - begun - self._helped

@@ -55,6 +55,7 @@ class Plan:
     :param unchecked: what the catalog could not check.
     :param started_at: when the run was planned, UTC.
     :param unlisted: chunk, worker and rows of chunk tables that are left out, because the catalog does not list them.
+    :param group_workers: of a plan that was read back without its groups, the worker that serves each of them first.
     """
 
     token: str
@@ -73,6 +74,7 @@ class Plan:
     unchecked: tuple[str, ...]
     started_at: str
     unlisted: tuple[tuple[int, str, int], ...] = ()
+    group_workers: tuple[str, ...] = ()
 
     @property
     def key(self) -> IntegerType:
@@ -85,6 +87,11 @@ class Plan:
         return IntegerType.parse(self.sub_chunk_type, "subChunkId")
 
     @property
+    def first_workers(self) -> tuple[str, ...]:
+        """Of each group, the worker that serves it first."""
+        return self.group_workers or tuple(group[0].workers[0] for group in self.groups)
+
+    @property
     def chunks(self) -> int:
         """How many chunks the index covers, those of adopted manifests included."""
         return self.planned_chunks + self.adopted_chunks
@@ -95,7 +102,11 @@ class Plan:
 
         :returns: a dict of plain types.
         """
-        return {**{k: v for k, v in vars(self).items() if k != "groups"}, "request": asdict(self.request)}
+        return {
+            **{k: v for k, v in vars(self).items() if k != "groups"},
+            "request": asdict(self.request),
+            "group_workers": list(self.first_workers),
+        }
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Plan:
@@ -112,6 +123,7 @@ class Plan:
                 "groups": (),
                 "adopted": {name: tuple(dropped) for name, dropped in value["adopted"].items()},
                 "unchecked": tuple(value["unchecked"]),
+                "group_workers": tuple(value.get("group_workers", ())),
                 "unlisted": tuple((chunk, worker, rows) for chunk, worker, rows in value.get("unlisted", ())),
             }
         )
