@@ -1,1 +1,1 @@
-"""The vocabulary that both jobs share: plain Python, without Airflow and without a database driver."""
+"""What both jobs share: plain Python, without Airflow and without a database driver."""

@@ -1,4 +1,4 @@
-"""The claim on what a run builds: who holds it, whether they are alive, and the signs of life of this run."""
+"""The claim on what a run builds: its owner, when it may be taken over, and its heartbeat."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_reindex.core.failures import ClaimLostError
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two signs of life.
+#: Seconds between two heartbeats.
 BEAT_SECONDS = 10.0
 
 
@@ -21,11 +21,9 @@ class Owner:
     """
     The run that holds a claim.
 
-    :param deployment: which Airflow it belongs to; runs of another one cannot be looked up.
-    :param dag_id: its DAG.
-    :param run_id: its run.
+    :param deployment: which Airflow the run belongs to; the state of another deployment's runs cannot be looked up.
     :param host: where the plan ran.
-    :param folder: the URL of its staging folder.
+    :param folder: the URL of the run's staging folder.
     """
 
     deployment: str
@@ -38,11 +36,7 @@ class Owner:
         return f"run '{self.run_id}' of DAG '{self.dag_id}' (host {self.host})"
 
     def same_run(self, other: Owner) -> bool:
-        """
-        Whether both are the same run, wherever its plan ran.
-
-        :param other: another owner.
-        """
+        """Whether both are the same run, on whichever host its plan ran."""
         return (self.deployment, self.dag_id, self.run_id) == (other.deployment, other.dag_id, other.run_id)
 
 
@@ -51,11 +45,8 @@ class Claim:
     """
     A claim on a destination.
 
-    :param dest: what is built.
-    :param source: what it is built from.
-    :param token: drawn anew for each claim; it fences whatever the run writes.
-    :param owner: the run.
-    :param silent: seconds since the last sign of life, by the target's clock.
+    :param token: drawn anew for each claim; every write of the run is fenced by it.
+    :param silent: seconds since the last heartbeat, by the target's clock.
     """
 
     dest: str
@@ -68,12 +59,11 @@ class Claim:
 @dataclass(frozen=True, kw_only=True)
 class Contender:
     """
-    The run that wants a claim, and what it knows of others.
+    The run that wants a claim, and how it judges other owners.
 
-    :param owner: what its claim will say.
     :param state_of: the state of another run of this deployment by DAG id and run id: ``running``, ``success``, ...;
         ``None`` when there is no such run.
-    :param claim_timeout: after how many silent seconds an owner counts as dead.
+    :param claim_timeout: seconds without a heartbeat after which an owner counts as dead.
     :param force: whether to take over from a run that seems to be alive.
     """
 
@@ -84,12 +74,11 @@ class Contender:
 
     def must_respect(self, owner: Owner, silent: float) -> bool:
         """
-        Whether a claim that was found keeps this run out.
+        Whether a claim keeps this run out.
 
-        A run that has ended, one that fell silent for too long and this very run are taken over.
+        A claim of this same run, of a run that has ended, or of one past the claim timeout can be taken over.
 
-        :param owner: who holds it.
-        :param silent: seconds since its last sign of life.
+        :param silent: seconds since the owner's last heartbeat.
         """
         if self.force or silent > self.claim_timeout:
             return False
@@ -102,12 +91,7 @@ class Contender:
         return not ended
 
     def advice(self, silent: float) -> str:
-        """
-        What a refused run's user can do.
-
-        :param silent: seconds since the other's last sign of life.
-        :returns: sentences for the message.
-        """
+        """Sentences that tell the user of a refused run what to do."""
         return (
             f"Last sign of life {silent:.0f} s ago. Wait for its end. Should it be dead, it can be taken over after "
             f"{self.claim_timeout:.0f} s of silence, or at once with force_takeover=true."
@@ -116,11 +100,10 @@ class Contender:
 
 class Keeper:
     """
-    Keeps a claim alive from a thread while a task works, and notices when it is lost.
+    Sends a claim's heartbeat from a thread while a task works, and notices when the claim is lost.
 
-    :param beat: gives a sign of life; returns whether the claim is still there.
-    :param lost: makes the error for one that is not.
-    :param every: seconds between two signs of life.
+    :param beat: sends one heartbeat; returns whether the claim is still there.
+    :param lost: makes the error to raise when it is not.
     """
 
     def __init__(
@@ -146,17 +129,16 @@ class Keeper:
         """
         Stop the work when the claim is gone.
 
-        :raises ClaimLostError: another run has taken over.
+        :raises ClaimLostError: when another run has taken over.
         """
         if self._lost.is_set():
             raise self._make_error()
 
     def wait(self, seconds: float) -> None:
         """
-        Wait; the loss of the claim ends it at once.
+        Wait; the loss of the claim ends the wait at once.
 
-        :param seconds: how long.
-        :raises ClaimLostError: another run has taken over.
+        :raises ClaimLostError: when another run has taken over.
         """
         self._lost.wait(seconds)
         self.check()
@@ -168,5 +150,5 @@ class Keeper:
                     self._lost.set()
                     return
             except Exception as error:
-                # The work itself will notice a server that stays away; a missed beat alone is no reason to stop.
+                # The work itself notices a server that stays away; one missed heartbeat is no reason to stop.
                 log.warning("no sign of life could be given for the claim: %s", error)

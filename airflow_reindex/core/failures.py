@@ -1,4 +1,4 @@
-"""Why work fails, and what that means for a retry: the classes decide, not the text of a message."""
+"""Why work fails, and whether a retry can help: the classes decide, not the text of a message."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class ReindexError(Exception):
 
 
 class RequestError(ReindexError):
-    """The request or the deployment's configuration is wrong; nothing was touched, a retry cannot help."""
+    """The request or the deployment's configuration is wrong; nothing was changed, and a retry cannot help."""
 
 
 class ConflictError(RequestError):
@@ -19,28 +19,26 @@ class ConflictError(RequestError):
 
 
 class TransientError(ReindexError):
-    """The work may succeed when it is tried again: a server was away, busy, or restarted."""
+    """The work may succeed on a retry: a server was unreachable, busy or restarted."""
 
 
 class DataError(ReindexError):
-    """The data or its schema is wrong: trying again gives the same answer until somebody mends it."""
+    """The data or its schema is wrong: a retry fails in the same way until somebody corrects it."""
 
 
 class SpaceError(ReindexError):
-    """A disk is about to be full: somebody has to make room first."""
+    """A disk is about to be full: somebody has to free space first."""
 
 
 class ClaimLostError(ReindexError):
-    """The claim on the target is no longer this run's: another run took over, so this one changes nothing."""
+    """Another run has taken over the claim on the target, so this one must change nothing more."""
 
 
 def detail(error: BaseException | str) -> str:
     """
-    Shorten an error to what a report may carry.
+    Shorten an error to :data:`DETAIL_LIMIT` characters.
 
-    :param error: an exception or a text.
-    :returns: the text, at most :data:`DETAIL_LIMIT` characters; of a longer one its end, where a traceback says what
-        happened.
+    Of a longer text the end is kept, where a traceback says what happened.
     """
     text = error if isinstance(error, str) else (str(error) or type(error).__name__)
     text = text.strip()

@@ -1,4 +1,4 @@
-"""How far a task is, in a small file of its run's folder: what pages and the command line show while it works."""
+"""A task's progress snapshot, a small file in its run's folder: what pages and the command line show while it works."""
 
 from __future__ import annotations
 
@@ -11,26 +11,23 @@ from dataclasses import asdict, dataclass
 from airflow_reindex.core.staging import Folder
 
 LIVE = "live"
-#: The shortest time between two writes of a task.
+#: The shortest time between two snapshots of a task, in seconds.
 PULSE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Beat:
     """
-    How far a task is.
+    A progress snapshot of a task.
 
-    :param task: its task id.
-    :param index: its map index, -1 for an unmapped task.
-    :param token: the plan it works for; empty where the task's own record says it.
-    :param started_at: when this try began, seconds since the epoch.
-    :param at: when this was written, seconds since the epoch.
-    :param what: the piece of work at hand.
-    :param unit: what is counted.
-    :param done: how many are done of that piece.
-    :param total: how many it has; 0 when unknown.
-    :param recent: how many a second since the last beat.
-    :param note: a few words more.
+    :param index: the map index, -1 for an unmapped task.
+    :param token: the plan it works for; empty where the task's own record has it.
+    :param started_at: when this attempt began, in seconds since the epoch.
+    :param at: when the snapshot was written, in seconds since the epoch.
+    :param what: the current piece of work.
+    :param unit: what ``done`` and ``total`` count, within that piece.
+    :param total: 0 when unknown.
+    :param recent: units per second since the last snapshot.
     """
 
     task: str
@@ -47,14 +44,7 @@ class Beat:
 
 
 class Pulse:
-    """
-    Writes a task's beats, no more often than every :data:`PULSE_SECONDS`.
-
-    :param folder: the run's folder.
-    :param task: the task's id.
-    :param index: its map index.
-    :param token: the plan it works for.
-    """
+    """Writes a task's progress snapshots, at most one every :data:`PULSE_SECONDS`."""
 
     def __init__(self, folder: Folder, task: str, index: int, token: str) -> None:
         self._folder, self._task, self._index, self._token = folder, task, index, token
@@ -62,15 +52,7 @@ class Pulse:
         self._last, self._what, self._done = time.monotonic(), "", 0
 
     def beat(self, what: str, unit: str, done: int, total: int, note: str) -> None:
-        """
-        Say how far the task is, when it is time to.
-
-        :param what: the piece of work at hand.
-        :param unit: what is counted.
-        :param done: how many are done of it.
-        :param total: how many it has; 0 when unknown.
-        :param note: a few words more.
-        """
+        """Write a snapshot when one is due; the parameters are those of :class:`Beat`."""
         now = time.monotonic()
         spent = now - self._last
         if spent < PULSE_SECONDS:
@@ -90,7 +72,7 @@ class Pulse:
             recent=max(0, done - before) / spent,
             note=note,
         )
-        # Whatever keeps it from being written is no reason for the work itself to end.
+        # A snapshot that cannot be written is no reason for the work itself to fail.
         with suppress(Exception):
             self._folder.write_json(f"{LIVE}/{self._task}-{self._index}.json", asdict(beat))
 
@@ -99,17 +81,13 @@ _current: ContextVar[Pulse | None] = ContextVar("reindex_pulse", default=None)
 
 
 def current() -> Pulse | None:
-    """The pulse of the task that this code works for."""
+    """The :class:`Pulse` of the task that this code works for; ``None`` outside a task."""
     return _current.get()
 
 
 @contextmanager
 def pulsing(pulse: Pulse) -> Iterator[None]:
-    """
-    Make a pulse the one of all work within.
-
-    :param pulse: the task's pulse.
-    """
+    """Make a pulse the :func:`current` one within the block."""
     before = _current.set(pulse)
     try:
         yield

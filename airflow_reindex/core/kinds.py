@@ -1,10 +1,10 @@
-"""Of what kind a failed chunk is: few and fixed kinds, as metrics need them."""
+"""The kind of a failure: a few fixed names, as metrics need them."""
 
 from __future__ import annotations
 
 import re
 
-#: The first pattern that a message has decides; a server's own number says more than the words around it.
+#: The first pattern that matches decides; a server's error number says more than the words around it.
 _PATTERNS = tuple(
     (kind, re.compile(pattern))
     for kind, pattern in (
@@ -21,9 +21,8 @@ _PATTERNS = tuple(
 
 def failure_kind(message: str) -> str:
     """
-    Name the kind of a failure.
+    Classify a failure by its message.
 
-    :param message: what was said of the chunk.
     :returns: ``lost_task``, ``duplicate_keys``, ``missing_table``, ``access``, ``disk_full``, ``connection``,
         ``bad_data`` or ``other``.
     """

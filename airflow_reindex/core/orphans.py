@@ -1,4 +1,4 @@
-"""What runs that died have left behind, and what to do about each: one shape for both jobs."""
+"""Orphans: what runs that died have left behind, and what to do about each; one shape for both jobs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from enum import StrEnum
 
 
 class Condition(StrEnum):
-    """How it is with something that a run has made besides its result."""
+    """The state of something that a run has made besides its result."""
 
     AT_WORK = "at work"
-    #: A run died or failed: what it made can be resumed, or given up.
+    #: The run died or failed: its work can be resumed, or abandoned for good.
     ABANDONED = "abandoned"
-    #: Nobody can use it any more: `repair` removes it.
+    #: Of no use to any run: `repair` removes it.
     ORPHANED = "orphaned"
     #: Kept on purpose.
     KEPT = "kept"
@@ -21,14 +21,13 @@ class Condition(StrEnum):
 @dataclass(frozen=True, kw_only=True)
 class Leftover:
     """
-    One thing that was found.
+    Something that a run has made and not removed.
 
-    :param kind: what it is: ``claim``, ``shadow table``, ``staged run``, ``collection``, ...
-    :param name: its name, where it is.
-    :param target: the index or collection that it belongs to; empty when that cannot be told.
-    :param condition: how it is with it.
-    :param owner: whose run made it, as far as can be told.
-    :param silent: seconds since the last sign of life; negative when there is none.
+    :param kind: ``claim``, ``shadow table``, ``staged run``, ``collection``, ...
+    :param name: its name on its server or in its folder.
+    :param target: the index or collection that it belongs to; empty when unknown.
+    :param owner: the run that made it, as far as known.
+    :param silent: seconds since the last heartbeat; negative when there is none.
     :param advice: what to do: a command, or a sentence with one.
     """
 

@@ -1,4 +1,4 @@
-"""How params of a run are read."""
+"""Parsing of a run's params; an error names the param."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ _WORDS = {"true": 1, "yes": 1, "on": 1, "false": 0, "no": 0, "off": 0}
 
 def flag(value: object, name: str) -> bool:
     """
-    Read a number that means yes or no; any number but 0 means yes.
+    Read a yes or no; any number but 0 means yes.
 
     :param value: a number, a boolean, or a string that plainly means one (``"1"``, ``"true"``).
-    :param name: the parameter, for the message.
-    :returns: the flag.
-    :raises RequestError: it means neither.
+    :raises RequestError: when it means neither.
     """
     if isinstance(value, bool | int):
         return bool(value)
@@ -37,12 +35,9 @@ def flag(value: object, name: str) -> bool:
 
 def whole_number(value: object, name: str) -> int:
     """
-    Read a number of things.
+    Read a whole number from 0; ``None`` and an empty string mean 0.
 
-    :param value: a number from 0, or a string that is one; nothing means 0.
-    :param name: the parameter, for the message.
-    :returns: the number.
-    :raises RequestError: it is none.
+    :raises RequestError: when it is something else.
     """
     text = str(value).strip() if value is not None else "0"
     if isinstance(value, bool) or not re.fullmatch(r"\d{1,15}", text or "0"):
@@ -52,13 +47,9 @@ def whole_number(value: object, name: str) -> int:
 
 def choice(value: object, kind: type[Choice], name: str) -> Choice:
     """
-    Read one of a few words.
+    Read one of a few words, in any case; an empty value means the first one.
 
-    :param value: the word, in any case; nothing means the first one.
-    :param kind: the words.
-    :param name: the parameter, for the message.
-    :returns: the choice.
-    :raises RequestError: it is none of them.
+    :raises RequestError: when it is none of them.
     """
     words = list(kind)
     text = str(value or words[0]).strip().lower()

@@ -1,4 +1,4 @@
-"""Progress of long work, in the task log and for those who look at the run: rows, rate and the time that is left."""
+"""Progress of long work, for the task log and the progress snapshot: rows, rate and remaining time."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ from airflow_reindex.core import heartbeat
 
 
 def duration(seconds: float) -> str:
-    """
-    Write a time span for people.
-
-    :param seconds: the span in seconds.
-    :returns: such as ``0.8 s``, ``45 s``, ``3 min 20 s`` or ``5 h 07 min``.
-    """
+    """A time span for people, such as ``0.8 s``, ``45 s``, ``3 min 20 s`` or ``5 h 07 min``."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -27,11 +22,11 @@ def duration(seconds: float) -> str:
 
 class Progress:
     """
-    Says how far long work is, no more often than every few seconds.
+    Logs the progress of long work, at most once every few seconds.
 
     :param say: takes one line of text (a logger's method).
-    :param what: what is being done, in the line's front.
-    :param total: how many rows are expected; 0 when unknown, then no ETA is given.
+    :param what: what is being done; each line begins with it.
+    :param total: the expected number of units; 0 when unknown, then no ETA is given.
     :param every: the shortest time between two lines, in seconds.
     :param unit: what is counted.
     """
@@ -47,10 +42,9 @@ class Progress:
 
     def add(self, rows: int, note: str = "") -> None:
         """
-        Count rows that are done, and say so when it is time.
+        Count finished rows, and log when a line is due.
 
-        :param rows: how many more rows are done.
-        :param note: a few words on the piece at hand.
+        :param note: a few words on the current piece.
         """
         self.rows += rows
         now = time.monotonic()
@@ -61,11 +55,7 @@ class Progress:
             self._pulse.beat(self._what, self._unit, self.rows, self._total, note)
 
     def finish(self, note: str = "") -> None:
-        """
-        Say the final figures.
-
-        :param note: a few words on the outcome.
-        """
+        """Log the final figures, with a few words on the outcome."""
         self._say(self._line(time.monotonic(), note, final=True))
 
     def _line(self, now: float, note: str, *, final: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Small JSON files of a folder, read again only when they have changed: for those who look at a run many times."""
+"""Small JSON files of a folder, read again only when they have changed: for pages that show a run again and again."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ T = TypeVar("T")
 
 class JsonFiles(Generic[T]):
     """
-    The JSON files directly below a sub-folder, each parsed once for each of its versions.
+    The JSON files directly below a sub-folder, each parsed once per version.
 
-    :param folder: the folder.
-    :param under: the sub-folder's name.
-    :param parse: takes a file's name and value.
+    :param parse: takes a file's name and its value.
     """
 
     def __init__(self, folder: Folder, under: str, parse: Callable[[str, Any], T]) -> None:
@@ -25,11 +23,7 @@ class JsonFiles(Generic[T]):
         self._known: dict[str, tuple[object, T]] = {}
 
     def read(self) -> dict[str, T]:
-        """
-        Look at the sub-folder now.
-
-        :returns: what ``parse`` made of each file, by the file's name, in the order of the names.
-        """
+        """What ``parse`` made of each present file, by file name, in the order of the names."""
         stamps = {n: s for n, s in self._folder.stamps(self._under).items() if n.endswith(".json")}
         changed = [n for n, stamp in stamps.items() if n not in self._known or self._known[n][0] != stamp]
         texts = self._folder.read_many([f"{self._under}/{name}" for name in changed])

@@ -10,12 +10,12 @@ from typing import Any, Protocol, cast
 
 from airflow_reindex.core.failures import DETAIL_LIMIT
 
-#: How many failures a report quotes; the full list lies beside it.
+#: The number of failures that a report quotes; the full list lies beside it.
 QUOTED_FAILURES = 100
 
 
 class Status(StrEnum):
-    """What became of a run."""
+    """The final or present status of a run."""
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -30,10 +30,9 @@ class Phase:
     """
     What one step of a run did.
 
-    :param name: the step's task id.
     :param rows: rows that went through it.
-    :param seconds: from the first task's start to the last one's end.
-    :param tasks: how many task instances took part.
+    :param seconds: from the start of its first task to the end of its last one.
+    :param tasks: the number of task instances that took part.
     """
 
     name: str
@@ -43,11 +42,11 @@ class Phase:
 
 
 class Placed(Protocol):
-    """What an error map can show."""
+    """A failure that an error map can show."""
 
     @property
     def place(self) -> tuple[str, str, str]:
-        """Its place: table, worker and chunk, or what stands for them."""
+        """Table, worker and chunk, or what stands for them."""
 
     @property
     def message(self) -> str:
@@ -56,14 +55,7 @@ class Placed(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """
-    One piece of work that failed for good.
-
-    :param table: the table it belongs to.
-    :param worker: the worker that was asked.
-    :param chunk: the chunk's number.
-    :param message: what went wrong.
-    """
+    """One piece of work that failed for good."""
 
     table: str
     worker: str
@@ -81,23 +73,17 @@ class Report:
     """
     The outcome of a run; ``count + failed == total``, and ``done`` only for a proven result.
 
-    :param id: the run's id.
     :param kind: the job's name.
-    :param status: the final status.
-    :param detail: why it is not done, at most 1500 characters; empty when it is.
-    :param source: what was read.
-    :param dest: what was built.
+    :param detail: why the run is not done, at most 1500 characters; empty when it is.
     :param total: items (chunks) planned.
     :param count: items that are in the result, or ready for it.
     :param failed: items that are not.
-    :param rows: rows in the result that was published; 0 when nothing was.
+    :param rows: rows in the published result; 0 when nothing was published.
+    :param started_at: UTC, ISO 8601; so is ``updated_at``.
     :param failed_items: the first failures, dataclasses of the job.
-    :param error_ext: ``{table: {worker: {chunk: message}}}``, of all failures that are quoted.
-    :param phases: what each step did.
-    :param children: task instances by task id and state.
-    :param notes: what the reader should know besides: unchecked conditions, estimates, how to roll back.
-    :param started_at: UTC, ISO 8601.
-    :param updated_at: UTC, ISO 8601.
+    :param error_ext: ``{table: {worker: {chunk: message}}}`` of the quoted failures.
+    :param children: the number of task instances by task id and state.
+    :param notes: what else the reader should know: unchecked conditions, estimates, how to roll back.
     """
 
     id: str
@@ -120,25 +106,21 @@ class Report:
 
     @property
     def progress(self) -> float:
-        """The fraction of items that are accounted for: 1.0 at the end of a whole run."""
+        """The fraction of items that are accounted for: 1.0 at the end of a complete run."""
         return (self.count + self.failed) / self.total if self.total else 1.0
 
     def as_dict(self) -> dict[str, Any]:
-        """
-        The report as JSON can hold it.
-
-        :returns: a dict of plain types; lists, no tuples, which Airflow's XCom would wrap.
-        """
+        """The report as plain JSON types: lists, as Airflow's XCom would wrap tuples."""
         value = {**asdict(self), "status": self.status.value, "progress": round(self.progress, 6)}
         return cast("dict[str, Any]", json.loads(json.dumps(value)))
 
 
 def error_map(failures: Iterable[Placed]) -> dict[str, dict[str, dict[str, str]]]:
     """
-    Arrange failures as Qserv's ``error_ext`` does, chunk numbers as strings.
+    Arrange failures as Qserv's ``error_ext`` does.
 
-    :param failures: what failed; several messages for one place are joined.
-    :returns: ``{table: {worker: {chunk: message}}}``.
+    :returns: ``{table: {worker: {chunk: message}}}``, chunk numbers as strings; several messages of one chunk are
+        joined.
     """
     result: dict[str, dict[str, dict[str, str]]] = {}
     for failure in failures:

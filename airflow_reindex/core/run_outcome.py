@@ -1,4 +1,4 @@
-"""What became of a run's tasks: Airflow's states and the tasks' own records, brought together."""
+"""The outcome of a run's tasks, from Airflow's states and the tasks' own records."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from airflow_reindex.core.failures import detail
 from airflow_reindex.core.report import Phase, Report, Status
 from airflow_reindex.core.task_records import TaskRecord
 
-#: What is said of work whose task ended without a word.
+#: The message for a task that ended without writing an error.
 LOST = "the task {task} ended as '{state}' and left no error: it was killed, or never ran. Clear it to do what is left."
 
-#: What is said of a run that was done once, when something of it was cleared without its plan.
+#: The message for a run that was done once, and of which a task was cleared without its plan.
 GONE = "the plan of this run is gone, as the run was done once: clear the run from its task 'plan' on."
 
 #: Map index to state; -1 stands for an unmapped task.
@@ -24,9 +24,8 @@ States = Mapping[int, str]
 
 def task_states(states: Mapping[str, str | None], steps: Sequence[str]) -> dict[str, dict[int, str]]:
     """
-    Arrange the states that Airflow gives for a run.
+    Arrange the states that Airflow gives for a run, by ``task`` or ``task_<map index>``.
 
-    :param states: by ``task`` or ``task_<map index>``.
     :param steps: the task ids that matter.
     :returns: ``{task: {map index: state}}``; -1 stands for an unmapped task.
     """
@@ -39,12 +38,7 @@ def task_states(states: Mapping[str, str | None], steps: Sequence[str]) -> dict[
 
 
 def count_states(states: Mapping[str, States]) -> dict[str, dict[str, int]]:
-    """
-    Count task instances by state, as a report's ``children``.
-
-    :param states: from :func:`task_states`.
-    :returns: by task, of those that there are.
-    """
+    """Count task instances by task and state, as a report's ``children``; tasks without instances are left out."""
     return {
         task: {state: list(found.values()).count(state) for state in sorted(set(found.values()))}
         for task, found in states.items()
@@ -53,13 +47,7 @@ def count_states(states: Mapping[str, States]) -> dict[str, dict[str, int]]:
 
 
 def lost(step: str, index: int, state: str) -> str:
-    """
-    What is said of a task that ended without a word.
-
-    :param step: its task id.
-    :param index: its map index, -1 for an unmapped task.
-    :param state: the state that Airflow gives it.
-    """
+    """The message for a task that ended without writing an error."""
     return LOST.format(task=_name(step, index), state=state)
 
 
@@ -67,10 +55,9 @@ def first_error(records: Sequence[TaskRecord], states: Mapping[str, States], ste
     """
     Why a run is not done: an earlier step's error explains a later one's.
 
-    :param records: of the plan at hand.
-    :param states: from :func:`task_states`.
+    :param records: of the present plan.
     :param steps: the task ids in their order.
-    :returns: the first error, or what is said of a task that left none; empty when there is no such task.
+    :returns: the first error, or the message for a task that left none; empty when there is neither.
     """
     for step in steps:
         errors = [r for r in sorted(records, key=lambda r: r.index) if r.task == step and r.error]
@@ -85,11 +72,10 @@ def first_error(records: Sequence[TaskRecord], states: Mapping[str, States], ste
 
 def phases(records: Sequence[TaskRecord], steps: Sequence[str]) -> list[Phase]:
     """
-    What each step did.
+    One phase per step that has ended.
 
-    :param records: of the plan at hand.
+    :param records: of the present plan.
     :param steps: the task ids in their order.
-    :returns: one phase a step that has ended.
     """
     result = []
     for step in steps:
@@ -103,7 +89,7 @@ def phases(records: Sequence[TaskRecord], steps: Sequence[str]) -> list[Phase]:
 
 def plan_holds(value: Mapping[str, Any] | None, planned: TaskRecord | None, state: str | None) -> bool:
     """
-    Whether a plan file is this run's present plan; that of an earlier life of the run is none.
+    Whether plan.json belongs to the current attempt of the run (not to one before it was cleared).
 
     :param value: the file's content.
     :param planned: the record of the task ``plan``.
@@ -115,13 +101,7 @@ def plan_holds(value: Mapping[str, Any] | None, planned: TaskRecord | None, stat
 def report_stands(
     report: Mapping[str, Any] | None, states: Mapping[str, States], records: Sequence[TaskRecord]
 ) -> bool:
-    """
-    Whether a report of an earlier life of a run holds: it says that the run is done, and no task has failed since.
-
-    :param report: the report; ``None`` when there is none.
-    :param states: from :func:`task_states`.
-    :param records: what tasks say of themselves.
-    """
+    """Whether a report from before the run was cleared still holds: it says done, and no task has failed since."""
     good = all(state in ("success", "skipped", "removed") for found in states.values() for state in found.values())
     return report is not None and report["status"] == Status.DONE and good and not any(r.error for r in records)
 
@@ -133,13 +113,11 @@ def unplanned(
     others: Sequence[TaskRecord] = (),
 ) -> Report:
     """
-    The report of a run without a plan: refused, failed, a dry run, or one whose plan went when it was done once.
+    The report of a run without a plan: refused, failed, a dry run, or one whose plan was removed when it was done.
 
     :param planned: the record of the task ``plan``.
-    :param states: from :func:`task_states`.
     :param common: the report's fields that do not depend on a plan.
     :param others: the records of the other tasks.
-    :returns: the report.
     """
     if planned is not None and not planned.error and planned.result.get("dry_run"):
         status, text, notes = Status.PENDING, "dry run: the checks passed, nothing was changed", planned.result
@@ -155,7 +133,7 @@ def unplanned(
 
 
 def _without_plan(records: Sequence[TaskRecord], states: Mapping[str, States]) -> str:
-    """Why a run whose plan went is not done; to clear one of its tasks alone is vain."""
+    """Why a run whose plan is gone is not done; clearing one of its tasks alone cannot help."""
     error = first_error([r for r in records if r.error], {step: {} for step in states}, list(states))
     ended = [
         f"the task {_name(step, index)} ended as '{state}'; "

@@ -1,4 +1,4 @@
-"""A run's folder: everything that a run leaves behind until its index is published."""
+"""A run's staging folder: everything that a run leaves behind until its index is published."""
 
 from __future__ import annotations
 
@@ -20,24 +20,17 @@ from fsspec.dircache import DirCache
 
 from airflow_reindex.core.failures import SpaceError
 
-#: What is left free on a disk: its other users need room too.
+#: Bytes that stay free on a disk: its other users need space, too.
 RESERVE_BYTES = 256 << 20
-#: Bytes that are sent to an object store at a time, and fetched from it where less is asked for. An S3 upload has at
-#: most 10,000 pieces, none below 5 MiB but the last.
+#: Bytes that are sent to an object store at a time, and the least that is fetched from it at a time. An S3 upload has
+#: at most 10,000 parts, none below 5 MiB but the last.
 PUT_BYTES, GET_BYTES = 8 << 20, 256 << 10
-#: Disks take 255 bytes for a name, and what is written aside has a longer one.
+#: File systems allow 255 bytes for a name, and a temporary file's name is longer than the final one.
 _LONGEST_NAME = 200
 
 
 def full_message(where: str, free: int, need: int) -> str:
-    """
-    What to say of a disk that is about to be full.
-
-    :param where: the folder.
-    :param free: bytes that are left.
-    :param need: bytes that were about to be written.
-    :returns: the message.
-    """
+    """The message for a disk that has ``free`` bytes left, fewer than ``need`` and the reserve."""
     return (
         f"{where} has {free / 1e9:.2f} GB left, {need / 1e9:.2f} GB are needed now, and {RESERVE_BYTES / 1e9:.2f} GB "
         "stay free: make room, then clear the failed tasks; what is done stays done."
@@ -45,16 +38,15 @@ def full_message(where: str, free: int, need: int) -> str:
 
 
 class DiskFullError(SpaceError, OSError):
-    """A disk has become full while it was written to; who expects the system's own errors of files gets one."""
+    """A disk ran full during a write; also an :class:`OSError`, for code that expects the system's own error."""
 
 
 @contextmanager
 def told_when_full(where: str) -> Iterator[None]:
     """
-    Say which disk it is that has become full since its room was looked at.
+    Name the disk that has run full since its free space was checked.
 
-    :param where: the folder that is written to.
-    :raises DiskFullError: no room is left.
+    :raises DiskFullError: when no space is left.
     """
     try:
         yield
@@ -70,30 +62,24 @@ class Folder:
     """
     A folder on a disk or an object store, reached through fsspec.
 
-    Files become visible whole or not at all: on a disk they are written aside, synced and renamed; on an object store
-    a put is atomic by itself. On a disk they are their owner's alone.
+    Files become visible complete or not at all: on a disk they are written under a temporary name, synced and renamed;
+    on an object store a put is atomic. On a disk they are accessible to their owner alone.
 
-    :param filesystem: the file system.
-    :param root: the folder's path on it.
-    :param scheme: what makes a URL of a path on an object store, such as ``s3://conn_id@``.
+    :param root: the folder's path on the file system.
+    :param scheme: what turns a path on an object store into a URL, such as ``s3://conn_id@``.
     """
 
     def __init__(self, filesystem: AbstractFileSystem, root: str, scheme: str = "") -> None:
         self._fs, self.root, self._scheme = filesystem, root.rstrip("/"), scheme
         self._local = _is_local(filesystem)
         if isinstance(listings := getattr(filesystem, "dircache", None), DirCache):
-            # Other tasks write here, too: a file that was not there when its folder was listed would be missing.
+            # Other tasks write here, too: with a cached listing, files that came later would seem to be missing.
             listings.use_listings_cache = False
             listings.clear()
 
     @classmethod
     def at(cls, url: str) -> Folder:
-        """
-        Open a folder by its URL.
-
-        :param url: such as ``file:///srv/staging`` or a plain path.
-        :returns: the folder; it need not exist yet.
-        """
+        """Open a folder, which need not exist yet, by a URL such as ``file:///srv/staging`` or a plain path."""
         filesystem, root = url_to_fs(url)
         return cls(filesystem, root)
 
@@ -104,20 +90,14 @@ class Folder:
 
     def child(self, *names: str) -> Folder:
         """
-        A folder below this one.
+        A folder below this one, which need not exist yet.
 
-        :param names: one name a level; characters that a path gives a meaning to are escaped.
-        :returns: the folder; it need not exist yet.
+        :param names: one name per level; characters with a meaning in paths are escaped.
         """
         return self._at("/".join([self.root, *map(safe_name, names)]))
 
     def inside(self, url: str) -> Folder | None:
-        """
-        A folder below this one by its URL.
-
-        :param url: as :attr:`url` gave it.
-        :returns: the folder; ``None`` when the URL leads elsewhere.
-        """
+        """A folder below this one by its URL, as :attr:`url` gave it; ``None`` when the URL leads elsewhere."""
         path = url.removeprefix(self.url + "/")
         return None if path == url or {"", ".", ".."} & set(path.split("/")) else self._at(f"{self.root}/{path}")
 
@@ -126,69 +106,37 @@ class Folder:
 
     def path(self, name: str) -> str:
         """
-        The full path of one of this folder's files.
+        The full path of a file on the folder's file system.
 
-        :param name: the file's name, with ``/`` between levels; made by this package, never by a user.
-        :returns: the path on the folder's file system.
+        :param name: with ``/`` between levels; made by this package, never by a user.
         """
         return f"{self.root}/{name}"
 
     def write(self, name: str, data: bytes) -> None:
-        """
-        Write a file whole.
-
-        :param name: the file's name.
-        :param data: its content.
-        """
+        """Write a file at once."""
         with self.create(name) as stream:
             stream.write(data)
 
     def create(self, name: str) -> _Writer:
-        """
-        Write a file as a stream; it appears under its name when the ``with`` block ends without an error.
-
-        :param name: the file's name.
-        :returns: a context manager that gives a binary stream.
-        """
+        """Write a file as a stream; it appears under its name when the ``with`` block ends without an error."""
         return _Writer(self._fs, self.path(name), self._local)
 
     def write_json(self, name: str, value: object) -> None:
-        """
-        Write a JSON file whole.
-
-        :param name: the file's name.
-        :param value: what to write.
-        """
         self.write(name, json.dumps(value, separators=(",", ":"), allow_nan=False).encode())
 
     def read_json(self, name: str) -> Any:
-        """
-        Read a JSON file.
-
-        :param name: the file's name.
-        :returns: its value, or ``None`` when there is no such file.
-        """
+        """Read a JSON file; ``None`` when there is no such file."""
         try:
             return json.loads(self._fs.cat_file(self.path(name)))
         except FileNotFoundError:
             return None
 
     def open(self, name: str) -> BinaryIO:
-        """
-        Open a file for reading, with seeks.
-
-        :param name: the file's name.
-        :returns: a binary stream.
-        """
+        """Open a file for reading, with seeks."""
         return cast("BinaryIO", self._fs.open(self.path(name), "rb", block_size=GET_BYTES))
 
     def names(self, under: str = "") -> list[str]:
-        """
-        The names of the files and folders directly below.
-
-        :param under: a sub-folder's name; the folder itself when empty.
-        :returns: sorted names without their path; empty when the folder does not exist.
-        """
+        """The sorted names of the files and folders directly below; empty when the folder does not exist."""
         where = self.path(under) if under else self.root
         try:
             entries = self._fs.ls(where, detail=False, refresh=True)
@@ -198,10 +146,9 @@ class Folder:
 
     def stamps(self, under: str = "") -> dict[str, object]:
         """
-        The files directly below, each with what is different once it has been written again.
+        The files directly below, by name, each with a stamp that differs once the file has been written again.
 
-        :param under: a sub-folder's name; the folder itself when empty.
-        :returns: by name without the path; empty when the folder does not exist.
+        Empty when the folder does not exist.
         """
         try:
             entries = self._fs.ls(self.path(under) if under else self.root, detail=True, refresh=True)
@@ -214,16 +161,11 @@ class Folder:
             for entry in entries
             if entry["type"] == "file"
         }
-        # A hidden one is still being written.
+        # A hidden file is still being written.
         return {name: stamp for name, stamp in found.items() if not name.startswith(".")}
 
     def read_many(self, names: Sequence[str]) -> dict[str, bytes]:
-        """
-        Read small files whole; from an object store several at a time.
-
-        :param names: their names.
-        :returns: the contents of those that are there.
-        """
+        """Read small files, from an object store several at a time; files that do not exist are left out."""
         paths = {self.path(name): name for name in names}
         if not paths:
             return {}
@@ -236,42 +178,25 @@ class Folder:
         return result
 
     def folders(self) -> list[Folder]:
-        """
-        The folders directly below.
-
-        :returns: sorted by name; empty when the folder does not exist.
-        """
+        """The folders directly below, sorted by name; empty when the folder does not exist."""
         return [self._at(self.path(name)) for name in self.names() if self._fs.isdir(self.path(name))]
 
     def remove(self, name: str = "") -> None:
-        """
-        Remove a file or a sub-folder with all that is in it; fine when it is not there.
-
-        :param name: its name; the folder itself when empty.
-        """
+        """Remove a file or a sub-folder with its content, or the folder itself; no error when it is missing."""
         try:
             self._fs.rm(self.path(name) if name else self.root, recursive=True)
         except FileNotFoundError:
             return
 
     def move_from(self, other: Folder, name: str) -> None:
-        """
-        Take over a file from another folder under the same name.
-
-        :param other: the folder that holds it, on the same file system.
-        :param name: the file's name.
-        """
+        """Move a file here from another folder on the same file system, under the same name."""
         target = self.path(name)
         if self._local:
             make_private(target.rsplit("/", 1)[0])
         self._fs.mv(other.path(name), target)
 
     def free_bytes(self) -> int | None:
-        """
-        The space that is left where the folder lies.
-
-        :returns: bytes, or ``None`` where the store has no such limit.
-        """
+        """The free space where the folder lies, in bytes; ``None`` where the store has no limit."""
         if not self._local:
             return None
         make_private(self.root)
@@ -282,18 +207,14 @@ class Folder:
         Refuse to write what would fill the disk.
 
         :param need: bytes that are about to be written.
-        :raises SpaceError: fewer than these and a reserve are left.
+        :raises SpaceError: when less than that and :data:`RESERVE_BYTES` are free.
         """
         free = self.free_bytes()
         if free is not None and free < need + RESERVE_BYTES:
             raise SpaceError(full_message(self.url, free, need))
 
     def newest(self) -> float:
-        """
-        When anything in the folder was last written.
-
-        :returns: seconds since the epoch; 0 for an empty or missing folder.
-        """
+        """When anything in the folder was last written, in seconds since the epoch; 0 when it is empty or missing."""
         files = self._fs.find(self.root)
         return max((float(self._fs.modified(file).timestamp()) for file in files), default=0.0)
 
@@ -308,7 +229,7 @@ class _Writer:
         if self._local:
             with told_when_full(self._folder):
                 make_private(self._folder)
-                # A plain file on a disk: its descriptor is needed for fsync.
+                # A plain file on a disk: fsync needs its descriptor.
                 self._stream: Any = open(self._written, "wb", opener=_private)
         else:
             self._stream = self._fs.open(self._path, "wb", block_size=PUT_BYTES)
@@ -336,22 +257,18 @@ class _Writer:
 
     def _abandon(self) -> None:
         if self._local:
-            # On a full disk closing fails, too: what is left to be written finds no room.
+            # On a full disk closing fails, too: there is no space for the buffered rest.
             with suppress(OSError):
                 self._stream.close()
             Path(self._written).unlink(missing_ok=True)
         else:
             self._stream.discard()
-            # Or it would be stored after all when the garbage is collected.
+            # Otherwise it would still be stored when the garbage is collected.
             self._stream.closed = True
 
 
 def make_private(folder: str) -> None:
-    """
-    Make a folder on a disk, and those above it that are missing, for their owner alone.
-
-    :param folder: its path; fine when it is there.
-    """
+    """Create a folder on a disk, and its missing parents, for their owner alone."""
     path = Path(folder)
     missing = [one for one in (path, *path.parents) if not one.exists()]
     for one in reversed(missing):
@@ -366,7 +283,6 @@ def safe_name(name: str) -> str:
     """
     Make one level of a path from a name that a user or Airflow made up (a DAG id, a run id).
 
-    :param name: the name.
     :returns: the name with everything escaped that could leave the folder; different names stay different.
     """
     # fsspec takes "::" for a chain of protocols, and "." and ".." lead elsewhere.

@@ -1,4 +1,4 @@
-"""What tasks leave in their run's folder for those that come after: that they started, how they ended."""
+"""What a run's tasks record in its folder for later ones: that they started, and how they ended."""
 
 from __future__ import annotations
 
@@ -15,27 +15,26 @@ from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
 
 PLAN, REPORT, TASKS = "plan.json", "report.json", "tasks"
-#: What is shown of a run whose staged rows are gone.
+#: What pages show of a run whose staged rows are gone.
 VIEW = "view.json"
-#: That a person has ended the run.
+#: Marks a run that a person has canceled.
 CANCELED = "canceled.json"
 
 
 @dataclass
 class TaskRecord:
     """
-    What one task instance did; a later try replaces an earlier one's.
+    What one task instance did; a later attempt replaces an earlier one's.
 
-    :param task: the task's id.
-    :param index: its map index, -1 for an unmapped task.
+    :param index: the map index, -1 for an unmapped task.
     :param token: the plan it worked for; empty for the plan itself.
     :param started_at: UTC, ISO 8601.
-    :param ended_at: UTC, ISO 8601; empty for a task that never came to its end.
+    :param ended_at: UTC, ISO 8601; empty for a task that was killed.
     :param rows: rows that went through it.
-    :param error: why it failed; empty when it did not.
+    :param error: empty when the task did not fail.
     :param refused: whether the error is the request's or the configuration's.
     :param failures: chunks that failed.
-    :param result: what else it has to tell.
+    :param result: what else later tasks and the report need.
     """
 
     task: str
@@ -51,28 +50,16 @@ class TaskRecord:
 
 
 def now() -> str:
-    """
-    The time, for records and reports.
-
-    :returns: UTC, ISO 8601.
-    """
+    """The present time as UTC, ISO 8601."""
     return pendulum.now("UTC").to_iso8601_string()
 
 
 @contextmanager
 def recorded(folder: Folder, task: str, index: int = -1, token: str = "") -> Iterator[TaskRecord]:
-    """
-    Record a task instance, whether it ends well or not.
-
-    :param folder: the run's folder.
-    :param task: its task id.
-    :param index: its map index.
-    :param token: the plan it works for.
-    :yields: the record, to be filled in.
-    """
+    """Record a task instance, whether it succeeds or fails; the caller fills in the record."""
     record = TaskRecord(task, index, token, started_at=now())
     name = f"{TASKS}/{task}-{index}.json"
-    # Written at once, so that a task that dies without a word is known to have started.
+    # Written at once, so that a task that is killed is known to have started.
     folder.write_json(name, asdict(record))
     folder.remove(f"{LIVE}/{task}-{index}.json")
     try:
@@ -84,40 +71,28 @@ def recorded(folder: Folder, task: str, index: int = -1, token: str = "") -> Ite
         raise
     finally:
         record.ended_at = now()
-        # On a full disk, what has filled it is what the user must hear of.
+        # On a full disk the task's own error is what the user must see.
         with suppress(*([SpaceError] if record.error else [])):
             folder.write_json(name, asdict(record))
 
 
 def task_records(folder: Folder) -> list[TaskRecord]:
-    """
-    Read the records of a run.
-
-    :param folder: the run's folder.
-    :returns: one a task instance that has started.
-    """
+    """The records of a run, one per task instance that has started."""
     values = [folder.read_json(f"{TASKS}/{name}") for name in folder.names(TASKS) if name.endswith(".json")]
     return [task_record(value) for value in values if value]
 
 
 def task_record(value: Mapping[str, Any]) -> TaskRecord:
-    """
-    Read a record back.
-
-    :param value: the record as its file has it.
-    :returns: the record.
-    """
+    """Read a record from the content of its file."""
     return TaskRecord(**{**value, "failures": [Failure(**failure) for failure in value["failures"]]})
 
 
 def plan_value(folder: Folder, token: str | None = None) -> dict[str, Any]:
     """
-    Read the run's plan as it was written.
+    Read the run's plan as JSON.
 
-    :param folder: the run's folder.
-    :param token: the token that the caller was given; ``None`` to take what is there.
-    :returns: the plan as a dict.
-    :raises ReindexError: there is none, or it is another plan than the caller's.
+    :param token: the plan that the caller was made for; ``None`` to take the present one.
+    :raises ReindexError: when there is no plan, or another one than the caller's.
     """
     value: dict[str, Any] | None = folder.read_json(PLAN)
     if value is None or (token is not None and value["token"] != token):
@@ -130,10 +105,9 @@ def plan_value(folder: Folder, token: str | None = None) -> dict[str, Any]:
 
 def is_run_folder(folder: Folder) -> bool:
     """
-    Whether a folder is a run's: nothing else is ever removed, wherever a setting or a claim may point.
+    Whether a folder is a run's: it has the record of a plan, or a report, in this package's form.
 
-    :param folder: any folder.
-    :returns: whether it has the record of a plan, or a report, in this package's form.
+    Nothing else is ever removed, wherever a setting or a claim may point.
     """
     try:
         found = folder.read_json(f"{TASKS}/plan--1.json"), folder.read_json(REPORT)
@@ -146,12 +120,7 @@ def is_run_folder(folder: Folder) -> bool:
 
 
 def drop_staged(folder: Folder, keep: Sequence[str] = (REPORT, VIEW)) -> None:
-    """
-    Remove what a run has staged.
-
-    :param folder: the run's folder.
-    :param keep: names directly below it that stay.
-    """
+    """Remove what a run has staged, except the names directly below its folder that are to be kept."""
     for name in folder.names():
         if name not in keep:
             folder.remove(name)

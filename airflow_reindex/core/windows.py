@@ -1,4 +1,4 @@
-"""How work is cut: weighted groups, coarsened so that a mapped task is worth its overhead."""
+"""Division of work into weighted groups, coarse enough that a mapped task is worth its overhead."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ MAX_MAPPED_TASKS = 1024
 
 def task_count(weight: float, per_task: float, *, least: int = 1, most: int = MAX_MAPPED_TASKS) -> int:
     """
-    How many mapped tasks a weight of work is worth.
+    The number of mapped tasks for an amount of work, from 1 to ``most``.
 
-    :param weight: the whole work, in rows (or what else ``per_task`` counts).
-    :param per_task: what one task should do.
+    :param weight: the work in rows, or in what else ``per_task`` counts.
     :param least: the fewest tasks wanted, for parallelism.
-    :param most: the most tasks allowed; work per task grows beyond it.
-    :returns: a number from 1 to ``most``.
-    :raises ValueError: ``per_task`` is not positive, or ``most`` is below 1.
+    :param most: the most tasks allowed; beyond it the work per task grows.
+    :raises ValueError: when ``per_task`` is not positive, or ``most`` is below 1.
     """
     if per_task <= 0 or most < 1:
         raise ValueError("per_task must be positive and most at least 1")
@@ -31,9 +29,7 @@ def contiguous_groups(weights: Sequence[float], groups: int) -> Iterator[range]:
     Every position is in exactly one group, in order.
 
     :param weights: the weight of each item, not negative.
-    :param groups: the most groups wanted.
-    :yields: the positions of each group.
-    :raises ValueError: ``groups`` is below 1.
+    :raises ValueError: when ``groups`` is below 1.
     """
     if groups < 1:
         raise ValueError("groups must be at least 1")
@@ -42,7 +38,7 @@ def contiguous_groups(weights: Sequence[float], groups: int) -> Iterator[range]:
         reached += weight
         left = len(weights) - position - 1
         full = total > 0 and reached >= total * (made + 1) / groups
-        # The last group takes what is left; without any weight the items are dealt out evenly.
+        # The last group takes the rest; items without any weight are distributed evenly.
         even = total == 0 and (position + 1) * groups >= (made + 1) * len(weights)
         if (full or even) and made < groups - 1 and left:
             yield range(start, position + 1)

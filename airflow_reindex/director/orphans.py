@@ -1,4 +1,4 @@
-"""What builds have left on the czar's server: claims, shadow tables, marks of swaps, kept indexes."""
+"""Orphans of builds on the czar's server: claims, shadow tables, marks of swaps, kept indexes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KINDS = {
     "replaced": "replaced index",
     "probe": "probe table",
 }
-#: A probe table lives for seconds.
+#: Age in seconds from which a probe table is an orphan; a probe takes seconds.
 _PROBE_SECONDS = 3_600
 
 
@@ -54,14 +54,11 @@ def look(
     connection: Connection, servers: Servers, conn_id: str, claim_timeout: float, runs: Mapping[str, str]
 ) -> list[Leftover]:
     """
-    List what is in the working database. Changes nothing.
+    List what is in the working database, claims first. Changes nothing.
 
-    :param connection: the czar's server.
-    :param servers: names the databases.
     :param conn_id: the qserv connection, for advice.
-    :param claim_timeout: after how many silent seconds a claim's owner counts as dead.
-    :param runs: the run of each token that is known from staged files.
-    :returns: what was found, claims first.
+    :param claim_timeout: seconds without a heartbeat after which a claim's owner counts as dead.
+    :param runs: by token, the run as far as known from staged files.
     """
     tables = _tables(connection, servers.work_database)
     names = _index_names(connection, servers)
@@ -78,14 +75,7 @@ def look(
 
 
 def remove_orphans(connection: Connection, servers: Servers, found: list[Leftover]) -> list[str]:
-    """
-    Drop the tables that nobody can use any more.
-
-    :param connection: the czar's server.
-    :param servers: names the working database.
-    :param found: what :func:`look` has found.
-    :returns: the names of the tables dropped.
-    """
+    """Drop the orphaned tables that :func:`look` has found; returns their names."""
     names = [one.name for one in found if one.condition == Condition.ORPHANED]
     for name in names:
         claim.drop(connection, quote(servers.work_database, name))
@@ -94,16 +84,14 @@ def remove_orphans(connection: Connection, servers: Servers, found: list[Leftove
 
 def give_up(connection: Connection, servers: Servers, target: str, owner: Owner, claim_timeout: float) -> list[str]:
     """
-    Give up a build that has died: take its claim over, and drop all its tables. The live index stays as it is.
+    Abandon a dead build: take its claim over, and drop all its tables. The live index stays as it is.
 
-    :param connection: the czar's server.
-    :param servers: names the databases.
     :param target: the index table.
-    :param owner: who gives it up.
-    :param claim_timeout: after how many silent seconds the build counts as dead.
+    :param owner: who abandons it.
+    :param claim_timeout: seconds without a heartbeat after which the build counts as dead.
     :returns: the names of the tables dropped.
-    :raises ConflictError: the build is alive.
-    :raises RequestError: there is nothing to give up.
+    :raises ConflictError: when the build is alive.
+    :raises RequestError: when there is no claim on the index.
     """
     tables = IndexTables(servers.work_database, servers.index_database, target)
     if claim.find(connection, tables) is None:
@@ -115,7 +103,7 @@ def give_up(connection: Connection, servers: Servers, target: str, owner: Owner,
         return f"{holder} gave a sign of life {silent:.0f} s ago: stop it first"
 
     claim.acquire(connection, tables, owner, alive)
-    # No token is kept, not even the one that was just taken: nobody builds.
+    # No token is kept, not even the one just acquired: there is no build any more.
     return claim.sweep(connection, tables, keep="none")
 
 
@@ -142,7 +130,7 @@ def _by_mark(tables: list[_Table]) -> dict[str, list[_Table]]:
 
 
 def _index_names(connection: Connection, servers: Servers) -> dict[str, str]:
-    """Index by mark: of those that are live, and of those that the replication system knows."""
+    """Index name by mark: of the live indexes, and of those that the replication system knows."""
     statement = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s"
     names = {str(name) for (name,) in query(connection, statement, (servers.index_database,))}
     config = (servers.replication_schema, "config_database_table")

@@ -1,4 +1,4 @@
-"""The last step of a build: compare what was planned with what was seen, and decide the final status."""
+"""The last step of a build: compare what was planned with what was done, and decide the final status."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from airflow_reindex.director.publish.changes import CHANGES
 
 KIND = "build_director_index"
 ERRORS = "error_ext.json"
-#: What the publish step says of a previous index that is kept.
+#: What the publish step records of a previous index that is kept.
 KEPT = ("previous", "roll_back")
 #: The steps in their order; an earlier step's error explains a later one's.
 STEPS = ("plan", "extract", "split", "load", "publish")
@@ -32,11 +32,7 @@ def make_report(
     """
     Account for every chunk of the plan, and decide the status.
 
-    :param folder: the run's folder.
-    :param run_id: the run.
-    :param states: from :func:`task_states`.
-    :param source: what was asked to be read.
-    :param dest: what was asked to be built.
+    :param states: from :func:`~airflow_reindex.core.run_outcome.task_states`.
     :returns: the report, and all failures, of which the report quotes the first.
     """
     records = {(record.task, record.index): record for record in task_records(folder)}
@@ -59,7 +55,7 @@ def make_report(
     bad = len({failure.chunk for failure in failures})
     published = next((r for r in mine if r.task == "publish" and r.result and not r.error), None)
     if states["publish"].get(-1) == "upstream_failed":
-        # It has not had its turn since something was cleared: what it said before is of another state of things.
+        # It has not run since something was cleared: its record is of an earlier state.
         published = None
     done = published is not None and not failures
     report = Report(
@@ -113,9 +109,7 @@ def write_report(
     """
     Write the report, and drop or keep the staged rows of a build that is done.
 
-    :param folder: the run's folder.
-    :param report: the report as a dict.
-    :param failures: all failures; their complete map lies beside the report when it only quotes them.
+    :param failures: all failures; their complete map lies beside the report when that only quotes them.
     :param kept: where to keep the staged rows for the index's next build; ``None`` to drop them.
     """
     plan = folder.read_json(PLAN) if kept is not None else None
@@ -129,7 +123,7 @@ def write_report(
         if plan is not None:
             own = Plan.from_dict(plan)
             staged = accounted(manifests(folder), own.token, own.adopted)
-        # The plan first: from now on the report alone is the account of this run.
+        # The plan first: from now on the report alone describes this run.
         folder.remove(PLAN)
         if kept is not None and staged:
             keep_runs(folder, staged, kept)
@@ -137,7 +131,7 @@ def write_report(
 
 
 def _failures(folder: Folder, plan: Plan, records: Sequence[TaskRecord], states: Mapping[str, States]) -> list[Failure]:
-    """Each chunk that is not in the index, with what its tasks said of it, or that they said nothing."""
+    """Each chunk that is not in the index, with its tasks' message, or the message for tasks that left none."""
     staged = accounted(manifests(folder), plan.token, plan.adopted)
     missing = set(unaccounted(read_groups(folder, plan), staged))
     result = [

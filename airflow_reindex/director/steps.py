@@ -1,4 +1,4 @@
-"""The steps of a build after its plan, one function a task; each can be done again and does only what is left."""
+"""The steps of a build after its plan, one function per task; each can be repeated and does only what is left."""
 
 from __future__ import annotations
 
@@ -48,16 +48,11 @@ log = logging.getLogger(__name__)
 
 def extract_group(servers: Servers, folder: Folder, plan: Plan, group: int, memory: int) -> Outcome:
     """
-    Stage the chunks of one group that are not staged yet; while its worker has no connection to spare, other groups'.
+    Stage the chunks of one group that are not staged yet; while its worker has no free slot, those of other groups.
 
-    :param servers: the Qserv installation.
-    :param folder: the run's folder.
-    :param plan: the plan that the group belongs to.
-    :param group: its number.
     :param memory: bytes that the task may take.
-    :returns: what was done.
-    :raises TransientError: chunks failed, and trying again may help.
-    :raises DataError: chunks failed for good.
+    :raises TransientError: when chunks failed, and a retry may help.
+    :raises DataError: when chunks failed for good.
     """
     with recorded(folder, "extract", group, plan.token) as record:
         chunks = read_group(folder, plan, group)
@@ -75,12 +70,10 @@ def extract_group(servers: Servers, folder: Folder, plan: Plan, group: int, memo
 
 def raise_for_failures(outcome: Outcome, chunks: int) -> None:
     """
-    End an extract task whose chunks have not all been staged.
+    Fail an extract task of which some chunks failed.
 
-    :param outcome: what became of them.
-    :param chunks: how many it had to read.
-    :raises TransientError: chunks failed, and trying again may help.
-    :raises DataError: chunks failed for good.
+    :raises TransientError: when a retry may help.
+    :raises DataError: when chunks failed for good.
     """
     if outcome.failures:
         failed = len({failure.chunk for failure in outcome.failures})
@@ -93,13 +86,7 @@ def raise_for_failures(outcome: Outcome, chunks: int) -> None:
 
 
 def staged_runs(folder: Folder, plan: Plan) -> list[Manifest]:
-    """
-    The manifests that count for a plan.
-
-    :param folder: the run's folder.
-    :param plan: the plan.
-    :returns: manifests, each chunk in one of them.
-    """
+    """The manifests that count for a plan; each chunk is in exactly one of them."""
     return accounted(manifests(folder), plan.token, plan.adopted)
 
 
@@ -107,12 +94,7 @@ def split_build(servers: Servers, folder: Folder, plan: Plan, rows_per_task: int
     """
     Cut the key space, and create the shadow table.
 
-    :param servers: the Qserv installation.
-    :param folder: the run's folder.
-    :param plan: the plan.
-    :param rows_per_task: how many rows a mapped load task should load.
-    :returns: the split.
-    :raises DataError: chunks are not staged.
+    :raises DataError: when chunks are not staged.
     """
     with recorded(folder, "split", token=plan.token) as record:
         tables = servers.tables(plan.request)
@@ -141,7 +123,7 @@ def _create_tables(czar: Connection, tables: IndexTables, plan: Plan, build: str
         with transaction(czar):
             claim.fence(czar, tables, plan.token)
     except ClaimLostError:
-        # Whoever took over has swept before these tables came: nobody else would drop them.
+        # The run that took over has swept before these tables were created: no other run would drop them.
         for kind in ("shadow", "slices"):
             claim.drop(czar, tables.sql(kind, plan.token, build))
         raise
@@ -151,14 +133,8 @@ def load_range(servers: Servers, folder: Folder, plan: Plan, build: str, number:
     """
     Load one key range into the shadow table.
 
-    :param servers: the Qserv installation.
-    :param folder: the run's folder.
-    :param plan: the plan that the range belongs to.
     :param build: the split that it belongs to.
-    :param number: its number.
-    :param memory: bytes that the task may take.
-    :returns: what was done.
-    :raises DataError: keys of a unique index occur twice.
+    :raises DataError: when keys of a unique index occur twice.
     """
     with recorded(folder, "load", number, plan.token) as record:
         split = read_split(folder)
@@ -190,14 +166,9 @@ def load_range(servers: Servers, folder: Folder, plan: Plan, build: str, number:
 
 def publish_build(servers: Servers, folder: Folder, plan: Plan, memory: int) -> Published:
     """
-    Verify the shadow table and swap it in; when that has happened already, only tidy up.
+    Verify the shadow table and swap it in; when that has happened already, only clean up.
 
-    :param servers: the Qserv installation.
-    :param folder: the run's folder.
-    :param plan: the plan.
-    :param memory: bytes that the task may take.
-    :returns: what was published.
-    :raises DataError: the shadow table is not what was extracted.
+    :raises DataError: when the shadow table is not what was extracted.
     """
     with recorded(folder, "publish", token=plan.token) as record:
         split = read_split(folder)
@@ -209,7 +180,7 @@ def publish_build(servers: Servers, folder: Folder, plan: Plan, memory: int) -> 
                 try:
                     rows = _prove_and_swap(servers, czar, folder, plan, split, memory)
                 except ClaimLostError:
-                    # The same task was delivered twice, and the other one has swapped.
+                    # The same task was delivered twice, and the other delivery has swapped.
                     if not swap_done(czar, tables, plan.token):
                         raise
                 log.info("index %s.%s is published", tables.database, tables.index)
@@ -242,12 +213,7 @@ def _prove_and_swap(servers: Servers, czar: Connection, folder: Folder, plan: Pl
 
 
 def finish_build(servers: Servers, plan: Plan) -> None:
-    """
-    Remove the mark of a swap whose report is written.
-
-    :param servers: the Qserv installation.
-    :param plan: the plan.
-    """
+    """Remove the mark of a swap whose report is written."""
     tables = servers.tables(plan.request)
     with session(servers.czar) as czar:
         claim.drop(czar, tables.sql("done", plan.token))

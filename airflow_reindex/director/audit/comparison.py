@@ -1,4 +1,4 @@
-"""How the rows of a key range meet those of the index: both come in key order, neither is ever whole in memory."""
+"""Comparison of a key range with the index: both sides come in key order, and neither is ever whole in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Comparison:
 
     :param reader: reads the index.
     :param ledger: takes both sides.
-    :param advance: called with numbers of rows of the chunk tables that were read.
+    :param advance: called with the number of rows that were just read from the chunk tables.
     """
 
     def __init__(self, reader: IndexReader, ledger: Ledger, advance: Callable[[int], None]) -> None:
@@ -25,20 +25,18 @@ class Comparison:
 
     @property
     def differences(self) -> Differences:
-        """What was found."""
         return self._ledger.differences
 
     def all(self, pieces: Iterable[Rows], windows: Iterable[tuple[int | None, int | None]]) -> None:
         """
-        Compare with all rows of the index in the range.
+        Compare the chunk tables' rows in a key range, which come in key order, with all rows of the index there.
 
-        :param pieces: the rows of the chunk tables, in key order.
-        :param windows: key windows that make up the range, in order; the index is asked for one at a time.
+        :param windows: the key windows that make up the range, in order; the index is read one window at a time.
         """
         source = _Side(self._counted(pieces), self._ledger.source)
         index = _Side((rows for window in windows for rows in self._reader.window(*window)), self._ledger.index)
         while not (source.ended and index.ended):
-            # The side that is behind; what both have passed is settled.
+            # Advance the side that is behind; what both have passed is settled.
             behind = min((side for side in (source, index) if not side.ended), key=lambda side: side.reached)
             behind.advance()
             bounds = [side.key for side in (source, index) if not side.ended]
@@ -46,14 +44,10 @@ class Comparison:
                 self._ledger.settle(min((key for key in bounds if key is not None), default=None))
 
     def some(self, pieces: Iterable[Rows]) -> None:
-        """
-        Compare with the rows of the index that have the same keys.
-
-        :param pieces: the rows of the chunk tables, in key order.
-        """
+        """Compare rows of the chunk tables, in key order, with the rows of the index that have the same keys."""
         for rows in self._counted(pieces):
             self._ledger.source(rows)
-            # The last key may go on in the next piece.
+            # The last key may continue in the next piece.
             self._look_up(int(rows.key[-1]))
         self._look_up(None)
 
@@ -71,7 +65,7 @@ class Comparison:
 
 
 class _Side:
-    """Rows that come in key order, and how far they have come."""
+    """Rows that come in key order, and the key that they have reached."""
 
     def __init__(self, pieces: Iterator[Rows], enter: Callable[[Rows], None]) -> None:
         self._pieces, self._enter = pieces, enter
@@ -80,7 +74,7 @@ class _Side:
 
     @property
     def reached(self) -> tuple[bool, int]:
-        """The last key; before any, the lowest of all."""
+        """The last key; before any, lower than all."""
         return self.key is not None, self.key or 0
 
     def advance(self) -> None:

@@ -1,4 +1,4 @@
-"""What is wrong with an index: rows that it lacks, has too many, or has for another chunk."""
+"""Differences of an index: rows that are missing, surplus, or listed with another chunk."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from airflow_reindex.director.mysql.types import Rows
 
-#: How many keys a message quotes of each kind.
+#: The number of keys that a message quotes of each kind.
 QUOTED_KEYS = 5
-#: Stands for a chunk that is NULL in the index, and for what is beyond so many chunks: a broken index may name any
-#: number as one.
+#: Stands for a chunk that is NULL in the index, and for chunks beyond this number of them: a broken index may have any
+#: number as a chunk.
 NO_CHUNK, MOST_CHUNKS = -1, 200_000
 #: In a chunk table, but not in the index.
 MISSING = "missing"
@@ -31,22 +31,12 @@ TEXTS = {
 
 @dataclass
 class Differences:
-    """
-    Differences, by chunk and kind.
-
-    :param counts: ``{chunk: {kind: [how many, some keys]}}``.
-    """
+    """Differences as ``{chunk: {kind: (number of rows, some keys)}}``."""
 
     counts: dict[int, dict[str, tuple[int, list[int]]]] = field(default_factory=dict)
 
     def note(self, kind: str, rows: Rows, counts: npt.NDArray[np.int64]) -> None:
-        """
-        Take note of rows.
-
-        :param kind: what is wrong with them.
-        :param rows: the rows; each is charged to its chunk.
-        :param counts: how many rows each of them stands for, at least one.
-        """
+        """Record rows of one kind, each for its chunk, and the number of rows, at least 1, that each stands for."""
         order = np.argsort(rows.chunk, kind="stable")
         chunks, first, sizes = np.unique(rows.chunk[order], return_index=True, return_counts=True)
         sums = np.add.reduceat(counts[order], first) if len(order) else sizes
@@ -55,42 +45,26 @@ class Differences:
             self._add(chunk, kind, total, keys)
 
     def merge(self, value: Mapping[str, Mapping[str, tuple[int, list[int]]]]) -> None:
-        """
-        Add what another task has found.
-
-        :param value: from :meth:`as_dict`.
-        """
+        """Add what another task has found, in the form of :meth:`as_dict`."""
         for chunk, kinds in value.items():
             for kind, (count, keys) in kinds.items():
                 self._add(int(chunk), kind, count, keys)
 
     def as_dict(self) -> dict[str, Any]:
-        """
-        The differences as JSON can hold them.
-
-        :returns: a dict of plain types.
-        """
+        """The differences as plain JSON types."""
         return {
             str(chunk): {kind: list(found) for kind, found in kinds.items()} for chunk, kinds in self.counts.items()
         }
 
     def totals(self) -> dict[str, int]:
-        """
-        How many rows are wrong, in all.
-
-        :returns: by kind.
-        """
+        """The number of rows that differ, by kind."""
         return {
             kind: sum(kinds[kind][0] for kinds in self.counts.values() if kind in kinds)
             for kind in (MISSING, SURPLUS, WRONG)
         }
 
     def messages(self) -> dict[int, str]:
-        """
-        What to say of each chunk.
-
-        :returns: by chunk.
-        """
+        """The message for each chunk."""
         return {chunk: "; ".join(_texts(kinds)) for chunk, kinds in sorted(self.counts.items())}
 
     def _add(self, chunk: int, kind: str, count: int, keys: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""The live index, as readers see it: short selects by key, no transaction, nothing that a swap would wait for."""
+"""Reads the live index as its readers do: short selects by key, no transaction, nothing that a swap would wait for."""
 
 from __future__ import annotations
 
@@ -21,18 +21,13 @@ from airflow_reindex.director.mysql.client import Connect, Connection, query
 from airflow_reindex.director.mysql.identifiers import quote
 from airflow_reindex.director.mysql.types import Rows
 
-#: Keys of one look-up.
+#: Keys per look-up.
 LOOK_UP_KEYS = 1_000
 
 
 @dataclass(frozen=True)
 class IndexState:
-    """
-    Which table the index is at a time.
-
-    :param created: when the table was made, as the server writes it.
-    :param rows: about how many rows it has.
-    """
+    """Which table the index is: when it was created, as the server writes it, and about how many rows it has."""
 
     created: str
     rows: int
@@ -40,12 +35,9 @@ class IndexState:
 
 def state_of(connection: Connection, tables: IndexTables) -> IndexState:
     """
-    Look which table the index is.
+    Read which table the index is now.
 
-    :param connection: the czar's server.
-    :param tables: the index.
-    :returns: its state.
-    :raises RequestError: there is no such index.
+    :raises RequestError: when there is no such index.
     """
     found = query(
         connection,
@@ -63,9 +55,9 @@ class IndexReader:
     """
     Reads rows of the index; a context manager.
 
-    :param connect: connects to the czar's server.
-    :param plan: names the columns and their types.
-    :param tables: the index.
+    Its readers raise :class:`SurpriseError` for a NULL or a server's error; without ``fast`` the driver names the
+    cause.
+
     :param fast: whether to read from the connection's socket, where possible.
     """
 
@@ -82,46 +74,26 @@ class IndexReader:
         self._source.close()
 
     def window(self, low: int | None, high: int | None) -> Iterator[Rows]:
-        """
-        The rows of a key window.
-
-        :param low: the first key; ``None`` for all.
-        :param high: the first key that is not wanted; ``None`` for all.
-        :yields: some of the rows, in key order.
-        :raises SurpriseError: try again without ``fast``: there is a NULL, or an error that the driver will name.
-        """
+        """The rows with ``low <= key < high`` in key order, some at a time; ``None`` for no bound."""
         key = quote(self._plan.key_column)
         bounds = [(f"{key} >= {low}", low), (f"{key} < {high}", high)]
         where = " AND ".join(text for text, bound in bounds if bound is not None) or "TRUE"
         yield from self._read(f"{where} ORDER BY {key}")
 
     def keys(self, keys: Sequence[int]) -> Iterator[Rows]:
-        """
-        The rows of some keys.
-
-        :param keys: the keys, ascending.
-        :yields: some of the rows, in key order.
-        :raises SurpriseError: as above.
-        """
+        """The rows with these ascending keys, some at a time, in key order."""
         key = quote(self._plan.key_column)
         for i in range(0, len(keys), LOOK_UP_KEYS):
             yield from self._read(f"{key} IN ({','.join(map(str, keys[i : i + LOOK_UP_KEYS]))}) ORDER BY {key}")
 
     def block(self, after: int, rows: int) -> Rows:
-        """
-        Some rows that follow a key.
-
-        :param after: the key.
-        :param rows: how many at most.
-        :returns: the rows.
-        :raises SurpriseError: as above.
-        """
+        """At most that many rows from a key on."""
         key = quote(self._plan.key_column)
         return Rows.joined([no_rows(self._plan), *self._read(f"{key} >= {after} ORDER BY {key} LIMIT {rows}")])
 
     def _read(self, where: str) -> Iterator[Rows]:
         columns = f"{quote(self._plan.key_column)}, `chunkId`, `subChunkId`"
-        # Numbers only are written into it; the names are quoted.
+        # Only numbers are written into it; the names are quoted.
         statement = f"SELECT {columns} FROM {self._tables.live} WHERE {where}"  # noqa: S608 - names are quoted
         if self._source.wire is not None:
             for some in self._source.wire.stream(statement.replace("%%", "%")):
@@ -162,9 +134,5 @@ class IndexReader:
 
 
 def no_rows(plan: Plan) -> Rows:
-    """
-    No rows, of a plan's types.
-
-    :param plan: the plan.
-    """
+    """An empty set of rows, of a plan's types."""
     return Rows(np.empty(0, plan.key.dtype), np.empty(0, np.int32), np.empty(0, plan.sub_chunk.dtype))

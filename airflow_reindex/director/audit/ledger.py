@@ -1,4 +1,4 @@
-"""Two sides of a comparison, as they come in: what has found its equal is forgotten, what has not is told."""
+"""Streaming multiset diff of two key-ordered row streams."""
 
 from __future__ import annotations
 
@@ -13,29 +13,19 @@ from airflow_reindex.director.model.runs import position
 from airflow_reindex.director.mysql.types import Rows
 
 Counts = npt.NDArray[np.int64]
-#: Memory that a row takes until it is settled: itself twice, its place among the others, its balance.
+#: Bytes that a row takes until it is settled: itself twice, its place among the others, its balance.
 BYTES_PER_ROW = 2 * 20 + 3 * 8
 
 
 @dataclass(frozen=True)
 class Scope:
-    """
-    Which chunks' rows of the index must be among the chunk tables' rows.
-
-    :param chunks: chunk numbers.
-    :param others: whether it is all chunks but these.
-    """
+    """The chunks, or all chunks but these, whose rows in the index must be among the chunk tables' rows."""
 
     chunks: npt.NDArray[np.int32]
     others: bool
 
     def covers(self, chunks: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-        """
-        Which rows are in the scope.
-
-        :param chunks: their chunks.
-        :returns: a mask.
-        """
+        """A mask of the rows that are in the scope, from their chunks."""
         return np.isin(chunks, self.chunks, invert=self.others)
 
 
@@ -43,19 +33,19 @@ class Ledger:
     """
     Compares rows as multisets; the two sides come in key order, in pieces that need not end at the same keys.
 
-    Memory holds what was added and is not settled. Rows with equal keys may come in any order and any number of times:
-    when they are more than ``capacity``, equal ones are counted.
+    Memory holds the rows that are not settled yet. Rows with equal keys may come in any order and number: when there
+    are more than ``capacity`` rows, equal ones are counted.
 
-    :param scope: rows of the index that are not in it are no surplus, but tell that a missing row is there with a wrong
+    :param scope: a row of the index outside of it is not surplus, but shows that a missing row is there with a wrong
         chunk.
-    :param capacity: how many rows to hold before equal ones are counted.
+    :param capacity: rows to hold before equal ones are counted.
     """
 
     def __init__(self, scope: Scope, capacity: int) -> None:
         self._scope, self._capacity = scope, capacity
         self._source: list[Rows] = []
         self._index: list[Rows] = []
-        # Rows that were counted, in key order: above 0 where the chunk tables have more of them.
+        # Counted rows, in key order: above 0 where the chunk tables have more of them.
         self._counted: tuple[Rows, Counts] | None = None
         self._compact_at = capacity
         self.differences = Differences()
@@ -64,32 +54,20 @@ class Ledger:
         return sum(map(len, [*self._source, *self._index])) + (len(self._counted[0]) if self._counted else 0)
 
     def source(self, rows: Rows) -> None:
-        """
-        Add rows of the chunk tables.
-
-        :param rows: any number, in key order.
-        """
+        """Add rows of the chunk tables, in key order."""
         self._enter(self._source, rows)
 
     def index(self, rows: Rows) -> None:
-        """
-        Add rows of the index.
-
-        :param rows: any number, in key order.
-        """
+        """Add rows of the index, in key order."""
         self._enter(self._index, rows)
 
     def settle(self, before: int | None) -> None:
-        """
-        Judge what is left of the keys below a bound: both sides are complete there.
-
-        :param before: the bound; ``None`` for all keys.
-        """
+        """Classify the rows with keys below a bound, where both sides are complete; ``None`` for all keys."""
         source, self._source = _cut(self._source, before)
         index, self._index = _cut(self._index, before)
         counted = self._counted
         if counted is None and _equal(source, index):
-            # The usual case, and much faster than to sort them together.
+            # The usual case, and much faster than sorting them together.
             return
         self._counted = None
         rows, balance = _balanced(source, index, counted)
@@ -99,12 +77,7 @@ class Ledger:
             self._counted = rows.take(slice(end, None)), balance[end:]
 
     def keys(self, before: int | None) -> npt.NDArray[Any]:
-        """
-        The keys that are not settled.
-
-        :param before: only those below this one; ``None`` for all.
-        :returns: ascending, each once.
-        """
+        """The distinct keys that are not settled, ascending: those below a bound, or all for ``None``."""
         held = [*self._source, *self._index, *([self._counted[0]] if self._counted else [])]
         below, _ = _cut(held, before)
         return np.unique(np.concatenate([np.unique(rows.key) for rows in below])) if below else np.empty(0, np.int64)
@@ -116,11 +89,11 @@ class Ledger:
         if len(self) > self._compact_at:
             counted = _balanced(self._source, self._index, self._counted)
             self._source, self._index, self._counted = [], [], counted
-            # Rows that all differ cannot be made fewer: sorting them again for each piece would take for ever.
+            # Rows that all differ cannot become fewer: sorting them again for each piece would take for ever.
             self._compact_at = max(self._capacity, 2 * len(counted[0]))
 
     def _judge(self, rows: Rows, balance: Counts) -> None:
-        """Tell rows that only one side has; a key that both have with other values is wrong, once a pair of rows."""
+        """Record rows that only one side has; a key that both have with other values is wrong, once per pair."""
         missing, surplus = rows.take(balance > 0), rows.take(balance < 0)
         lacking, extra = balance[balance > 0], -balance[balance < 0]
         wrong = _paired(missing, lacking, surplus, extra)
@@ -158,7 +131,7 @@ def _equal(source: list[Rows], index: list[Rows]) -> bool:
 
 
 def _balanced(source: list[Rows], index: list[Rows], counted: tuple[Rows, Counts] | None) -> tuple[Rows, Counts]:
-    """Each row that one side has more of, once, in key order, with how many more: below 0 where the index does."""
+    """The distinct rows that one side has more of, in key order, and how many more: below 0 where the index does."""
     rows = Rows.joined([*source, *index, *([counted[0]] if counted else [])])
     signs = [np.full(sum(map(len, source)), 1, np.int64), np.full(sum(map(len, index)), -1, np.int64)]
     counts = np.concatenate([*signs, *([counted[1]] if counted else [])])
@@ -177,7 +150,7 @@ def _balanced(source: list[Rows], index: list[Rows], counted: tuple[Rows, Counts
 
 
 def _paired(rows: Rows, counts: Counts, others: Rows, other_counts: Counts) -> Counts:
-    """How many of each row have a partner with the same key on the other side; the first ones of each key do."""
+    """How many copies of each row have a partner with the same key on the other side; earlier rows get one first."""
     if not len(rows) or not len(others):
         return np.zeros(len(rows), np.int64)
     keys, first = np.unique(others.key, return_index=True)

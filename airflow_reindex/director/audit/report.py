@@ -1,4 +1,4 @@
-"""The last step of an audit: add up what its tasks found, and give the verdict."""
+"""The last step of an audit: sum up the differences that its tasks found, and decide the status."""
 
 from __future__ import annotations
 
@@ -32,12 +32,9 @@ def make_report(
     """
     Account for every chunk that was to be compared.
 
-    :param folder: the run's folder.
-    :param run_id: the run.
-    :param states: from :func:`task_states`.
-    :param source: what was asked to be read.
+    :param states: from :func:`~airflow_reindex.core.run_outcome.task_states`.
     :param dest: the index.
-    :param present: which table the index is now; ``None`` when nobody can tell.
+    :param present: which table the index is now; ``None`` when unknown.
     :returns: the report, and all failures, of which the report quotes the first.
     """
     records = {(record.task, record.index): record for record in task_records(folder)}
@@ -85,13 +82,7 @@ def make_report(
 
 
 def write_report(folder: Folder, report: Mapping[str, Any], failures: Sequence[Failure]) -> None:
-    """
-    Write the report; what was staged goes when all tasks have done their work.
-
-    :param folder: the run's folder.
-    :param report: the report as a dict.
-    :param failures: all failures; their complete map lies beside the report when it only quotes them.
-    """
+    """Write the report, beside it all failures if it only quotes them; staged files go when all tasks succeeded."""
     if len(failures) > QUOTED_FAILURES:
         folder.write_json(ERRORS, error_map(failures))
     folder.write_json(REPORT, report)

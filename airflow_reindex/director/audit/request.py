@@ -1,4 +1,4 @@
-"""What the user asked for: the params of `audit_director_index`, checked before anything is read."""
+"""The params of `audit_director_index`, checked before anything is read."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class AuditRequest:
     """
     A request to compare a director index with its chunk tables.
 
-    :param index: which index; its fields that concern a build do not matter.
-    :param sample: which chunks: 1 for all, a fraction of them, or a whole number of them.
-    :param seed: which ones of them.
+    :param index: names the index; the fields that concern a build do not matter.
+    :param sample: 1 for all chunks, a fraction of them, or a whole number of them.
+    :param seed: chooses the chunks of a sample.
     """
 
     index: BuildRequest
@@ -30,12 +30,9 @@ class AuditRequest:
     @classmethod
     def parse(cls, params: Mapping[str, Any], run_id: str) -> AuditRequest:
         """
-        Read the params of a run.
+        Read the params of a run, whose id is the default seed, so that each run chooses other chunks.
 
-        :param params: the run's params by name.
-        :param run_id: the run; without a seed it chooses other chunks than the last one.
-        :returns: the request.
-        :raises RequestError: a param makes no sense.
+        :raises RequestError: when a param makes no sense.
         """
         given = params.get("seed")
         seed = int.from_bytes(hashlib.sha256(run_id.encode()).digest()[:4]) if given in (None, "") else given
@@ -50,11 +47,7 @@ class AuditRequest:
         )
 
     def chunks(self, all_chunks: int) -> int:
-        """
-        How many chunks to compare.
-
-        :param all_chunks: how many there are.
-        """
+        """The number of chunks to compare, of all there are."""
         wanted = self.sample * all_chunks if self.sample <= 1 else self.sample
         return min(all_chunks, max(1, -(-wanted.numerator // wanted.denominator)))
 

@@ -1,4 +1,4 @@
-"""The steps of an audit, one function a task; each can be done again."""
+"""The steps of an audit, one function per task; each can be repeated."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ from airflow_reindex.director.steps import raise_for_failures, staged_runs
 log = logging.getLogger(__name__)
 
 AUDIT, DIFFERENCES = "audit.json", "differences"
-#: A sampled audit also looks whether some rows of the index are in their chunk tables: so many blocks of so many rows.
+#: A sampled audit also checks whether some rows of the index are in their chunk tables: the number of blocks, and of
+#: rows in a block.
 BLOCKS, BLOCK_ROWS = 20, 100
 
 
@@ -57,12 +58,7 @@ def plan_audit(servers: Servers, request: AuditRequest, folder: Folder, run: Run
     """
     Plan an audit: which chunks, read where, against which table.
 
-    :param servers: the Qserv installation.
-    :param request: what to compare.
-    :param folder: the run's folder.
-    :param run: the run.
-    :returns: the plan.
-    :raises RequestError: the request is wrong, or there is no such index.
+    :raises RequestError: when the request is wrong, or there is no such index.
     """
     tables = servers.tables(request.index)
     with recorded(folder, "plan") as record, session(servers.czar) as czar:
@@ -93,7 +89,7 @@ def plan_audit(servers: Servers, request: AuditRequest, folder: Folder, run: Run
 
 
 def _sampled(table: DirectorTable, inventories: Inventory, request: AuditRequest) -> DirectorTable:
-    """The table with the chunks to compare only; of a sample, chunks that are known to be empty are no part."""
+    """The table with only the chunks to compare; a sample leaves out chunks that are known to be empty."""
     wanted = request.chunks(len(table.placement))
     if wanted == len(table.placement):
         return table
@@ -108,14 +104,9 @@ def extract_group(servers: Servers, folder: Folder, plan: Plan, group: int, memo
     """
     Stage the chunks of one group, as a build does, but without a claim.
 
-    :param servers: the Qserv installation.
-    :param folder: the run's folder.
-    :param plan: the plan that the group belongs to.
-    :param group: its number.
     :param memory: bytes that the task may take.
-    :returns: what was done.
-    :raises TransientError: chunks failed, and trying again may help.
-    :raises DataError: chunks failed for good.
+    :raises TransientError: when chunks failed, and a retry may help.
+    :raises DataError: when chunks failed for good.
     """
     with recorded(folder, "extract", group, plan.token) as record:
         todo = missing_chunks(read_group(folder, plan, group), accounted(manifests(folder, group), plan.token))
@@ -130,20 +121,12 @@ def extract_group(servers: Servers, folder: Folder, plan: Plan, group: int, memo
 
 
 def split_audit(servers: Servers, folder: Folder, plan: Plan, rows_per_task: int) -> Split:
-    """
-    Cut the key space; of a sampled audit, also look whether some rows of the index are in their chunk tables.
-
-    :param servers: the Qserv installation.
-    :param folder: the run's folder.
-    :param plan: the plan.
-    :param rows_per_task: how many rows a mapped task should compare.
-    :returns: the split.
-    """
+    """Cut the key space; a sampled audit also checks whether some rows of the index are in their chunk tables."""
     with recorded(folder, "split", token=plan.token) as record:
         staged = staged_runs(folder, plan)
         split = make_split(plan.token, staged, rows_per_task)
         if not split.ranges:
-            # Nothing in the chunk tables: whatever the index has is too much.
+            # Nothing in the chunk tables: every row of the index is surplus.
             split = replace(split, ranges=(KeyRange(0, (None, None), 0),))
         write_split(folder, split, Source.of(staged))
         if folder.read_json(AUDIT)["sampled"]:
@@ -154,16 +137,7 @@ def split_audit(servers: Servers, folder: Folder, plan: Plan, rows_per_task: int
 
 
 def compare_range(servers: Servers, folder: Folder, plan: Plan, number: int, memory: int) -> Differences:
-    """
-    Compare one key range.
-
-    :param servers: the Qserv installation.
-    :param folder: the run's folder.
-    :param plan: the plan that the range belongs to.
-    :param number: its number.
-    :param memory: bytes that the task may take.
-    :returns: the differences.
-    """
+    """Compare one key range, within ``memory`` bytes."""
     with recorded(folder, "compare", number, plan.token) as record:
         key_range = read_split(folder).ranges[number]
         sampled = folder.read_json(AUDIT)["sampled"]
@@ -193,21 +167,14 @@ def compare_range(servers: Servers, folder: Folder, plan: Plan, number: int, mem
 
 
 def _scope(folder: Folder, plan: Plan, *, sampled: bool) -> Scope:
-    """Which chunks' rows of the index must be in the chunk tables: of a full audit all but those that failed."""
+    """The scope of the comparison: in a full audit all chunks but those that failed, in a sampled one those staged."""
     staged = {c.chunk for m in staged_runs(folder, plan) for c in m.chunks}
     planned = {c.chunk for group in read_groups(folder, plan) for c in group}
     return Scope(np.array(sorted(staged if sampled else planned - staged), np.int32), others=not sampled)
 
 
 def probe(servers: Servers, plan: Plan, seed: int) -> Differences:
-    """
-    Look up some rows of the index in the chunk tables that they name.
-
-    :param servers: the Qserv installation.
-    :param plan: the plan.
-    :param seed: which rows.
-    :returns: those that are not there.
-    """
+    """Look up some rows of the index, chosen by the seed, in their chunk tables; returns those that are not there."""
     tables, random = servers.tables(plan.request), np.random.default_rng(seed)
     result = Differences()
     with IndexReader(servers.czar, plan, tables, fast=False) as reader, session(servers.czar) as czar:
@@ -229,7 +196,7 @@ def probe(servers: Servers, plan: Plan, seed: int) -> Differences:
 
 
 def _keys_in_chunk(servers: Servers, plan: Plan, chunk: int, keys: Sequence[int]) -> set[int] | None:
-    """Which keys a chunk table has; ``None`` when no worker can tell."""
+    """The keys that a chunk table has; ``None`` when no worker can tell."""
     table = quote(plan.request.database, f"{plan.request.director_table}_{chunk}")
     key = quote(plan.key_column)
     asked = 0

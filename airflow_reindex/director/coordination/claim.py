@@ -1,4 +1,4 @@
-"""The claim on an index under construction: who builds it, whether they are alive, and how to take over."""
+"""The claim on an index under construction: its owner, its heartbeat, and how it is taken over."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from airflow_reindex.director.mysql.client import (
 )
 from airflow_reindex.director.mysql.identifiers import quote
 
-#: Seconds between two signs of life; changed limits take effect as fast.
+#: Seconds between two heartbeats; changed limits take effect within the same time.
 BEAT_SECONDS = 2.0
 #: Seconds to wait for another planner of the same index; planning a takeover takes less than one.
 GATE_SECONDS = 30
@@ -41,9 +41,8 @@ class Held:
     """
     A claim found on the server.
 
-    :param token: its token.
-    :param owner: who holds it; ``None`` when its maker died before saying so.
-    :param silent: seconds since the last sign of life, by the server's clock.
+    :param owner: ``None`` when the planner that created it crashed before it wrote its owner row.
+    :param silent: seconds since the last heartbeat, by the server's clock.
     :param adopt_from: the URL of the folder of the run that the owner took over from; empty when there is none.
     """
 
@@ -55,12 +54,9 @@ class Held:
 
 def find(connection: Connection, tables: IndexTables) -> Held | None:
     """
-    Look for a claim on the index.
+    The claim on the index, or ``None``.
 
-    :param connection: the czar's server.
-    :param tables: the index.
-    :returns: the claim, or ``None``.
-    :raises TransientError: it changes hands all the time.
+    :raises TransientError: when it keeps changing hands.
     """
     for _ in range(5):
         names = table_names(connection, tables.work, tables.name("claim") + "_")
@@ -102,21 +98,20 @@ def acquire(
     limits: Limits | None = None,
 ) -> tuple[str, Held | None]:
     """
-    Take the claim on an index, or take it over.
+    Acquire the claim on an index, or take it over.
 
-    Planners of one index stand in line at a named lock of the server, so that only one at a time looks and decides;
-    the takeover itself renames the claim's table, which only one can do, also against the old owner's swap. A claim
-    that nobody has put his name to is of a planner that died in here, as its connection had the lock: it stops no one.
+    Planners of one index wait for a named lock of the server, so that only one at a time looks and decides. The
+    takeover itself renames the claim's table, which only one can do, also against the old owner's swap. A claim without
+    an owner row was left by a planner that crashed between CREATE and INSERT, as its connection held the lock; it can
+    be taken over.
 
     :param connection: the czar's server; the lock is bound to it.
-    :param tables: the index.
-    :param owner: the run that claims.
-    :param may_take_over: is given a claim's owner and the seconds of silence; says why it must be respected, or
-        ``None`` when it may be taken over.
-    :param limits: how fast the build may go.
+    :param may_take_over: given a claim's owner and the seconds since its last heartbeat, returns why it must be
+        respected; ``None`` when it may be taken over.
+    :param limits: the initial limits of the build.
     :returns: the new claim's token, and the claim that was taken over.
-    :raises ConflictError: another run's claim must be respected.
-    :raises TransientError: another planner is at it for too long.
+    :raises ConflictError: when another run's claim must be respected.
+    :raises TransientError: when another planner holds the lock for too long.
     """
     token, adopt_from, limits = uuid4().hex[:16], "", limits or Limits()
     with _gate(connection, tables):
@@ -129,7 +124,7 @@ def acquire(
                 raise ConflictError(reason)
             _rename_claim(connection, tables, held.token, token)
             if held.owner:
-                # A plan that dies after its takeover and is tried again finds itself as the former owner.
+                # A plan task that died after its takeover and is retried finds itself as the former owner.
                 own = held.owner.folder == owner.folder
                 adopt_from = held.adopt_from if own else held.owner.folder
         with transaction(connection):
@@ -146,13 +141,10 @@ def acquire(
 
 def set_limits(connection: Connection, tables: IndexTables, limits: Limits) -> Owner:
     """
-    Change how fast a running build may go; its tasks heed it within seconds.
+    Change the limits of a running build; its tasks apply them within seconds.
 
-    :param connection: the czar's server.
-    :param tables: the index.
-    :param limits: the new limits.
-    :returns: the run that builds it.
-    :raises ConflictError: nobody builds the index.
+    :returns: the run that builds the index.
+    :raises ConflictError: when no run builds it.
     """
     held = find(connection, tables)
     if held is None or held.owner is None:
@@ -167,12 +159,9 @@ def set_limits(connection: Connection, tables: IndexTables, limits: Limits) -> O
 
 def sweep(connection: Connection, tables: IndexTables, keep: str) -> list[str]:
     """
-    Drop what other builds of this index left in the working database. A kept previous index stays.
+    Drop what other builds of this index left in the working database; returns the dropped tables' names.
 
-    :param connection: the czar's server.
-    :param tables: the index.
-    :param keep: the token whose tables stay.
-    :returns: the names of the tables dropped.
+    A kept previous index stays, and so do the tables of the token to keep.
     """
     dropped = []
     for kind in ("shadow", "slices", "done", "claim"):
@@ -180,7 +169,7 @@ def sweep(connection: Connection, tables: IndexTables, keep: str) -> list[str]:
             if keep not in name.split("_"):
                 drop(connection, tables.sql(kind, *name.split("_")[2:]))
                 dropped.append(name)
-    # A fresh probe belongs to a plan that is at work right now.
+    # A recent probe belongs to a plan task that is running.
     probe = tables.name("probe") + "_"
     for (name,) in query(
         connection,
@@ -194,12 +183,7 @@ def sweep(connection: Connection, tables: IndexTables, keep: str) -> list[str]:
 
 
 def drop(connection: Connection, table: str) -> None:
-    """
-    Drop a table; fine when it is not there.
-
-    :param connection: the server.
-    :param table: its quoted name.
-    """
+    """Drop a table by its quoted name; no error when it is missing."""
     try:
         execute(connection, f"DROP TABLE {table}")
     except MySQLdb.Error as error:
@@ -209,12 +193,9 @@ def drop(connection: Connection, table: str) -> None:
 
 def fence(connection: Connection, tables: IndexTables, token: str) -> None:
     """
-    Hold the claim for the rest of the transaction: its table cannot be renamed until the commit.
+    Hold the claim for the rest of the open transaction: its table cannot be renamed until the commit.
 
-    :param connection: a connection with an open transaction.
-    :param tables: the index.
-    :param token: the claim.
-    :raises ClaimLostError: another run has taken over.
+    :raises ClaimLostError: when another run has taken over.
     """
     try:
         rows = query(connection, f"SELECT 1 FROM {tables.sql('claim', token)}")  # noqa: S608 - names are quoted
@@ -227,12 +208,7 @@ def fence(connection: Connection, tables: IndexTables, token: str) -> None:
 
 
 def lost(tables: IndexTables) -> ClaimLostError:
-    """
-    The error that tells a task to stop for good.
-
-    :param tables: the index.
-    :returns: the error to raise.
-    """
+    """The error that tells a task to stop for good."""
     return ClaimLostError(
         f"this run no longer holds the claim on index '{tables.database}.{tables.index}': another run took over. "
         "Nothing was changed; to build again, trigger a new run or clear this one from its task 'plan' on."
@@ -240,7 +216,7 @@ def lost(tables: IndexTables) -> ClaimLostError:
 
 
 class _Pulse:
-    """Gives signs of life over a connection of its own, opened again when it breaks, and looks for new limits."""
+    """Sends heartbeats over a connection of its own, reopened when it breaks, and reads changed limits."""
 
     def __init__(self, connect: Connect, tables: IndexTables, token: str) -> None:
         self._connect, self._tables, self._token = connect, tables, token
@@ -249,7 +225,7 @@ class _Pulse:
         self.watch: Watch | None = None
 
     def beat(self) -> bool:
-        """Write the time; whether the claim is still there."""
+        """Write the time; returns whether the claim is still there."""
         with self._busy:
             return self._beat()
 
@@ -262,7 +238,7 @@ class _Pulse:
         except MySQLdb.Error as error:
             self._hang_up()
             if code_of(error) == NO_SUCH_TABLE:
-                # Gone: taken over, or renamed by this run's own swap, after which nobody asks.
+                # Gone: taken over, or renamed by this run's own swap, after which no task checks it.
                 return False
             raise
         return True
@@ -275,7 +251,7 @@ class _Pulse:
             self.watch.set(Limits(int(rate), int(connections)), working(connection, self._tables.mark) if rate else 1)
 
     def close(self) -> None:
-        """Let go of the connection; one whose statement still waits ends with the process."""
+        """Close the connection; one with a statement under way ends with the process."""
         if self._busy.acquire(blocking=False):
             try:
                 self._hang_up()
@@ -291,13 +267,9 @@ class _Pulse:
 @contextmanager
 def keeping(connect: Connect, tables: IndexTables, token: str) -> Iterator[Watch]:
     """
-    Keep a claim alive from a thread while a task works, and heed its limits.
+    Send a claim's heartbeat from a thread while a task works, and read changed limits.
 
-    :param connect: opens a connection to the czar's server.
-    :param tables: the index.
-    :param token: the claim.
-    :yields: what tells whether the claim is lost, and how fast to work.
-    :raises ClaimLostError: it is lost already.
+    :raises ClaimLostError: when the claim is lost already.
     """
     pulse = _Pulse(connect, tables, token)
     try:

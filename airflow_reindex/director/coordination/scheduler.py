@@ -12,20 +12,21 @@ import MySQLdb
 from airflow_reindex.director.mysql.client import Connection, execute, query
 from airflow_reindex.director.mysql.locks import try_lock, unlock
 
-#: Seconds after which the server hangs up on a task that says nothing, as one whose network is cut: a retry would wait
-#: for its locks. Longer than a worker may be silent, as a task says nothing while it waits for one.
+#: Seconds after which the server closes the session of a task that sends nothing, such as one whose network is cut: a
+#: retry would wait for its locks. Longer than a worker may take to answer, as a task sends nothing to the czar while it
+#: waits for one.
 SILENT_SECONDS = 900
-#: How often a task that reads says something.
+#: Seconds between two statements that keep the session of a reading task open.
 STAY_SECONDS = 30.0
 
 
 class Turns:
     """
-    Named locks of the czar's server: one a group, and some a worker. They end with their connection.
+    Named locks of the czar's server: one per group, and some slots per worker. They end with their connection.
 
-    :param connection: the czar's server, used by nobody else.
+    :param connection: the czar's server, used for nothing else.
     :param token: the plan.
-    :param most: connections that a worker may be asked for at a time, by all builds that use the same czar.
+    :param most: slots per worker: connections at a time, of all builds that use the same czar.
     """
 
     def __init__(self, connection: Connection, token: str, most: int) -> None:
@@ -35,22 +36,21 @@ class Turns:
         execute(connection, f"SET SESSION wait_timeout = {SILENT_SECONDS}")
 
     def stay(self) -> None:
-        """Keep the locks: to be called more often than every ``SILENT_SECONDS``, as often as one likes."""
+        """Keep the session and its locks; to be called at least every ``SILENT_SECONDS``, cheap to call more often."""
         if time.monotonic() - self._said < STAY_SECONDS:
             return
         self._said = time.monotonic()
-        # Without its locks a task may read what another one reads, too: no reason to give up what it has read.
+        # Without its locks a task may read the same as another one: no reason to give up what it has read.
         with suppress(MySQLdb.Error):
             query(self._connection, "SELECT 1")
 
     def admit(self, worker: str) -> bool:
         """
-        Ask for a connection to a worker; one that is held is given again. No connection to another one may be open.
+        Acquire a slot for a connection to a worker, or keep the one held.
 
-        Who waited for one worker with a connection to another would, with somebody who does the reverse, wait for good.
+        No connection to another worker may be open: two tasks that each wait for the other's worker would deadlock.
 
-        :param worker: the worker's name.
-        :returns: whether it may be made now.
+        :returns: whether the connection may be made now.
         """
         if self._seat is not None and self._seat[0] == worker:
             return True
@@ -64,13 +64,7 @@ class Turns:
         return False
 
     def begin(self, group: int, worker: str) -> bool:
-        """
-        Begin to read a group.
-
-        :param group: its number.
-        :param worker: the worker that serves it first.
-        :returns: false when another task reads it, or its worker has no connection to spare.
-        """
+        """Begin to read a group; false when another task reads it, or its worker has no free slot."""
         if not try_lock(self._connection, self._group(group)):
             return False
         if self.admit(worker):
@@ -79,11 +73,7 @@ class Turns:
         return False
 
     def end(self, group: int) -> None:
-        """
-        The group was read, and no connection to a worker is open any more.
-
-        :param group: its number.
-        """
+        """Release a group that was read, and the worker's slot; no connection to a worker is open any more."""
         self._leave()
         unlock(self._connection, self._group(group))
 
@@ -98,14 +88,13 @@ class Turns:
 
 def next_group(own: int, workers: Sequence[str], untouched: Callable[[], set[int]], turns: Turns) -> int | None:
     """
-    The group to read now: the task's own if possible, else another that nobody has begun.
+    The group to read now: the task's own if possible, otherwise another one that no task has begun.
 
-    A task that stood in line for a slow worker would keep its place in Airflow from the groups of all others.
+    A task that waited for a slow worker would occupy an Airflow slot that all other groups need.
 
     :param own: the number of the task's own group.
     :param workers: of each group of the plan, the worker that serves it first.
-    :param untouched: finds the groups that nobody has begun, as far as the staged runs tell.
-    :param turns: begins a group.
+    :param untouched: finds the groups that no task has begun, as far as the staged runs show.
     :returns: a group that was begun; ``None`` when all have to wait.
     """
     if turns.begin(own, workers[own]):

@@ -1,4 +1,4 @@
-"""How fast a build may go: limits that can change while it runs, and what a working task heeds."""
+"""The speed of a build: limits that can change while it runs, and the checks of a working task."""
 
 from __future__ import annotations
 
@@ -11,19 +11,15 @@ from airflow_reindex.director.model.limits import DESKS, Limits
 from airflow_reindex.director.mysql.client import Connection, query
 from airflow_reindex.director.mysql.locks import try_lock, unlock
 
-#: How long one piece of throttled work lasts: readers notice long bursts.
+#: Seconds of one throttled piece of work: readers notice long bursts.
 BLOCK_SECONDS = 0.002
 LEAST_BLOCK_ROWS = 500
-#: How often a waiting task looks whether it may go on.
+#: Seconds between two checks of a waiting task.
 LOOK_SECONDS = 0.25
 
 
 class Watch:
-    """
-    What a working task heeds: its claim, and the build's limits.
-
-    :param keeper: keeps the claim; ``None`` for work that needs none.
-    """
+    """What a working task checks: its claim, unless ``keeper`` is ``None``, and the build's limits."""
 
     def __init__(self, keeper: Keeper | None = None) -> None:
         self._keeper = keeper
@@ -31,37 +27,28 @@ class Watch:
         self.limits, self._share = Limits(), 0.0
 
     def set(self, limits: Limits, working: int) -> None:
-        """
-        Take over limits.
-
-        :param limits: the build's.
-        :param working: how many tasks share them.
-        """
+        """Apply the build's limits, of which each working task gets an equal share."""
         self.limits, self._share = limits, limits.rows_per_second / max(1, working)
 
     @property
     def block_rows(self) -> int:
-        """How many rows to load at a time; 0 for any number."""
+        """Rows to load at a time; 0 for any number."""
         return max(LEAST_BLOCK_ROWS, int(self._share * BLOCK_SECONDS)) if self._share else 0
 
     @property
     def share(self) -> float:
-        """Rows a second of this task; 0 for any number."""
+        """Rows per second of this task; 0 for any number."""
         return self._share
 
     def beside(self, action: Callable[[], None]) -> None:
-        """
-        Have something done with each check, by the thread that works.
-
-        :param action: what; cheap.
-        """
+        """Have a cheap action run with each check, in the thread that works."""
         self._beside = action
 
     def check(self) -> None:
         """
         Stop the work when the claim is gone.
 
-        :raises ClaimLostError: another run has taken over.
+        :raises ClaimLostError: when another run has taken over.
         """
         if self._keeper is not None:
             self._keeper.check()
@@ -69,10 +56,9 @@ class Watch:
 
     def wait(self, seconds: float) -> None:
         """
-        Wait; a signal or the loss of the claim ends it at once.
+        Wait; a signal or the loss of the claim ends the wait at once.
 
-        :param seconds: how long.
-        :raises ClaimLostError: another run has taken over.
+        :raises ClaimLostError: when another run has taken over.
         """
         if self._keeper is not None:
             self._keeper.wait(seconds)
@@ -81,22 +67,17 @@ class Watch:
 
 
 class Pace:
-    """
-    Keeps one connection's work to its share of the limit.
-
-    :param watch: knows the share, which may change at any time.
-    """
+    """Keeps one connection's work to its share of the limit, which may change at any time."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch, self._owed, self._last = watch, 0.0, time.monotonic()
 
     def add(self, rows: int, patience: float = math.inf) -> None:
         """
-        Count rows that are done, and wait as long as they are ahead of time.
+        Count finished rows, and wait while they exceed the rate.
 
-        :param rows: how many.
-        :param patience: seconds to wait at most; what is left is waited for the next time.
-        :raises ClaimLostError: another run has taken over.
+        :param patience: the longest wait in seconds; the rest is waited for the next time.
+        :raises ClaimLostError: when another run has taken over.
         """
         self._owed += rows
         end = time.monotonic() + patience
@@ -105,7 +86,7 @@ class Pace:
             self._watch.wait(min(LOOK_SECONDS, ahead))
 
     def _ahead(self) -> float:
-        """Seconds that the rows are ahead of time now. Time that was not used is not saved up."""
+        """Seconds to wait now for the rows done so far. Unused time is not saved up."""
         now = time.monotonic()
         # Another thread may change it at any time.
         share = self._watch.share
@@ -115,24 +96,14 @@ class Pace:
 
 
 class Desk:
-    """
-    A seat among those who work at a build: a named lock of the server, gone with its connection.
-
-    :param connection: the czar's server.
-    :param mark: the index's mark.
-    """
+    """A slot of a server-wide semaphore of those who work at a build: a named lock, released with its connection."""
 
     def __init__(self, connection: Connection, mark: str) -> None:
         self._connection, self._mark = connection, mark
         self._seat: int | None = None
 
     def take(self, most: int) -> bool:
-        """
-        Sit down, or stay seated.
-
-        :param most: how many may sit; 0 for any number.
-        :returns: whether this one may work.
-        """
+        """Acquire one of ``most`` slots (0 for no limit), or keep the one held; returns whether this task may work."""
         if self._seat is not None and (not most or self._seat < most):
             return True
         self.leave()
@@ -143,20 +114,14 @@ class Desk:
         return not most
 
     def leave(self) -> None:
-        """Make room for another."""
+        """Release the slot."""
         seat, self._seat = self._seat, None
         if seat is not None:
             unlock(self._connection, _desk(self._mark, seat))
 
 
 def working(connection: Connection, mark: str) -> int:
-    """
-    How many tasks work at a build.
-
-    :param connection: the czar's server.
-    :param mark: the index's mark.
-    :returns: seats that are taken.
-    """
+    """The number of tasks that work at a build: the slots that are taken."""
     taken = " + ".join(["(IS_USED_LOCK(%s) IS NOT NULL)"] * DESKS)
     return int(query(connection, f"SELECT {taken}", [_desk(mark, seat) for seat in range(DESKS)])[0][0])
 

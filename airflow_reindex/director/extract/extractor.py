@@ -1,4 +1,4 @@
-"""Chunk tables to sorted runs: stream, check, sort, write; one mapped task's chunks at a time."""
+"""Chunk tables to sorted runs: stream, check, sort and write the chunks of one mapped task."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from airflow_reindex.director.mysql.types import Checksum, Rows
 
 log = logging.getLogger(__name__)
 
-#: The protocol's integer types: a DOUBLE would be cut to an integer without a word.
+#: The protocol's integer types: a DOUBLE would silently be cut to an integer.
 INTEGER_FIELDS = frozenset({FIELD_TYPE.TINY, FIELD_TYPE.SHORT, FIELD_TYPE.INT24, FIELD_TYPE.LONG, FIELD_TYPE.LONGLONG})
 #: Rows fetched from the driver at a time: Python objects live no longer than one such batch.
 FETCH_ROWS = 50_000
@@ -46,13 +46,13 @@ FETCH_ROWS = 50_000
 @dataclass
 class Outcome:
     """
-    What became of a mapped extract task.
+    The outcome of a mapped extract task.
 
-    :param chunks: chunks that are staged now, by this try.
+    :param chunks: chunks that this attempt has staged.
     :param rows: their rows.
-    :param bytes: what they take in the staging folder.
-    :param failures: chunks that failed on a worker, each with every replica that was tried.
-    :param transient: whether one of them may succeed when tried again.
+    :param bytes: their size in the staging folder.
+    :param failures: chunks that failed, with one failure per replica that was tried.
+    :param transient: whether one of them may succeed on a retry.
     """
 
     chunks: int = 0
@@ -64,37 +64,26 @@ class Outcome:
 
 @dataclass
 class Source:
-    """
-    A worker that is being read.
-
-    :param connection: to its server.
-    :param wire: reads from the connection's socket; ``None`` where that is not possible.
-    """
+    """A worker that is being read; ``wire`` is ``None`` where its connection's socket cannot be read."""
 
     connection: Connection
     wire: Wire | None = None
 
     @classmethod
     def open(cls, connect: Connect, *, fast: bool = True) -> Source:
-        """
-        Begin to read from a server.
-
-        :param connect: connects to it.
-        :param fast: whether to read from the socket, where possible.
-        :returns: the source.
-        """
+        """Connect to a server; with ``fast``, results are read from the socket where possible."""
         connection = _connected(connect)
         if fast and usable(connection):
             try:
                 return cls(connection, Wire(connection))
             except (SurpriseError, OSError):
-                # Client library and server have agreed on a protocol that is not known here.
+                # Client library and server have negotiated a protocol that is not known here.
                 hang_up(connection)
                 connection = _connected(connect)
         return cls(connection)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self.wire is not None:
             self.wire.close()
         hang_up(self.connection)
@@ -105,20 +94,16 @@ def _connected(connect: Connect) -> Connection:
     try:
         return prepare(connection)
     except BaseException:
-        # Else the server would keep it as long as somebody looks at the traceback.
+        # Otherwise the connection would stay open as long as the traceback is alive.
         hang_up(connection)
         raise
 
 
 class Extractor:
     """
-    Reads chunks from their workers; what fails is recorded, the rest goes on.
+    Reads chunks from their workers; failed chunks are recorded, and the others go on.
 
-    :param plan: the plan.
-    :param connects: how to connect to each worker.
-    :param buffer: takes the rows.
-    :param watch: the claim and the limits to heed.
-    :param admit: called with a worker's name before it is connected to; waits until there is a connection to spare.
+    :param admit: called with a worker's name before connecting to it; waits for a free slot.
     """
 
     def __init__(
@@ -137,12 +122,10 @@ class Extractor:
 
     def run(self, chunks: Sequence[PlannedChunk]) -> Outcome:
         """
-        Read chunks and stage them.
+        Read chunks that are not staged yet, and stage them.
 
-        :param chunks: the chunks that are not staged yet.
-        :returns: what became of them.
-        :raises ClaimLostError: another run has taken over.
-        :raises SpaceError: the staging folder's disk is too small.
+        :raises ClaimLostError: when another run has taken over.
+        :raises SpaceError: when the staging folder's disk is too small.
         """
         progress = Progress(log.info, f"extract {len(chunks)} chunks", sum(c.rows for c in chunks))
         try:
@@ -185,7 +168,7 @@ class Extractor:
         try:
             info, total = self._whole(self._source(worker), chunk, progress, note)
         except SurpriseError:
-            # The driver reads it as well, and says what is wrong with it.
+            # The driver can read it, too, and says what is wrong.
             self._buffer.drop_chunk()
             self._hang_up(worker)
             info, total = self._whole(self._source(worker, fast=False), chunk, progress, note)
@@ -195,10 +178,10 @@ class Extractor:
         return total.rows
 
     def _whole(self, source: Source, chunk: PlannedChunk, progress: Progress, note: str) -> tuple[TableInfo, Checksum]:
-        """Read all rows that the table counts; once more when there are others, as it may just have changed."""
+        """Read all rows that the table counts; once more when the numbers differ, as it may just have changed."""
         found: list[tuple[int, int]] = []
         for _ in range(2):
-            # Before its rows: a change that comes after this is one that they may lack.
+            # Before its rows: a change after this may be missing from them.
             info = table_info(source.connection, self._plan.request, chunk.chunk) or TableInfo(0)
             if info.exact:
                 total, counted = self._stream(source, chunk, progress, note), info.rows
@@ -224,7 +207,7 @@ class Extractor:
             whole = True
         finally:
             if not whole and (source.wire is not None or is_transient(sys.exception() or OSError())):
-                # What is left of the answer would be taken for the next one's.
+                # The rest of the answer would be taken for the next statement's.
                 self._open = {name: other for name, other in self._open.items() if other is not source}
                 source.close()
         return total
@@ -243,7 +226,7 @@ class Extractor:
                 raise DataError(
                     f"no MySQL connection for worker '{worker}': add it to 'workers' in the qserv connection's extra"
                 )
-            # One connection at a time: who waits for a worker keeps no other one waiting.
+            # One connection at a time: a task that waits for a worker must not block another one.
             for other in list(self._open):
                 self._hang_up(other)
             self._admit(worker)
@@ -251,7 +234,7 @@ class Extractor:
                 source = self._open[worker] = Source.open(connect, fast=fast)
                 present_figures(source.connection)
             except MySQLdb.Error as error:
-                # Asked once a task: each further chunk would wait for the same time-out.
+                # Tried once per task: each further chunk would wait for the same timeout.
                 self._down[worker] = f"Failed to connect to the worker service: {describe(error)}"
                 raise
         return self._open[worker]
@@ -259,20 +242,16 @@ class Extractor:
 
 def stream(source: Source, plan: Plan, chunk: int) -> Iterator[Rows]:
     """
-    Stream the keys and sub-chunks of one chunk table. Its chunk number comes from the table's name.
+    Stream the keys and sub-chunks of one chunk table. The chunk number comes from the table's name.
 
-    :param source: the worker.
-    :param plan: names the table and its columns.
-    :param chunk: the chunk's number.
-    :returns: rows, some at a time.
-    :raises DataError: a key or sub-chunk is NULL or does not fit into the index's column.
-    :raises SurpriseError: the same, where the rows come from the socket: the connection must be closed.
+    :raises DataError: when a key or sub-chunk is NULL or does not fit into the index's column.
+    :raises SurpriseError: for the same, where the rows come from the socket: the connection must be closed.
     """
     request = plan.request
     table = quote(request.database, f"{request.director_table}_{chunk}")
     statement = f"SELECT {quote(plan.key_column)}, {quote('subChunkId')} FROM {table}"  # noqa: S608 - names are quoted
     if source.wire is not None:
-        # Nobody formats this one: a doubled percent sign of a quoted name is one.
+        # This statement is not formatted: a doubled percent sign of a quoted name must be a single one.
         return _from_wire(source.wire, statement.replace("%%", "%"), plan, chunk)
     return _from_driver(source.connection, statement, plan, chunk)
 
@@ -300,7 +279,7 @@ def _from_driver(connection: Connection, statement: str, plan: Plan, chunk: int)
         while batch := cursor.fetchmany(FETCH_ROWS):
             yield as_rows(batch, chunk, plan.key_column, plan.key, plan.sub_chunk)
     finally:
-        # Closing reads what is left of the result; on a broken connection there is nothing left to read.
+        # Closing reads the rest of the result; on a broken connection there is none.
         try:
             cursor.close()
         except MySQLdb.Error:
@@ -309,10 +288,10 @@ def _from_driver(connection: Connection, statement: str, plan: Plan, chunk: int)
 
 def incomplete(found: Sequence[tuple[int, int]]) -> ReindexError:
     """
-    What to say of a table of which not all rows came, or more than all.
+    The error for a table of which fewer or more rows arrived than it counts.
 
-    :param found: of each try, how many rows were read, and how many the table counted.
-    :returns: the error: transient when the table was changed in between.
+    :param found: of each attempt, the number of rows that were read, and that the table counted.
+    :returns: a transient error when the table changed in between.
     """
     read, counted = found[-1]
     text = f"{read:,} rows were read, the table has {counted:,}"
@@ -325,24 +304,12 @@ def incomplete(found: Sequence[tuple[int, int]]) -> ReindexError:
 
 
 def missing_chunks(group: Sequence[PlannedChunk], staged: Sequence[Manifest]) -> list[PlannedChunk]:
-    """
-    The chunks of a mapped task that are not staged yet.
-
-    :param group: the task's chunks.
-    :param staged: the manifests that count.
-    :returns: what is left to read.
-    """
+    """The chunks of a mapped task that are not staged yet, according to the manifests that count."""
     there = {chunk.chunk for manifest in staged for chunk in manifest.chunks}
     return [chunk for chunk in group if chunk.chunk not in there]
 
 
 def unaccounted(groups: Iterable[Sequence[PlannedChunk]], staged: Sequence[Manifest]) -> list[int]:
-    """
-    The chunks of a plan that no manifest holds.
-
-    :param groups: the plan's groups.
-    :param staged: the manifests that count.
-    :returns: chunk numbers, ascending.
-    """
+    """The numbers of a plan's chunks that no manifest holds, ascending."""
     there = {chunk.chunk for manifest in staged for chunk in manifest.chunks}
     return sorted(chunk.chunk for group in groups for chunk in group if chunk.chunk not in there)

@@ -13,19 +13,14 @@ from airflow_reindex.director.model.plan import Plan
 from airflow_reindex.director.model.runs import Manifest, StagedChunk, StagedFile, new_name, write_run
 from airflow_reindex.director.mysql.types import Rows
 
-#: Memory that a row takes: in each of two buffers, and its place in the sorted order.
+#: Bytes that a row takes: in each of two buffers, and its place in the sorted order.
 BYTES_PER_ROW = 2 * 20 + 8
-#: Of manifests: those without sums of products and tables' states prove less.
+#: The manifests' format: older ones lack the sums of products and the tables' states, and prove less.
 FORMAT = "2"
 
 
 def layout(plan: Plan) -> str:
-    """
-    What the rows of a run look like; only runs of one layout can be merged.
-
-    :param plan: the plan.
-    :returns: a text to compare.
-    """
+    """The form of a run's rows, as a text to compare; only runs of one layout can be merged."""
     request = plan.request
     return "|".join(
         [
@@ -43,13 +38,11 @@ class RunBuffer:
     """
     Collects rows of whole chunks and writes them as sorted runs; memory is bounded by ``capacity``.
 
-    A chunk larger than that is written in parts, which count only when its last row was read. A thread sorts and writes
-    one buffer while the other one is filled. A context manager: at its end the thread is waited for.
+    A larger chunk is written in parts, which count only when its last row was read. A thread sorts and writes one
+    buffer while the other one is filled. A context manager, which waits for the thread at its end.
 
-    :param folder: the run's folder.
-    :param plan: the plan.
     :param group: the group whose chunks these are.
-    :param capacity: rows to hold in each of two buffers.
+    :param capacity: rows in each of two buffers.
     """
 
     def __init__(self, folder: Folder, plan: Plan, group: int, capacity: int) -> None:
@@ -70,15 +63,11 @@ class RunBuffer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._writer.shutdown()
-        # An error in mid-chunk: nobody will ever name these.
+        # After an error within a chunk no manifest will ever name these files.
         self._remove_parts()
 
     def add(self, rows: Rows) -> None:
-        """
-        Take some rows of the current chunk.
-
-        :param rows: any number.
-        """
+        """Add some rows of the current chunk."""
         start = 0
         while start < len(rows):
             if self._used == self._capacity:
@@ -89,15 +78,11 @@ class RunBuffer:
             start += len(piece)
 
     def end_chunk(self, chunk: StagedChunk) -> None:
-        """
-        The current chunk is complete.
-
-        :param chunk: what to record of it.
-        """
+        """Complete the current chunk, with what its manifest will say of it."""
         if self._spilled:
             self._make_room()
             self._wait()
-            # Before the manifest: should its writing fail, it may be there all the same.
+            # Before the manifest: it may exist even if writing it seems to fail.
             parts, self._parts, self._spilled = self._parts, [], False
             self._commit(parts, [chunk])
         else:
@@ -105,7 +90,7 @@ class RunBuffer:
             self._start = self._used
 
     def drop_chunk(self) -> None:
-        """Forget what was read of the current chunk: it failed."""
+        """Discard the rows of the current chunk, which failed."""
         self._wait()
         self._remove_parts()
         self._spilled, self._used = False, self._start
@@ -127,7 +112,7 @@ class RunBuffer:
         return Rows(np.empty(size, plan.key.dtype), np.empty(size, np.int32), np.empty(size, plan.sub_chunk.dtype))
 
     def _make_room(self) -> None:
-        """Have the complete chunks written, or, where there is none, what there is of the current one."""
+        """Have the complete chunks written or, where there are none, what there is of the current one."""
         self._wait()
         if self._done:
             job = self._writer.submit(self._write_chunks, self._rows.take(slice(0, self._start)), self._done)

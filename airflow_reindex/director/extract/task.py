@@ -1,4 +1,4 @@
-"""What an extract task does: its own group, or, while its worker is busy, another one."""
+"""An extract task: reads its own group or, while its worker is busy, another one."""
 
 from __future__ import annotations
 
@@ -21,19 +21,12 @@ from airflow_reindex.director.mysql.client import session
 
 log = logging.getLogger(__name__)
 
-#: How often an extract task that has nothing to do looks for work.
+#: Seconds between two looks for work of an extract task that has nothing to do.
 WAIT_SECONDS = 1.0
 
 
 class Extraction:
-    """
-    An extract task at work.
-
-    :param servers: the Qserv installation.
-    :param folder: the run's folder.
-    :param plan: the plan.
-    :param capacity: rows to hold in each of two buffers.
-    """
+    """An extract task at work, with ``capacity`` rows in each of two buffers."""
 
     def __init__(self, servers: Servers, folder: Folder, plan: Plan, capacity: int) -> None:
         self._servers, self._folder, self._plan, self._capacity = servers, folder, plan, capacity
@@ -43,10 +36,8 @@ class Extraction:
         """
         Read the task's own group, and others as long as it has to wait.
 
-        :param own: the number of its group.
-        :param todo: the group's chunks that are not staged.
-        :param watch: the claim and the limits to heed.
-        :returns: what became of its own group.
+        :param todo: the own group's chunks that are not staged.
+        :returns: the outcome of the own group.
         """
         with session(self._servers.czar) as czar:
             desk = Desk(czar, self._servers.tables(self._plan.request).mark)
@@ -81,7 +72,7 @@ class Extraction:
                 # The same task was delivered twice, and the two deliveries cut their runs differently.
                 outcome = self._once(group, left, watch, admit)
         finally:
-            # A session that broke has given its locks back; the chunks that failed are what the user must hear of.
+            # A broken session has released its locks; the user must see the chunks that failed.
             with suppress(*([MySQLdb.Error] if outcome.failures else [])):
                 turns.end(group)
         return outcome
@@ -94,7 +85,7 @@ class Extraction:
         return missing_chunks(chunks, accounted(manifests(self._folder, group), self._plan.token))
 
     def _untouched(self) -> set[int]:
-        """The groups of which nothing is staged, without those that failed when they were read from here."""
+        """The groups of which nothing is staged, without those that failed when this task read them."""
         names = (f"{RUNS}/{name}" for name in self._folder.names(RUNS) if name.endswith(".json"))
         begun = {group_of(name) for name in names if name not in self._plan.adopted}
         return set(range(len(self._plan.first_workers))) - begun - self._helped

@@ -1,4 +1,4 @@
-"""Keys that occur more than once, and what to say of the chunks that have them."""
+"""Duplicate keys, and the messages for the chunks that have them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 
 from airflow_reindex.director.mysql.types import Rows
 
-#: How many keys an error quotes of each pair of chunks.
+#: The number of keys that an error quotes of each pair of chunks.
 QUOTED_KEYS = 5
-#: How many of the chunks that share keys with it a chunk's message names.
+#: The number of other chunks that a chunk's message names.
 QUOTED_CHUNKS = 10
 
 
@@ -26,11 +26,7 @@ class Duplicates:
         return bool(self._pairs)
 
     def look(self, rows: Rows) -> None:
-        """
-        Look through a slice. Equal keys are always in one slice.
-
-        :param rows: its rows in key order.
-        """
+        """Search a slice's rows, in key order. Equal keys are always in one slice."""
         at = np.flatnonzero(rows.key[1:] == rows.key[:-1])
         if not len(at):
             return
@@ -52,11 +48,7 @@ class Duplicates:
         sample += keys[: QUOTED_KEYS - len(sample)]
 
     def messages(self) -> dict[int, str]:
-        """
-        What to say of each chunk involved.
-
-        :returns: by chunk: how many keys it shares, with a sample of them and the other chunks.
-        """
+        """By chunk: the number of its duplicate keys, with a sample of them and the other chunks."""
         lines: dict[int, list[str]] = defaultdict(list)
         for (one, other), sample in sorted(self._pairs.items()):
             text = f"{self._counts[one, other]} duplicate key(s), such as {', '.join(map(str, sample))}"

@@ -1,4 +1,4 @@
-"""A key range into the shadow table, slice by slice: a slice and its marker commit together, so none comes twice."""
+"""Loads one key range into the shadow table; each slice commits together with its marker (exactly once)."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ log = logging.getLogger(__name__)
 @dataclass
 class Loaded:
     """
-    What a mapped load task did.
+    The outcome of a mapped load task.
 
     :param rows: rows of the range that are in the shadow table now.
-    :param new_rows: those of them that this try loaded.
-    :param duplicates: what to say of each chunk with duplicate keys; empty when all is well.
+    :param new_rows: those that this attempt loaded.
+    :param duplicates: the message for each chunk with duplicate keys; empty when there are none.
     """
 
     rows: int = 0
@@ -55,15 +55,7 @@ class Loaded:
 
 
 def create_tables(connection: Connection, tables: IndexTables, token: str, build: str, definition: str) -> None:
-    """
-    Create the shadow table and the table of its markers; those that exist stay, with what was loaded.
-
-    :param connection: the czar's server.
-    :param tables: the index.
-    :param token: the claim.
-    :param build: the split's build.
-    :param definition: the index's columns and keys.
-    """
+    """Create the shadow table and the table of its markers; existing ones stay, with what was loaded."""
     markers = (
         "(`range` INT NOT NULL, slice INT NOT NULL, `rows` BIGINT UNSIGNED NOT NULL, `keys` BIGINT UNSIGNED NOT NULL, "
         "mix BIGINT UNSIGNED NOT NULL, total BIGINT UNSIGNED NOT NULL, loaded_at DATETIME(6) NOT NULL, "
@@ -88,13 +80,9 @@ def create_tables(connection: Connection, tables: IndexTables, token: str, build
 
 def markers(connection: Connection, tables: IndexTables, token: str, build: str) -> dict[tuple[int, int], Checksum]:
     """
-    The slices that are loaded.
+    The checksums of the loaded slices, by range and slice number.
 
-    :param connection: the czar's server.
-    :param tables: the index.
-    :param token: the claim.
-    :param build: the split's build.
-    :returns: the checksum of each slice, by range and slice number.
+    :raises ClaimLostError: when the table of markers is gone.
     """
     try:
         rows = query(
@@ -117,10 +105,8 @@ class Text:
     """
     Rows of a slice, ready to be loaded.
 
-    :param slice: the slice's number.
     :param path: the file; ``None`` when there is nothing to load.
-    :param checksum: of the rows.
-    :param last: whether the slice ends with them.
+    :param last: whether they are the slice's last rows.
     """
 
     slice: int
@@ -134,11 +120,6 @@ class RangeLoader:
     Loads one key range.
 
     :param connection: to the czar's server, made with ``local_infile`` where the inbox is local.
-    :param plan: the plan.
-    :param tables: the index.
-    :param build: the split's build.
-    :param inbox: how files reach the server.
-    :param watch: the claim and the limits to heed.
     :param data_dir: as for :class:`ServerRoom`.
     """
 
@@ -161,17 +142,15 @@ class RangeLoader:
 
     def run(self, merger: Merger, key_range: KeyRange) -> Loaded:
         """
-        Load what is not loaded yet of a range. A thread merges and writes the next slice while the server loads one.
+        Load what is missing of a range. A thread merges and writes the next slice while the server loads one.
 
-        After the first duplicate key of a unique index nothing more is loaded, but the rest is still looked through,
-        so that all duplicates are known at once.
+        After the first duplicate key of a unique index nothing more is loaded, but the rest is still searched, so that
+        all duplicates are reported at once.
 
-        :param merger: gives the range's rows.
-        :param key_range: the range.
-        :returns: what was done.
-        :raises ClaimLostError: another run has taken over.
-        :raises DataError: the server would have changed or skipped rows.
-        :raises SpaceError: there is no room for the next file.
+        :param merger: supplies the range's rows.
+        :raises ClaimLostError: when another run has taken over.
+        :raises DataError: when the server would have changed or skipped rows.
+        :raises SpaceError: when there is no space for the next file.
         """
         self._done = markers(self._connection, self._tables, self._plan.token, self._build)
         result, slices = Loaded(), len(key_range.bounds) - 1
@@ -188,7 +167,7 @@ class RangeLoader:
         return result
 
     def _texts(self, folder: Path, merger: Merger, key_range: KeyRange) -> Iterator[Text]:
-        """Runs in a thread of its own, one text ahead."""
+        """Write the files of a range; runs in a thread of its own, one file ahead of the load."""
         stem = f"reindex-{self._tables.mark}-{self._plan.token}-{self._build}-{key_range.number}"
         number = 0
         for piece in merger.pieces(key_range):
@@ -205,7 +184,7 @@ class RangeLoader:
                 yield Text(piece.slice, path, Checksum.of(rows), last=piece.last and ends)
 
     def _slice(self, key_range: int, texts: Iterator[Text]) -> tuple[int, int]:
-        """Load a slice; how many rows were loaded now, and how many it has."""
+        """Load a slice; returns the number of rows loaded now, and of all its rows."""
         while not self._desk.take(self._watch.limits.connections):
             self._watch.wait(LOOK_SECONDS)
         self._watch.check()
@@ -231,7 +210,7 @@ class RangeLoader:
             if code_of(error) == DUPLICATE_KEY and (total := first.checksum + _total(texts)) == self._now_known(
                 key_range, first.slice
             ):
-                # The same task was delivered twice, and the other one has loaded the slice.
+                # The same task was delivered twice, and the other delivery has loaded the slice.
                 return 0, total.rows
             explained = explain_load_error(error, local=self._inbox.local)
             if explained is None:
@@ -267,7 +246,7 @@ class RangeLoader:
                         f"{key_range}; the slice was rolled back"
                     )
                 total += text.checksum
-                # The server hangs up on a transaction that does nothing for long.
+                # The server closes the session of a transaction that idles for long.
                 self._pace.add(affected, TRANSACTION_IDLE_SECONDS / 4)
             execute(
                 self._connection,
@@ -279,11 +258,7 @@ class RangeLoader:
 
 
 class Ahead:
-    """
-    Computes the next item in a thread while the last one is used. A context manager: at its end nothing is left.
-
-    :param texts: the items; closed at the end.
-    """
+    """Prefetcher: computes the next item in a thread while the last one is used; at the end it removes unused files."""
 
     def __init__(self, texts: Iterator[Text]) -> None:
         self._texts = texts
@@ -327,14 +302,14 @@ def _of_slice(first: Text, rest: Iterator[Text]) -> Iterator[Text]:
 
 
 def _blocks(rows: Rows, size: int) -> Iterator[tuple[Rows, bool]]:
-    """Rows in blocks of a size, 0 for one block, each with whether it is the last one."""
+    """Rows in blocks of a size (0 for a single block), each with whether it is the last one."""
     step = size or len(rows)
     for start in range(0, len(rows), step):
         yield rows.take(slice(start, start + step)), start + step >= len(rows)
 
 
 def _total(texts: Iterator[Text]) -> Checksum:
-    """The checksum of texts that are not loaded."""
+    """The checksum of texts that are not loaded; removes their files."""
     total = Checksum()
     for text in texts:
         _unlink(text)

@@ -1,4 +1,4 @@
-"""All runs' rows of a key range in key order, in slices; memory is bounded by a setting, whatever the keys are."""
+"""All runs' rows of a key range, in key order and in slices; memory is bounded by a setting for any keys."""
 
 from __future__ import annotations
 
@@ -14,22 +14,20 @@ from airflow_reindex.director.model.runs import position, read_part
 from airflow_reindex.director.model.split import SLICE_ROWS, KeyRange, Source
 from airflow_reindex.director.mysql.types import Rows
 
-#: Memory that a row of a window takes: the row, its place in the sorted order, its key once more.
+#: Bytes that a row of a window takes: the row, its place in the sorted order, its key once more.
 BYTES_PER_ROW = 20 + 8 + 8
-#: How full a window is meant to be: its size comes from samples.
+#: The intended fill of a window: its size is estimated from samples.
 FILL = 0.75
-#: Rows that are handed out at a time; slices are smaller, unless few keys have very many rows.
+#: Rows that are yielded at a time; slices are smaller, unless few keys have very many rows.
 PIECE_ROWS = 2 * SLICE_ROWS
 
 
 @dataclass(frozen=True)
 class Piece:
     """
-    Rows of a slice in key order.
+    Rows of a slice in key order, at least one; ``last`` if the slice ends with them.
 
-    :param slice: the slice's number in its range.
-    :param rows: the rows, at least one.
-    :param last: whether the slice ends with them; only a large slice has several pieces.
+    Only a large slice has several pieces.
     """
 
     slice: int
@@ -39,18 +37,13 @@ class Piece:
 
 @dataclass
 class _Window:
-    """
-    Rows of a key window, in memory.
-
-    :param columns: room for them.
-    :param used: how many there are.
-    """
+    """A buffer for the rows of a key window, of which ``used`` are filled."""
 
     columns: Rows | None = None
     used: int = 0
 
     def add(self, rows: Rows, capacity: int) -> bool:
-        """Take rows, or as many as fit; says whether all did."""
+        """Add rows, or as many as fit; returns whether all did."""
         if self.columns is None:
             size = max(1, capacity)
             self.columns = Rows(
@@ -72,11 +65,10 @@ class Merger:
     """
     Merges the runs' rows of key ranges.
 
-    Rows are gathered for a window of the key space and sorted there: a row group is decoded once a window, and nothing
-    of a run stays in memory between windows. A window that turns out too large is halved; one key alone that has more
-    rows than fit comes in pieces, file by file.
+    Rows are gathered for a window of the key space and sorted there: a row group is decoded once per window, and
+    nothing of a run stays in memory between windows. A window that turns out too large is halved; a single key with
+    more rows than fit comes in pieces, file by file.
 
-    :param folder: the run's folder.
     :param source: the runs' files.
     :param capacity: rows to hold in memory.
     """
@@ -86,12 +78,7 @@ class Merger:
         self._room = _Window()
 
     def pieces(self, key_range: KeyRange) -> Iterator[Piece]:
-        """
-        The rows of a range.
-
-        :param key_range: the range.
-        :yields: in key order; nothing for slices without rows.
-        """
+        """The rows of a range, in key order; nothing for slices without rows."""
         bounds = key_range.bounds
         slices = len(bounds) - 1
         a_window = max(1, int(FILL * self._capacity * slices / max(1, key_range.rows)))
@@ -100,7 +87,7 @@ class Merger:
             yield from self._window(bounds, first, last)
 
     def _window(self, bounds: Sequence[int | None], first: int, last: int) -> Iterator[Piece]:
-        """Slices ``first`` to ``last``, the latter excluded, at once, or, when they are too many rows, by halves."""
+        """Slices ``first`` to ``last`` (excluded) at once or, when they have too many rows, by halves."""
         rows, fits = self._gather(bounds[first], bounds[last])
         if not fits and last - first > 1:
             middle = (first + last) // 2
@@ -120,7 +107,7 @@ class Merger:
                 start = stop
 
     def _large(self, low: int | None, high: int | None) -> Iterator[Rows]:
-        """The rows of a key window that are more than fit into memory, in key order."""
+        """The rows of a key window with more rows than fit into memory, in key order."""
         rows, fits = self._gather(low, high)
         if rows is None:
             return
@@ -129,13 +116,13 @@ class Merger:
             for piece, _ in _pieces(rows, order, rows.key[order], 0, len(order)):
                 yield piece
             return
-        # The half of what was gathered before memory was full: any key would do that leaves less on either side.
+        # The median of what was gathered before memory was full: any key would do that leaves less on either side.
         cut = int(np.partition(rows.key, len(rows) // 2)[len(rows) // 2])
         single = int(rows.key.min()) == int(rows.key.max())
         if cut != low:
             yield from self._large(low, cut)
         if single or cut == low:
-            # Nobody knows how many rows this key has; they need no order.
+            # The number of this key's rows is unknown; they need no order.
             yield from self._read(cut, cut + 1)
             cut += 1
         if high is None or cut < high:
@@ -161,7 +148,7 @@ def _pieces(
     """
     Sorted rows in pieces, each with whether it is the last one; a copy of a whole window would not fit into memory.
 
-    Equal keys are in one piece, as long as they are not too many for one.
+    Equal keys are in one piece, unless they are too many for one.
     """
     while start < stop:
         end = min(start + PIECE_ROWS, stop)
@@ -172,7 +159,7 @@ def _pieces(
 
 
 def _ended(pieces: Iterator[Piece]) -> Iterator[Piece]:
-    """The same pieces, of which the last one says so."""
+    """The same pieces, with the last one marked as such."""
     held: Piece | None = None
     for piece in pieces:
         if held is not None:

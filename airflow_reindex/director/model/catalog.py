@@ -1,4 +1,4 @@
-"""The director table as the catalog describes it: from Qserv's replication tables, or by a scan of the workers."""
+"""The director table as the catalog describes it: from Qserv's replication tables, or from a scan of the workers."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ DEFAULT_KEY = "objectId"
 @dataclass(frozen=True)
 class DirectorTable:
     """
-    A director table, and where its chunks lie.
+    A director table, and the workers that hold its chunks.
 
     :param key_column: the director key's name.
-    :param key_type: its type.
-    :param sub_chunk_type: the sub-chunk column's type.
     :param unique: whether the key is unique.
     :param placement: the workers that hold each chunk, preferred ones first.
     :param unchecked: what this kind of catalog could not check, one sentence each.
@@ -41,13 +39,9 @@ class DirectorTable:
 
 def director_tables(connection: Connection, schema: str, database: str) -> list[str]:
     """
-    List the director tables of a catalog.
+    The sorted names of a catalog's published director tables.
 
-    :param connection: the czar's server.
-    :param schema: the replication system's database.
-    :param database: the catalog's database.
-    :returns: sorted names of those that are published.
-    :raises RequestError: there is no such catalog, or it has no director table.
+    :raises RequestError: when there is no such catalog, or it has no director table.
     """
     rows = query(
         connection,
@@ -62,13 +56,9 @@ def director_tables(connection: Connection, schema: str, database: str) -> list[
 
 def from_replication(connection: Connection, schema: str, request: BuildRequest) -> DirectorTable:
     """
-    Read a director table from Qserv's replication tables.
+    Read a director table from the replication system's database (``qservReplica``).
 
-    :param connection: the czar's server.
-    :param schema: the replication system's database (``qservReplica``).
-    :param request: what to build.
-    :returns: the director table.
-    :raises RequestError: in the words of Qserv's own service, where it has words for it.
+    :raises RequestError: with the message of Qserv's own service, where it has one.
     """
     database, table = request.database, request.director_table
     where = (database, table)
@@ -113,9 +103,8 @@ def from_scan(inventories: Inventory, columns: Mapping[str, str], request: Build
 
     :param inventories: the chunk tables of each worker that answered.
     :param columns: the columns of one chunk table, name to SQL type; empty when there is no chunk table.
-    :param request: what to build.
     :returns: the director table; ``unchecked`` lists what the workers do not know.
-    :raises RequestError: no worker has a chunk table of that name, or the columns do not fit.
+    :raises RequestError: when no worker has a chunk table of that name, or the columns do not fit.
     """
     placement: dict[int, list[str]] = {}
     for worker in sorted(inventories):
@@ -143,14 +132,7 @@ def from_scan(inventories: Inventory, columns: Mapping[str, str], request: Build
 
 
 def chunk_columns(connection: Connection, database: str, table: str) -> dict[str, str]:
-    """
-    The columns of a chunk table.
-
-    :param connection: its worker.
-    :param database: its database.
-    :param table: its name.
-    :returns: column name to SQL type with nullability.
-    """
+    """The columns of a worker's chunk table: name to SQL type with nullability."""
     rows = query(
         connection,
         "SELECT COLUMN_NAME, COLUMN_TYPE, IS_NULLABLE FROM information_schema.COLUMNS "
@@ -161,13 +143,7 @@ def chunk_columns(connection: Connection, database: str, table: str) -> dict[str
 
 
 def check_workers(table: DirectorTable, known: Mapping[str, object]) -> None:
-    """
-    Refuse a catalog whose chunks lie where this connection cannot reach.
-
-    :param table: the director table.
-    :param known: the workers that the connection names.
-    :raises RequestError: a chunk has no replica on a known worker.
-    """
+    """Refuse a catalog with a chunk that has no replica on a worker known to the connection."""
     for chunk, workers in table.placement.items():
         if not any(worker in known for worker in workers):
             raise RequestError(
@@ -177,7 +153,7 @@ def check_workers(table: DirectorTable, known: Mapping[str, object]) -> None:
 
 
 def _columns(types: Mapping[str, str], key: str, request: BuildRequest) -> tuple[str, IntegerType, IntegerType]:
-    # Column names are case-insensitive in MySQL; the catalog's own spelling is what goes into the index.
+    # Column names are case-insensitive in MySQL; the catalog's own spelling goes into the index.
     by_name = {str(name).lower(): (str(name), str(kind)) for name, kind in types.items()}
     if key.lower() not in by_name or SUB_CHUNK_COLUMN.lower() not in by_name:
         missing = key if key.lower() not in by_name else SUB_CHUNK_COLUMN
@@ -214,7 +190,7 @@ def _placement(connection: Connection, schema: str, request: BuildRequest) -> di
     longest = f"{request.director_table}_{max(placement, default=0)}"
     if len(longest) > MAX_IDENTIFIER:
         raise RequestError(f"MySQL table name limit of 64 characters has been exceeded for table '{longest}'.")
-    # A disabled worker's replicas come last: they serve when nobody else can.
+    # A disabled worker's replicas come last: they are read when no other replica can be.
     return {
         chunk: tuple(sorted(workers, key=lambda worker: (not enabled.get(worker, False), worker)))
         for chunk, workers in placement.items()

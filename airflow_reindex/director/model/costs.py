@@ -1,4 +1,4 @@
-"""What a row costs: measured constants, for estimates of time, room and load."""
+"""The cost of a row: measured constants, for estimates of time, space and load."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 @dataclass(frozen=True, kw_only=True)
 class Costs:
     """
-    Processor time in microseconds, of one core; docs/benchmarks.md says how it was measured.
+    Processor time in microseconds of one core; docs/benchmarks.md says how it was measured.
 
     :param machine: where it was measured.
-    :param chunk: reading a chunk table, besides its rows.
-    :param read_server: a worker sends a row.
-    :param read_client: an extract task decodes, sorts and writes a row.
-    :param merge: a load task gathers, sorts and writes a row as text.
-    :param load: the czar loads a row, one connection.
-    :param load_many: the czar loads a row, two connections or more: they get into each other's way.
-    :param verify: the czar verifies a row.
+    :param chunk: to read a chunk table, besides its rows.
+    :param read_server: for a worker to send a row.
+    :param read_client: for an extract task to decode, sort and write a row.
+    :param merge: for a load task to gather and sort a row, and to write it as text.
+    :param load: for the czar to load a row over one connection.
+    :param load_many: the same over two connections or more, which slow each other down.
+    :param verify: for the czar to verify a row.
     """
 
     machine: str
@@ -41,7 +41,7 @@ SLOW = Costs(
     chunk=800.0, read_server=0.4, read_client=0.35, merge=0.4, load=3.8, load_many=5.8, verify=0.65,
 )  # fmt: skip
 
-#: Connections beyond these are not assumed to load one B-tree any faster: no more were measured on cores of their own.
+#: Estimates assume that more connections do not load one B-tree faster: no more were measured on cores of their own.
 LOADING_CONNECTIONS = 2
-#: Bytes a row: in the staged runs (random keys of 63 bits), as text, in the redo log (sorted LOAD DATA).
+#: Bytes per row: in the staged runs (random keys of 63 bits), as text, in the redo log (sorted LOAD DATA).
 STAGED, TEXT, REDO = 7.0, 30.0, 68.0

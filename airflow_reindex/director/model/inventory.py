@@ -1,4 +1,4 @@
-"""What a worker's server says of its chunk tables: how many rows, and whether they are what they were."""
+"""What a worker's server says of its chunk tables: their row counts, and whether they have changed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_CHUNK = (1 << 31) - 1
 #: Workers that are asked for their tables at the same time.
 THREADS = 8
 
-#: Engines that keep the number of their rows.
+#: Engines that store the exact number of rows.
 _COUNTING_ENGINES = ("MyISAM", "Aria")
 _FIGURES = (
     "ENGINE, TABLE_ROWS, DATA_LENGTH, CREATE_TIME, UPDATE_TIME, CREATE_OPTIONS, UPDATE_TIME < NOW() - INTERVAL 2 SECOND"
@@ -40,10 +40,10 @@ class TableInfo:
     """
     What a worker's information_schema says of one chunk table.
 
-    :param rows: rows in it: exact when ``exact``, else an estimate.
+    :param rows: exact if ``exact``, otherwise an estimate.
     :param fingerprint: an equal one proves that the table is unchanged; empty when the server cannot prove it.
-    :param state: what :func:`describe_change` compares; an equal one proves nothing.
-    :param exact: whether the engine keeps the number of rows.
+    :param state: input of :func:`describe_change`; an equal one proves nothing.
+    :param exact: whether the engine stores the number of rows.
     """
 
     rows: int
@@ -58,12 +58,9 @@ Inventory = Mapping[str, Mapping[int, TableInfo]]
 
 def inventory(connection: Connection, request: BuildRequest) -> dict[int, TableInfo]:
     """
-    List a worker's chunk tables of the director table. Overlap tables have other names and are never listed.
+    A worker's chunk tables of the director table, by chunk number; overlap tables have other names.
 
-    :param connection: the worker.
-    :param request: names the database and the director table.
-    :returns: by chunk number.
-    :raises DataError: the list does not come whole.
+    :raises DataError: when the list arrives incomplete.
     """
     prefix = f"{request.director_table}_"
     present_figures(connection)
@@ -85,13 +82,7 @@ def inventory(connection: Connection, request: BuildRequest) -> dict[int, TableI
 def inventories(
     connects: Mapping[str, Connect], request: BuildRequest
 ) -> tuple[dict[str, dict[int, TableInfo]], dict[str, MySQLdb.Error]]:
-    """
-    List the chunk tables of several workers, some at the same time.
-
-    :param connects: how to connect to each worker.
-    :param request: names the database and the director table.
-    :returns: the tables of each worker that answers, and the errors of those that do not.
-    """
+    """The tables of each worker that answers, some asked at the same time, and the errors of those that do not."""
 
     def one(connect: Connect) -> dict[int, TableInfo]:
         with session(connect) as connection:
@@ -109,14 +100,7 @@ def inventories(
 
 
 def table_info(connection: Connection, request: BuildRequest, chunk: int) -> TableInfo | None:
-    """
-    Look at one chunk table.
-
-    :param connection: the worker, of which :func:`present_figures` was asked.
-    :param request: names the database and the director table.
-    :param chunk: the chunk's number.
-    :returns: what the server says of it; ``None`` when there is no such table.
-    """
+    """What the server says of one chunk table, after :func:`present_figures`; ``None`` when there is no such table."""
     rows = query(
         connection,
         f"SELECT {_FIGURES} FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",  # noqa: S608 - constants
@@ -126,24 +110,13 @@ def table_info(connection: Connection, request: BuildRequest, chunk: int) -> Tab
 
 
 def count_rows(connection: Connection, request: BuildRequest, chunk: int) -> int:
-    """
-    Have the server count the rows of a chunk table.
-
-    :param connection: the worker.
-    :param request: names the database and the director table.
-    :param chunk: the chunk's number.
-    :returns: how many rows it has.
-    """
+    """Have the server count the rows of a chunk table."""
     table = quote(request.database, f"{request.director_table}_{chunk}")
     return int(query(connection, f"SELECT COUNT(*) FROM {table}")[0][0])  # noqa: S608 - names are quoted
 
 
 def present_figures(connection: Connection) -> None:
-    """
-    Have information_schema tell the present figures: MySQL 8 answers from ones that are up to a day old.
-
-    :param connection: the server.
-    """
+    """Make information_schema answer with present figures: MySQL 8 caches them for up to a day."""
     try:
         execute(connection, "SET SESSION information_schema_stats_expiry = 0")
     except MySQLdb.Error as error:
@@ -152,28 +125,17 @@ def present_figures(connection: Connection) -> None:
 
 
 def cannot_tell(before: str, after: str) -> bool:
-    """
-    Whether two states say nothing of writes in between: a view's, or InnoDB's whose server was restarted.
-
-    :param before: from :class:`TableInfo`.
-    :param after: from :class:`TableInfo`, later.
-    """
+    """Whether two states prove nothing about writes in between: of a view, or of InnoDB after its server's restart."""
     (engine, *_, written), (*_, written_now) = before.split("|"), after.split("|")
     return not engine or bool(written and not written_now)
 
 
 def describe_change(before: str, after: str) -> str:
-    """
-    What has changed between two states of a table.
-
-    :param before: from :class:`TableInfo`.
-    :param after: from :class:`TableInfo`, later.
-    :returns: the differences, for people; empty when nothing proves a change.
-    """
+    """The differences between an earlier and a later state, for people; empty when nothing proves a change."""
     names = ("engine", "rows", "bytes", "created", "written")
     parts = list(zip(names, before.split("|"), after.split("|"), strict=False))
     texts = [f"{name} {one} -> {other}" for name, one, other in parts if one and other and one != other]
-    # InnoDB forgets the time when the server restarts, and notes it with the next write.
+    # InnoDB loses the time of the last write when the server restarts, and sets it with the next write.
     if len(parts) == len(names) and not parts[-1][1] and parts[-1][2]:
         texts.append(f"written {parts[-1][2]}")
     return ", ".join(texts)
@@ -183,10 +145,10 @@ def _info(
     engine: str | None, rows: int | None, length: int | None, created: Any, updated: Any, options: str, settled: Any
 ) -> TableInfo:
     exact = engine in _COUNTING_ENGINES
-    # Of other engines rows and length are estimates.
+    # Other engines only estimate rows and length.
     size = f"{rows}|{length}" if exact else "|"
     state = f"{engine or ''}|{size}|{created or ''}|{updated or ''}"
-    # UPDATE_TIME has whole seconds: within the last one it cannot tell a later change. Where Aria logs its changes
-    # (its default) it moves only with the next checkpoint.
+    # UPDATE_TIME has whole seconds: within the last one it cannot show a later change. Where Aria logs its changes (its
+    # default), it moves only with the next checkpoint.
     dated = engine == "MyISAM" or re.search(r"\btransactional=0\b", options or "", re.IGNORECASE)
     return TableInfo(int(rows or 0), state if exact and settled and dated else "", state, exact)

@@ -1,4 +1,4 @@
-"""What a build may take of the servers, to be changed while it runs."""
+"""The load that a build may put on its servers; can be changed while it runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.params import whole_number
 
-#: Desks that are counted; without a limit a task works without one when all are taken.
+#: Slots of the semaphore of working tasks; without a limit a task works without a slot when all are taken.
 DESKS = 64
 
 
-#: A slice is one transaction, in which the claim cannot change hands: it must come to its end.
+#: A slice is one transaction, in which the claim cannot change hands, so it must not take too long.
 LEAST_RATE = 1_000
 
 
@@ -34,9 +34,8 @@ class Limits:
         """
         Read the params of a run.
 
-        :param params: by name.
-        :returns: the limits.
-        :raises RequestError: they are no numbers, a slice's transaction would take too long, or nobody counts so many.
+        :raises RequestError: when they are not numbers, when a slice's transaction would take too long at this rate, or
+            when there are fewer slots than connections.
         """
         rate = whole_number(params.get("max_rows_per_second"), "max_rows_per_second")
         if 0 < rate < LEAST_RATE:

@@ -11,9 +11,9 @@ from airflow_reindex.director.model.inventory import Inventory
 from airflow_reindex.director.model.request import BuildRequest
 from airflow_reindex.director.mysql.types import IntegerType
 
-#: What reading a chunk table costs besides its rows (a round trip, opening the file), in rows.
+#: The cost of reading a chunk table besides its rows (a round trip, opening the file), in rows.
 CHUNK_OVERHEAD_ROWS = 1_000
-#: Tasks a worker gets at least, to keep a few Airflow workers busy, as long as each has this much to read.
+#: The least number of tasks per worker, to keep a few Airflow workers busy, as long as each task has this many rows.
 LEAST_GROUPS_PER_WORKER, LEAST_GROUP_ROWS = 4, 100_000
 
 
@@ -24,8 +24,8 @@ class PlannedChunk:
 
     :param chunk: its number.
     :param workers: the worker that serves it, then the other replicas in the order in which to try them.
-    :param rows: how many rows it has, as far as known.
-    :param fingerprints: the state of its table on each worker, as far as known.
+    :param rows: the number of its rows, as far as known.
+    :param fingerprints: by worker, the fingerprint of its table, as far as known.
     """
 
     chunk: int
@@ -39,19 +39,16 @@ class Plan:
     """
     The plan of a run; lies in the run's folder as ``plan.json``.
 
-    :param token: the claim's token; files and tables that bear another one belong to another plan.
-    :param request: what to build.
+    :param token: the claim's token; files and tables with another one belong to another plan.
     :param conn_id: the qserv connection.
-    :param index_database: where the index goes.
-    :param key_column: the director key.
-    :param key_type: its SQL type as the catalog writes it, without nullability.
-    :param sub_chunk_type: the sub-chunk column's type, with nullability.
+    :param key_type: the SQL type as the catalog writes it, without nullability.
+    :param sub_chunk_type: the SQL type, with nullability.
     :param unique: whether the key is unique.
-    :param groups: the chunks of each mapped extract task; they lie in a file of their own, as they are many.
-    :param planned_chunks: how many chunks the groups have.
-    :param group_rows: rows in a row group of a staged file.
-    :param adopted: manifests of earlier runs whose chunks need not be read again, each with those that have changed.
-    :param adopted_chunks: how many chunks they hold.
+    :param groups: the chunks of each mapped extract task; stored in a file of their own, as they are many.
+    :param planned_chunks: the number of chunks in the groups.
+    :param group_rows: rows of a row group in a staged file.
+    :param adopted: manifests of earlier runs that are reused, each with its chunks that have changed.
+    :param adopted_chunks: the number of chunks that they hold.
     :param unchecked: what the catalog could not check.
     :param started_at: when the run was planned, UTC.
     :param unlisted: chunk, worker and rows of chunk tables that are left out, because the catalog does not list them.
@@ -83,7 +80,6 @@ class Plan:
 
     @property
     def sub_chunk(self) -> IntegerType:
-        """The sub-chunk column's type."""
         return IntegerType.parse(self.sub_chunk_type, "subChunkId")
 
     @property
@@ -93,15 +89,11 @@ class Plan:
 
     @property
     def chunks(self) -> int:
-        """How many chunks the index covers, those of adopted manifests included."""
+        """The number of chunks that the index covers, those of reused manifests included."""
         return self.planned_chunks + self.adopted_chunks
 
     def as_dict(self) -> dict[str, Any]:
-        """
-        The plan as JSON can hold it, without its groups.
-
-        :returns: a dict of plain types.
-        """
+        """The plan as plain JSON types, without its groups."""
         return {
             **{k: v for k, v in vars(self).items() if k != "groups"},
             "request": asdict(self.request),
@@ -110,12 +102,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Plan:
-        """
-        Read a plan back.
-
-        :param value: what :meth:`as_dict` gave.
-        :returns: the plan, without its groups.
-        """
+        """Read a plan back, without its groups."""
         return cls(
             **{
                 **value,
@@ -135,11 +122,9 @@ def assign(
     """
     Choose the worker that serves each chunk: the largest chunk first, to the replica with the least work so far.
 
-    Workers that did not answer (not in the inventory) are chosen only where no other replica is left; so are replicas
-    whose table is missing.
+    Workers that did not answer (not in the inventory), and replicas whose table is missing, are chosen only when no
+    other replica is left.
 
-    :param placement: the workers that hold each chunk.
-    :param inventory: the chunk tables of the workers that answered.
     :param known: the workers that can be connected to.
     :returns: the chunks of each worker, by chunk number.
     """
@@ -165,18 +150,14 @@ def make_groups(
     assigned: Mapping[str, Sequence[PlannedChunk]], rows_per_task: int, most: int = MAX_MAPPED_TASKS
 ) -> tuple[tuple[PlannedChunk, ...], ...]:
     """
-    Cut each worker's chunks into groups, one a mapped task, and deal the workers' groups out in turn.
+    Cut each worker's chunks into groups, one per mapped task, at most ``most``, and interleave the workers' groups.
 
-    Neighbours in the list are on different workers, so that tasks that start together do not queue at one server.
-
-    :param assigned: the chunks of each worker.
-    :param rows_per_task: how many rows one task should read.
-    :param most: the most groups in all.
-    :returns: the groups; every chunk is in exactly one of them.
+    Every chunk is in exactly one group. Neighbours in the list are on different workers, so that tasks that start
+    together do not queue at one server.
     """
     weights = {w: [c.rows + CHUNK_OVERHEAD_ROWS for c in chunks] for w, chunks in assigned.items()}
     total = sum(map(sum, weights.values()))
-    # Each worker's share rounds up, so leave room for one more group a worker.
+    # Each worker's share rounds up, so leave space for one more group per worker.
     per_task = max(rows_per_task, -(-total // max(1, most - len(assigned))))
     least = {w: min(LEAST_GROUPS_PER_WORKER, sum(weights[w]) // LEAST_GROUP_ROWS) for w in assigned}
     wanted = {w: task_count(sum(weights[w]), per_task, least=least[w]) for w in assigned}
@@ -191,43 +172,28 @@ def make_groups(
 
 
 def group_as_list(group: Sequence[PlannedChunk]) -> list[Any]:
-    """
-    A group as JSON can hold it.
-
-    :param group: its chunks.
-    :returns: a list of plain types.
-    """
+    """A group as plain JSON types."""
     return [[c.chunk, c.workers, c.rows, c.fingerprints] for c in group]
 
 
 def group_from_list(value: Iterable[Any]) -> tuple[PlannedChunk, ...]:
-    """
-    Read a group back.
-
-    :param value: what :func:`group_as_list` gave.
-    :returns: its chunks.
-    """
+    """Read a group back."""
     return tuple(PlannedChunk(chunk, tuple(workers), rows, marks) for chunk, workers, rows, marks in value)
 
 
 def row_group_rows(rows: int, run_rows: int, window_rows: int) -> int:
     """
-    How many rows a row group of a staged file should have: about what a load task wants of a run at a time.
+    The rows of a row group in a staged file: about what a load task needs of a run at a time.
 
     :param rows: rows of the index.
-    :param run_rows: rows of a run at most.
+    :param run_rows: the most rows of a run.
     :param window_rows: rows that a load task merges at a time.
-    :returns: a power of two from 2,048 (less makes the files' footers large) to 32,768.
+    :returns: a power of two from 2,048 (fewer rows make the files' footers large) to 32,768.
     """
     wanted = run_rows * window_rows // max(1, rows)
     return min(32_768, max(2_048, 1 << max(0, wanted.bit_length() - 1)))
 
 
 def group_label(group: Sequence[PlannedChunk]) -> str:
-    """
-    A short name for a mapped extract task.
-
-    :param group: its chunks, all served by one worker first.
-    :returns: such as ``worker-1 chunks 57840..57912 (31)``.
-    """
+    """A short name for a mapped extract task, such as ``worker-1 chunks 57840..57912 (31)``."""
     return f"{group[0].workers[0]} chunks {group[0].chunk}..{group[-1].chunk} ({len(group)})"

@@ -1,4 +1,4 @@
-"""What the steps of a build read of those before them: plan, groups, split."""
+"""The files that steps of a build leave for later ones: plan, groups, split."""
 
 from __future__ import annotations
 
@@ -19,47 +19,24 @@ FILES = "files.parquet"
 
 
 def write_plan(folder: Folder, plan: Plan) -> None:
-    """
-    Write a plan: its groups first, a line each, so that a task reads its own without making objects of all others.
-
-    :param folder: the run's folder.
-    :param plan: the plan.
-    """
+    """Write a plan, with its groups first, one per line: a task parses its own line only."""
     lines = (json.dumps(group_as_list(group), separators=(",", ":")) for group in plan.groups)
     folder.write(groups_file(plan.token), "".join(f"{line}\n" for line in lines).encode())
     folder.write_json(PLAN, plan.as_dict())
 
 
 def groups_file(token: str) -> str:
-    """
-    Where a plan's groups lie.
-
-    :param token: the plan's token.
-    :returns: a name in the run's folder.
-    """
+    """The name of the file with a plan's groups, in the run's folder."""
     return f"groups-{token}.ndjson"
 
 
 def read_plan(folder: Folder, token: str | None = None) -> Plan:
-    """
-    Read the run's plan, without its groups.
-
-    :param folder: the run's folder.
-    :param token: the token that the caller was given; ``None`` to take what is there.
-    :returns: the plan.
-    :raises ReindexError: there is none, or it is another plan than the caller's.
-    """
+    """Read the run's plan, without its groups; parameters and errors are those of :func:`plan_value`."""
     return Plan.from_dict(plan_value(folder, token))
 
 
 def read_groups(folder: Folder, plan: Plan) -> Iterator[tuple[PlannedChunk, ...]]:
-    """
-    Read a plan's groups, one after the other.
-
-    :param folder: the run's folder.
-    :param plan: the plan.
-    :yields: the chunks of each group.
-    """
+    """The chunks of each of a plan's groups, in order."""
     with _opened(folder, groups_file(plan.token)) as stream:
         for line in stream:
             yield group_from_list(json.loads(line))
@@ -69,11 +46,7 @@ def read_group(folder: Folder, plan: Plan, number: int) -> tuple[PlannedChunk, .
     """
     Read one group of a plan.
 
-    :param folder: the run's folder.
-    :param plan: the plan.
-    :param number: the group's number.
-    :returns: its chunks.
-    :raises ReindexError: the plan has no such group.
+    :raises ReindexError: when the plan has no such group.
     """
     with _opened(folder, groups_file(plan.token)) as stream:
         for position, line in enumerate(stream):
@@ -90,13 +63,7 @@ def _opened(folder: Folder, name: str) -> BinaryIO:
 
 
 def write_split(folder: Folder, split: Split, source: Source) -> None:
-    """
-    Write a split.
-
-    :param folder: the run's folder.
-    :param split: the split.
-    :param source: the files that it covers.
-    """
+    """Write a split, and the files that it covers."""
     with folder.create(FILES) as stream:
         pq.write_table(source.table, stream)
     folder.write_json(SPLIT, split.as_dict())
@@ -106,9 +73,7 @@ def read_split(folder: Folder) -> Split:
     """
     Read the run's split.
 
-    :param folder: the run's folder.
-    :returns: the split.
-    :raises ReindexError: there is none.
+    :raises ReindexError: when there is none.
     """
     value = folder.read_json(SPLIT)
     if value is None:
@@ -117,11 +82,6 @@ def read_split(folder: Folder) -> Split:
 
 
 def read_source(folder: Folder) -> Source:
-    """
-    Read which files the run's split covers.
-
-    :param folder: the run's folder.
-    :returns: the files.
-    """
+    """Read which files the run's split covers."""
     with _opened(folder, FILES) as stream:
         return Source(pq.read_table(stream))

@@ -1,4 +1,4 @@
-"""What the user asked for: the params of `build_director_index`, checked before anything is touched."""
+"""The params of `build_director_index`, checked before anything is changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FLAGS = ("rebuild", "local", "keep_previous", "force_takeover", "dry_run", "allo
 
 
 class ChangedChunks(StrEnum):
-    """What a build does about chunk tables that change between their reading and the swap."""
+    """The policy for chunk tables that change between being read and the swap."""
 
     WARN = "warn"
     FAIL = "fail"
@@ -29,18 +29,15 @@ class BuildRequest:
     """
     A request to (re)build one director index.
 
-    :param database: the catalog's database.
-    :param director_table: the director table.
     :param rebuild: whether an existing index may be replaced.
-    :param local: true for ``LOAD DATA LOCAL INFILE``, false for files that the server reads by itself.
-    :param unique_primary_key: whether the key is unique; ``None``: as the catalog says, else true.
-    :param director_key: the key column; ``None``: as the catalog says, else ``objectId``.
+    :param local: true for ``LOAD DATA LOCAL INFILE``, false for files that the server reads itself.
+    :param unique_primary_key: whether the key is unique; ``None``: as the catalog says, otherwise true.
+    :param director_key: the key column; ``None``: as the catalog says, otherwise ``objectId``.
     :param keep_previous: whether the replaced index is kept for a roll-back.
     :param force_takeover: whether to take the claim from a run that seems to be alive.
     :param dry_run: whether to stop after the checks.
-    :param allow_unlisted_chunks: whether chunk tables with rows that the catalog does not list are left out.
-    :param limits: how fast the build may go at first.
-    :param changed_chunks: what to do about chunk tables that change after they were read.
+    :param allow_unlisted_chunks: whether to leave out chunk tables with rows that the catalog does not list.
+    :param limits: the initial limits of the build.
     """
 
     database: str
@@ -58,12 +55,7 @@ class BuildRequest:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> BuildRequest:
-        """
-        Read a request back from a plan.
-
-        :param value: its fields.
-        :returns: the request.
-        """
+        """Read a request back from a plan."""
         policy = ChangedChunks(value.get("changed_chunks", ChangedChunks.WARN))
         return cls(**{**value, "limits": Limits(**value["limits"]), "changed_chunks": policy})
 
@@ -72,9 +64,7 @@ class BuildRequest:
         """
         Read the params of a run; a string or boolean that plainly means a number is accepted.
 
-        :param params: the run's params by name.
-        :returns: the request.
-        :raises RequestError: a name is missing or is no identifier, a flag is no flag, a name is too long.
+        :raises RequestError: when a name is missing, too long or no identifier, or a flag is no flag.
         """
         for name in ("database", "director_table"):
             if not params.get(name):
@@ -97,11 +87,7 @@ class BuildRequest:
         return request
 
     def as_params(self) -> dict[str, Any]:
-        """
-        The params of a run that asks for the same; equal requests have equal ones, however they were written.
-
-        :returns: numbers for flags; ``None`` where the catalog decides.
-        """
+        """The params of a run that asks for the same; equal requests have equal ones, however they were written."""
         fields = asdict(self)
         limits = fields.pop("limits")
         fields |= {"max_rows_per_second": limits["rows_per_second"], "max_connections": limits["connections"]}

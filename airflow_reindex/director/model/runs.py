@@ -18,29 +18,28 @@ from airflow_reindex.core.failures import ReindexError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.mysql.types import Checksum, Rows
 
-#: Where a run's folder keeps them.
+#: The sub-folder for sorted runs in a run's folder.
 RUNS = "runs"
-#: Row groups in a file: a reader of few rows reads a short footer, and the files do not get too many.
+#: Row groups per file: a reader of few rows reads a short footer, and there are not too many files.
 GROUPS_IN_FILE = 128
 #: Row groups that are encoded or decoded at a time.
 GROUPS_AT_ONCE = 16
-#: How many keys of each run go into its sample.
+#: The number of keys in a run's sample.
 SAMPLES = 256
-#: What a staged row takes at most: random keys in small runs.
+#: Bytes that a staged row takes at most: random keys in small runs.
 STAGED_BYTES = 12
 
 
 @dataclass(frozen=True)
 class StagedChunk:
     """
-    A chunk that was read whole.
+    A chunk that was read completely.
 
     :param chunk: its number.
-    :param worker: the worker it was read from.
-    :param fingerprint: proves, as long as it is the table's, that these are its rows; empty where nothing does.
+    :param fingerprint: while it equals the table's, these are proven to be its rows; empty when nothing proves it.
     :param checksum: of its rows as they left the worker.
-    :param seconds: how long it took to read.
-    :param state: of its table when it was read; another one proves that it has changed since.
+    :param seconds: the time that reading took.
+    :param state: of its table when it was read; another one proves that the table has changed since.
     """
 
     chunk: int
@@ -54,13 +53,12 @@ class StagedChunk:
 @dataclass(frozen=True)
 class StagedFile:
     """
-    One sorted file, the whole of a run or a part of it.
+    One sorted file, a whole run or a part of one.
 
     :param name: its name in the run's folder.
-    :param rows: rows in it.
     :param low: its first key.
     :param high: its last key.
-    :param step: rows that each key of the sample stands for.
+    :param step: the number of rows that each key of the sample stands for.
     :param sample: evenly spaced keys, ascending.
     :param bytes: its size.
     """
@@ -77,14 +75,14 @@ class StagedFile:
 @dataclass(frozen=True)
 class Manifest:
     """
-    Says that some files hold some chunks, all of their rows and nothing else. Written last: without it no file counts.
+    States that some files hold certain chunks, all of their rows and nothing else.
+
+    Written last: files without a manifest do not count.
 
     :param name: its name in the run's folder.
-    :param token: the plan it was made for.
+    :param token: the plan that it was made for.
     :param group: the mapped task that made it.
-    :param layout: what the rows look like; runs of another layout cannot be merged with these.
-    :param chunks: the chunks.
-    :param files: the files.
+    :param layout: the form of the rows; only runs of one layout can be merged.
     :param dropped: chunks in the files whose rows no longer count: their tables have changed since.
     """
 
@@ -102,22 +100,13 @@ class Manifest:
         return sum(chunk.checksum.rows for chunk in self.chunks)
 
     def without(self, dropped: Iterable[int]) -> Manifest:
-        """
-        The manifest after some of its chunks have changed.
-
-        :param dropped: their numbers.
-        :returns: a manifest of the others.
-        """
+        """The manifest after some of its chunks have changed."""
         gone = frozenset(dropped)
         kept = tuple(chunk for chunk in self.chunks if chunk.chunk not in gone)
         return replace(self, chunks=kept, dropped=tuple(sorted(gone)))
 
     def as_dict(self) -> dict[str, Any]:
-        """
-        The manifest as JSON can hold it.
-
-        :returns: a dict of plain types.
-        """
+        """The manifest as plain JSON types."""
         return {
             "token": self.token,
             "group": self.group,
@@ -130,13 +119,7 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, name: str, value: dict[str, Any]) -> Manifest:
-        """
-        Read a manifest back.
-
-        :param name: its file name.
-        :param value: what :meth:`as_dict` gave.
-        :returns: the manifest.
-        """
+        """Read a manifest back."""
         return cls(
             name,
             value["token"],
@@ -154,22 +137,12 @@ class Manifest:
 
 
 def new_name(group: int) -> str:
-    """
-    A name for a run that no other try or delivery of the task uses. Later names sort behind earlier ones.
-
-    :param group: the mapped task's number.
-    :returns: the name below the run's folder, without an ending.
-    """
+    """The name, without extension, of a run: unique to an attempt and delivery of the task; later names sort last."""
     return f"{RUNS}/g{group:04d}-{time.time_ns():016x}-{uuid4().hex[:8]}"
 
 
 def group_of(name: str) -> int:
-    """
-    The mapped task that made a run.
-
-    :param name: a name that :func:`new_name` gave, with any ending.
-    :returns: its number.
-    """
+    """The number of the mapped task that made a run, from its :func:`new_name` with any extension."""
     return int(name.removeprefix(f"{RUNS}/g").split("-", 1)[0])
 
 
@@ -177,19 +150,18 @@ def write_run(folder: Folder, stem: str, rows: Rows, group_rows: int) -> tuple[S
     """
     Sort rows by key and write them as one run: Parquet files that follow one another in the key space.
 
-    :param folder: the run's folder.
-    :param stem: what the files' names begin with.
-    :param rows: the rows, in any order.
-    :param group_rows: rows in a row group.
+    :param stem: the beginning of the files' names.
+    :param rows: in any order.
+    :param group_rows: rows of a row group.
     :returns: what to put into the manifest; empty for no rows.
-    :raises SpaceError: the folder's disk is too small.
+    :raises SpaceError: when the folder's disk is too small.
     """
     if not len(rows):
         return ()
     folder.ensure_room(len(rows) * STAGED_BYTES)
     order = np.argsort(rows.key)
     step = max(1, len(rows) // SAMPLES)
-    # Runs of like size would all be sampled at the same quantiles, which clumps the cuts: shift each by its name.
+    # Runs of similar size would all be sampled at the same quantiles, which clumps the cuts: shift each by its name.
     first = int.from_bytes(hashlib.sha256(stem.encode()).digest()[:4]) % step
     size, files = GROUPS_IN_FILE * group_rows, []
     for number, start in enumerate(range(0, len(rows), size)):
@@ -206,7 +178,7 @@ def _write(folder: Folder, name: str, rows: Rows, order: npt.NDArray[np.intp], g
     Write rows in an order, some row groups at a time; returns the file's size in bytes.
 
     The encodings alone compress: sorted random keys lie close together, so that most bits of their differences need not
-    be stored; chunks and sub-chunks are packed numbers of a dictionary's entries. A codec on top makes it 1 % smaller.
+    be stored; chunks and sub-chunks are packed indices into a dictionary. A codec on top saves only 1 %.
     """
     labels = ("key", "chunk", "sub_chunk")
     schema = pa.schema([(label, pa.from_numpy_dtype(getattr(rows, label).dtype)) for label in labels])
@@ -230,11 +202,9 @@ def read_part(folder: Folder, name: str, low: int | None, high: int | None) -> I
     """
     Read the rows of a key range from a file, some row groups at a time.
 
-    :param folder: the run's folder.
-    :param name: the file's name.
-    :param low: the first key wanted; ``None`` for all.
-    :param high: the first key that is not wanted; ``None`` for all.
-    :yields: rows in key order, at least one.
+    :param low: the first key; ``None`` for no bound.
+    :param high: the key after the last one; ``None`` for no bound.
+    :yields: at least one row, in key order.
     """
     with folder.open(name) as stream:
         source = pq.ParquetFile(stream)
@@ -252,28 +222,16 @@ def read_part(folder: Folder, name: str, low: int | None, high: int | None) -> I
 
 
 def position(keys: npt.NDArray[Any], key: int) -> int:
-    """
-    Where a key would stand in a sorted column.
-
-    :param keys: the column.
-    :param key: the key.
-    :returns: how many keys lie below it.
-    """
+    """The number of keys in a sorted column that lie below a key."""
     limits = np.iinfo(keys.dtype)
     if not limits.min <= key <= limits.max:
         return 0 if key < limits.min else len(keys)
-    # The bound's type must be the column's own: comparing int64 with uint64 goes through float64 and loses keys.
+    # The bound must have the column's own type: a comparison of int64 with uint64 goes through float64 and loses keys.
     return int(np.searchsorted(keys, keys.dtype.type(key)))
 
 
 def manifests(folder: Folder, group: int | None = None) -> Iterator[Manifest]:
-    """
-    Read the manifests in a run's folder, in the order of their names.
-
-    :param folder: the run's folder.
-    :param group: only those of this mapped task.
-    :yields: each manifest.
-    """
+    """Read the manifests in a run's folder, or those of one mapped task, in the order of their names."""
     prefix = "" if group is None else f"g{group:04d}-"
     for name in folder.names(RUNS):
         if name.endswith(".json") and name.startswith(prefix):
@@ -284,12 +242,10 @@ def manifests(folder: Folder, group: int | None = None) -> Iterator[Manifest]:
 
 def named(folder: Folder, names: Mapping[str, Iterable[int]]) -> list[Manifest]:
     """
-    Read certain manifests.
+    Read certain manifests, in the order of their names in the mapping.
 
-    :param folder: the run's folder.
     :param names: their names, each with its chunks that do not count.
-    :returns: the manifests, in the order of the names.
-    :raises ReindexError: one is gone.
+    :raises ReindexError: when one is gone.
     """
     result = []
     for name, dropped in names.items():
@@ -305,17 +261,14 @@ def accounted(
     candidates: Iterable[Manifest], token: str, adopted: Mapping[str, Iterable[int]] | None = None
 ) -> list[Manifest]:
     """
-    The manifests that count for a plan: each chunk is in exactly one of them.
+    The manifests that count for a plan, in the order of their names: each chunk is in exactly one of them.
 
     A task that was delivered twice leaves two manifests for the same chunks; the first by name is taken.
 
-    :param candidates: the manifests found.
-    :param token: the plan's token.
-    :param adopted: names of earlier runs' manifests that the plan adopted, with their chunks that do not count.
-    :returns: the manifests to use, in the order of their names.
+    :param adopted: names of earlier runs' manifests that the plan reuses, with their chunks that do not count.
     """
     names, seen, result = adopted or {}, set[int](), []
-    # The adopted ones first: the plan counts on them.
+    # The reused ones first: the plan relies on them.
     for found in sorted(candidates, key=lambda m: (m.name not in names, m.name)):
         manifest = found.without(names[found.name]) if names.get(found.name) else found
         chunks = {c.chunk for c in manifest.chunks}

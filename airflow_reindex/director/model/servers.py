@@ -18,16 +18,16 @@ class Servers:
     """
     How to reach a Qserv installation.
 
-    :param czar: connects to the czar's MySQL server; with ``local_infile`` allowed on the client's side.
-    :param workers: connects to each worker's.
-    :param index_database: where the director indexes are.
-    :param work_database: where builds keep their tables.
-    :param catalog: where the placement of chunks is read from.
+    :param czar: connects to the czar's MySQL server, with ``local_infile`` allowed on the client's side.
+    :param workers: connects to each worker's server, by worker name.
+    :param index_database: the database of the director indexes.
+    :param work_database: the database of a build's own tables.
+    :param catalog: the source of the placement of chunks.
     :param replication_schema: the replication system's database.
     :param worker_connections: connections that extract tasks may open to one worker at a time.
     :param staging_dir: for ``local=0``: the folder that tasks and server share, as tasks see it.
     :param server_staging_dir: the same folder as the server sees it.
-    :param data_dir: the folder of the czar's data as tasks see it, where they do; only its room is looked at.
+    :param data_dir: the czar's data folder as tasks see it, where they do; used only for its free space.
     """
 
     czar: Connect
@@ -42,21 +42,14 @@ class Servers:
     data_dir: str | None = None
 
     def tables(self, request: BuildRequest) -> IndexTables:
-        """
-        The names of an index's tables on the czar's server.
-
-        :param request: names the index.
-        :returns: the names.
-        """
+        """The names of an index's tables on the czar's server."""
         return IndexTables(self.work_database, self.index_database, request.index_table)
 
     def inbox(self, request: BuildRequest) -> Inbox:
         """
-        How files are loaded.
+        How the files of a request are loaded.
 
-        :param request: says whether the client sends them.
-        :returns: the inbox.
-        :raises RequestError: ``local=0`` without a shared folder.
+        :raises RequestError: for ``local=0`` without a shared folder.
         """
         if request.local:
             return Inbox(local=True)

@@ -1,4 +1,4 @@
-"""The samples of all runs to key ranges of about equal weight, and their slices."""
+"""Division of the key space into ranges of about equal weight and their slices, from the runs' samples."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pyarrow as pa
 from airflow_reindex.core.windows import MAX_MAPPED_TASKS, contiguous_groups, task_count
 from airflow_reindex.director.model.runs import Manifest
 
-#: Rows of one slice, that is of one transaction: keeps rollback and purge short (reference: bounded slices).
+#: Rows of one slice, that is of one transaction: keeps rollback and purge short.
 SLICE_ROWS = 250_000
-#: Ranges wanted at least, as long as each has some rows: one for each connection that loads at the same time.
+#: The least number of ranges, as long as each has some rows: one for each connection that loads at the same time.
 LEAST_RANGES = 4
 
 
@@ -25,10 +25,10 @@ class KeyRange:
     """
     A mapped load task's part of the key space.
 
-    :param number: its number, ascending with the keys.
+    :param number: ascending with the keys.
     :param bounds: the slices' bounds; slice i holds the keys ``bounds[i] <= key < bounds[i + 1]``. ``None`` at either
         end means no bound.
-    :param rows: about how many rows it has.
+    :param rows: an estimate.
     """
 
     number: int
@@ -42,11 +42,7 @@ class KeyRange:
         return f"keys [{'min' if low is None else low}, {'max' if high is None else high})"
 
     def slices(self) -> list[tuple[int | None, int | None]]:
-        """
-        The slices of the range.
-
-        :returns: pairs of lower bound (included) and upper bound (excluded).
-        """
+        """The slices as pairs of lower bound (included) and upper bound (excluded)."""
         return list(zip(self.bounds[:-1], self.bounds[1:], strict=True))
 
 
@@ -64,12 +60,7 @@ class Source:
 
     @classmethod
     def of(cls, staged: Iterable[Manifest]) -> Source:
-        """
-        The files of some manifests.
-
-        :param staged: the manifests that count.
-        :returns: their files.
-        """
+        """The files of the manifests that count."""
         files = [(file, manifest.dropped) for manifest in staged for file in manifest.files]
         kind = key_type(max((file.high for file, _ in files), default=0))
         return cls(
@@ -88,14 +79,14 @@ class Source:
         """
         The files that have keys in a range.
 
-        :param low: the first key wanted; ``None`` for all.
-        :param high: the first key that is not wanted; ``None`` for all.
+        :param low: the first key; ``None`` for no bound.
+        :param high: the key after the last one; ``None`` for no bound.
         :yields: a file's name, and the chunks whose rows in it do not count.
         """
         kind = self._low.dtype.type
         wanted = np.ones(len(self._low), bool)
         if low is not None:
-            # The key after the largest one of the type is beyond all files.
+            # A bound above the type's largest key is beyond all files.
             wanted &= (self._high >= kind(low)) if low <= np.iinfo(kind).max else False
         if high is not None:
             # The last key of a type has no successor in it.
@@ -109,10 +100,9 @@ class Split:
     """
     How the rows of a plan are loaded; lies in the run's folder as ``split.json``.
 
-    :param build: distinguishes the shadow table of this split from those of earlier ones of the same plan.
+    :param build: distinguishes the shadow table of this split from those of earlier splits of the same plan.
     :param manifests: the manifests whose rows it covers, each with its chunks that do not count.
-    :param rows: how many rows they hold.
-    :param ranges: the key ranges, ascending, without gaps.
+    :param ranges: ascending, without gaps.
     """
 
     build: str
@@ -121,22 +111,13 @@ class Split:
     ranges: tuple[KeyRange, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """
-        The split as JSON can hold it.
-
-        :returns: a dict of plain types.
-        """
+        """The split as plain JSON types."""
         ranges = [[r.number, r.bounds, r.rows] for r in self.ranges]
         return {**vars(self), "ranges": ranges}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Split:
-        """
-        Read a split back.
-
-        :param value: what :meth:`as_dict` gave.
-        :returns: the split.
-        """
+        """Read a split back."""
         ranges = tuple(KeyRange(number, tuple(bounds), rows) for number, bounds, rows in value["ranges"])
         names = {name: tuple(dropped) for name, dropped in value["manifests"].items()}
         return cls(value["build"], names, value["rows"], ranges)
@@ -144,17 +125,13 @@ class Split:
 
 def make_split(token: str, staged: Sequence[Manifest], rows_per_task: int, slice_rows: int = SLICE_ROWS) -> Split:
     """
-    Cut the key space.
+    Cut the key space; without rows the split has no ranges.
 
-    The result is a function of the staged runs and the sizes asked for: a split made again from the same ones is the
-    same, so that what was loaded for it still counts; from others it has another ``build``, and nothing of the old one
-    is used.
+    The result is a function of the staged runs and the sizes: a split made again from the same runs is the same, so
+    that slices loaded for it still count; from other runs it has another ``build``, and nothing of the old one is used.
 
-    :param token: the plan's token.
-    :param staged: the manifests that count.
-    :param rows_per_task: how many rows one load task should load.
-    :param slice_rows: about how many rows one transaction should hold.
-    :returns: the split; without rows it has no ranges.
+    :param rows_per_task: rows that one load task should load.
+    :param slice_rows: about the number of rows in one transaction.
     """
     names = {manifest.name: manifest.dropped for manifest in sorted(staged, key=lambda m: m.name)}
     rows = sum(manifest.rows for manifest in staged)
@@ -172,18 +149,16 @@ def make_split(token: str, staged: Sequence[Manifest], rows_per_task: int, slice
 
 
 def _build(token: str, names: Iterable[str], ranges: Sequence[KeyRange]) -> str:
-    """What is loaded is known by the numbers of range and slice: with other bounds they mean other rows."""
+    """Hash of a split: loaded slices are known by range and slice number, which mean other rows with other bounds."""
     bounds = (str(key_range.bounds) for key_range in ranges)
     return hashlib.sha256("\n".join((token, *names, *bounds)).encode()).hexdigest()[:8]
 
 
 def quantiles(staged: Sequence[Manifest], parts: int) -> list[int]:
     """
-    Keys that cut the rows into parts of about equal size.
+    At most ``parts - 1`` distinct keys, ascending, that cut the rows into parts of about equal size.
 
-    :param staged: the manifests, with their files' samples.
-    :param parts: how many parts are wanted.
-    :returns: fewer than ``parts`` keys, ascending, each once; a key that is very frequent makes fewer, larger parts.
+    A very frequent key makes fewer, larger parts.
     """
     files = [file for manifest in staged for file in manifest.files if file.sample]
     if not files:
@@ -194,16 +169,11 @@ def quantiles(staged: Sequence[Manifest], parts: int) -> list[int]:
     order = np.argsort(keys, kind="stable")
     reached = np.cumsum(weights[order])
     targets = np.arange(1, parts) * (reached[-1] / parts)
-    # The first key of all is no cut: nothing lies below it.
+    # The very first key is no cut: nothing lies below it.
     cuts = np.unique(keys[order][np.minimum(np.searchsorted(reached, targets), len(order) - 1)])
     return [int(cut) for cut in cuts if cut > keys[order[0]]]
 
 
 def key_type(highest: int) -> type[np.integer[Any]]:
-    """
-    A type for keys: unsigned 64-bit keys do not fit int64.
-
-    :param highest: the largest key.
-    :returns: int64 where it fits.
-    """
+    """The type for keys up to the highest one: int64 where it fits, otherwise uint64."""
     return np.uint64 if highest > np.iinfo(np.int64).max else np.int64

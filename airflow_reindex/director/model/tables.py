@@ -1,4 +1,4 @@
-"""The tables of a build in the working database: their names, and the index table itself."""
+"""The tables of a build in the working database: their names, and the index table's definition."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ WORK_DATABASE = "airflow_reindex"
 @dataclass(frozen=True)
 class IndexTables:
     """
-    Names of everything that belongs to the build of one index.
+    The names of everything that belongs to the build of one index.
 
-    Each name of a build has its claim's token in it: whoever lost the claim knows only names that are gone.
+    Each name of a build includes its claim's token: after losing the claim, a run knows only names that are gone.
 
     :param work: the working database.
     :param database: the index database.
@@ -32,29 +32,21 @@ class IndexTables:
 
     @property
     def mark(self) -> str:
-        """Stands for the index in the names of its tables: 12 hexadecimal digits."""
+        """Hash of the index in the names of its tables: 12 hexadecimal digits."""
         return hashlib.sha256(f"{self.database}\0{self.index}".encode()).hexdigest()[:12]
 
     def name(self, kind: str, token: str = "", build: str = "") -> str:
         """
-        The name of a working table.
+        The name of a working table, at most 40 characters.
 
         :param kind: ``claim``, ``done``, ``shadow``, ``slices``, ``previous``, ``replaced`` or ``probe``.
         :param token: the claim's token.
         :param build: the split's build, for the tables that hold rows.
-        :returns: the table's name, at most 40 characters.
         """
         return "_".join(part for part in (kind, self.mark, token, build) if part)
 
     def sql(self, kind: str, token: str = "", build: str = "") -> str:
-        """
-        A working table's quoted, qualified name.
-
-        :param kind: as for :meth:`name`.
-        :param token: as for :meth:`name`.
-        :param build: as for :meth:`name`.
-        :returns: the name for a statement.
-        """
+        """A working table's quoted, qualified name; the parameters are those of :meth:`name`."""
         return quote(self.work, self.name(kind, token, build))
 
     @property
@@ -64,13 +56,7 @@ class IndexTables:
 
 
 def ensure_work_database(connection: Connection, name: str) -> bool:
-    """
-    Create the working database where it is missing.
-
-    :param connection: the czar's server.
-    :param name: its name.
-    :returns: whether it was created by this call.
-    """
+    """Create the working database where it is missing; returns whether this call created it."""
     if query(connection, "SELECT 1 FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = %s", (name,)):
         return False
     try:
@@ -89,15 +75,10 @@ def ensure_work_database(connection: Connection, name: str) -> bool:
 
 
 def index_definition(plan: Plan) -> str:
-    """
-    The columns and keys of a director index, as Qserv makes them (three columns, one key, InnoDB).
-
-    :param plan: names the columns and their types.
-    :returns: what follows ``CREATE TABLE <name>``.
-    """
+    """What follows ``CREATE TABLE <name>`` for an index, as Qserv makes it: three columns, one key, InnoDB."""
     key, kind = quote(plan.key_column), "UNIQUE KEY" if plan.unique else "KEY"
     sub_chunk = plan.sub_chunk
-    # Statistics would be recalculated by a background thread all through the load; ANALYZE runs once at the end.
+    # A background thread would recalculate statistics all through the load; ANALYZE runs once at the end.
     return (
         f"({key} {plan.key.sql} NOT NULL, `chunkId` INT, "
         f"`subChunkId` {sub_chunk.sql}{'' if sub_chunk.nullable else ' NOT NULL'}, {kind} ({key})) "

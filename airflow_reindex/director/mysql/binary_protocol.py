@@ -1,9 +1,10 @@
 """
 Integer columns of a result, decoded as arrays straight from a connection's socket.
 
-A driver makes Python objects of each row, which costs more than all else that extraction does. In the binary protocol
-of prepared statements rows of integers that are not NULL have one size, so that a buffer full of them is an array. The
-driver's connection stays what it was: the statement is answered completely before anybody else uses the socket.
+A driver makes Python objects of each row, which costs more than everything else in the extraction. In the binary
+protocol of prepared statements, rows of integers that are not NULL have one size, so that a buffer full of them is an
+array. The driver's connection stays usable: the answer to a statement is read completely before anything else uses the
+socket.
 
 Source of the format: MariaDB's documentation, "Client/Server Protocol": COM_STMT_PREPARE, COM_STMT_EXECUTE, "Result Set
 Packets", "Binary Resultset Row".
@@ -40,19 +41,15 @@ _BUFFER_BYTES = 1 << 20
 
 class SurpriseError(Exception):
     """
-    The answer is not rows of one size: a NULL, another type, an error of the server.
+    The answer is not rows of one size: a NULL, another type, or an error of the server.
 
-    The connection is in the middle of it and must be closed; the driver can ask again and say what it is.
+    The connection is in the middle of the answer and must be closed; the driver can repeat the statement and name the
+    cause.
     """
 
 
 def usable(connection: Connection) -> bool:
-    """
-    Whether the server's bytes can be read from the connection's socket: neither encrypted nor compressed.
-
-    :param connection: a connection of mysqlclient.
-    :returns: the answer.
-    """
+    """Whether results can be read from the connection's socket: neither encrypted nor compressed."""
     if not hasattr(connection, "fileno"):
         return False
     rows = query(connection, "SHOW SESSION STATUS WHERE Variable_name IN ('Ssl_cipher', 'Compression')")
@@ -62,10 +59,10 @@ def usable(connection: Connection) -> bool:
 
 class Wire:
     """
-    Reads results from a connection's socket; a context manager, for one statement after the other.
+    Reads results from a connection's socket, one statement after the other; a context manager.
 
-    :param connection: a connection that is :func:`usable`, with nothing under way.
-    :raises SurpriseError: its protocol is not known; it must be closed.
+    :param connection: one that is :func:`usable`, with no statement under way.
+    :raises SurpriseError: when its protocol is not known; the connection must be closed.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -94,7 +91,7 @@ class Wire:
         self.close()
 
     def close(self) -> None:
-        """Let go of the socket; the connection stays open."""
+        """Close this copy of the socket; the connection stays open."""
         with suppress(OSError):
             self._socket.sendall(self._unsent)
         self._socket.close()
@@ -104,15 +101,15 @@ class Wire:
         Run a statement without parameters.
 
         :param sql: the statement, taken literally; its columns are integers.
-        :yields: one array a column, of equal length, of the columns' own types; at most a buffer full of rows.
-        :raises SurpriseError: the answer is something else.
-        :raises OSError: the connection broke.
+        :yields: one array per column, of equal length and the column's own type; at most a buffer full of rows.
+        :raises SurpriseError: when the answer is something else.
+        :raises OSError: when the connection broke.
         """
         statement, kinds = self._prepare(sql)
         self._send(_EXECUTE, statement + struct.pack("<BI", 0, 1))
         self._skip_columns()
         yield from self._rows(kinds)
-        # Nobody answers it, so it can go with the next command.
+        # The server does not answer this command, so it can be sent with the next one.
         self._unsent = _command(_CLOSE, statement)
 
     def _prepare(self, sql: str) -> tuple[bytes, list[str]]:
@@ -132,7 +129,7 @@ class Wire:
         answer = self._packet()
         if answer[0] in (_OK, _ERROR):
             raise SurpriseError
-        # MariaDB does not repeat the columns that it has told when the statement was prepared; a byte says so.
+        # MariaDB does not repeat the column definitions that it sent when the statement was prepared; a byte says so.
         repeated = len(answer) == 1 or answer[1] == 1
         for _ in range(answer[0] if repeated else 0):
             self._packet()
@@ -140,7 +137,7 @@ class Wire:
             self._packet()
 
     def _rows(self, kinds: list[str]) -> Iterator[tuple[npt.NDArray[Any], ...]]:
-        # Length and number of the packet, then a zero and the bitmap of NULLs.
+        # Length and sequence number of the packet, then a zero byte and the bitmap of NULLs.
         fields = [("head", "<u4"), ("mark", "u1"), ("nulls", "u1", ((len(kinds) + 9) // 8,))]
         row = np.dtype([*fields, *((f"c{i}", kind) for i, kind in enumerate(kinds))])
         body = row.itemsize - 4
@@ -163,7 +160,7 @@ class Wire:
             raise SurpriseError
 
     def _length(self) -> int:
-        """The length of the packet that comes next, whose head has arrived."""
+        """The length of the next packet, whose header has arrived."""
         return int.from_bytes(self._view[self._start : self._start + 3], "little")
 
     def _packet(self) -> bytes:
@@ -177,7 +174,7 @@ class Wire:
         return bytes(self._view[start : self._start])
 
     def _fill(self, wanted: int) -> None:
-        """Wait until so many bytes are in the buffer."""
+        """Wait until the buffer has at least this number of bytes."""
         if wanted > _BUFFER_BYTES:
             raise SurpriseError
         if self._start + wanted > _BUFFER_BYTES or self._start == self._end:
@@ -186,7 +183,7 @@ class Wire:
             self._start, self._end = 0, len(left)
         while self._end - self._start < wanted:
             try:
-                # Whether the socket blocks, and for how long, is up to the client library.
+                # The client library decides whether the socket blocks, and for how long.
                 got = self._socket.recv_into(self._view[self._end :], 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 if not self._poll.poll(self._timeout):
@@ -201,13 +198,13 @@ class Wire:
         self._socket.sendall(unsent + _command(command, body))
 
     def _ask_for_marks(self) -> bool:
-        """Whether the server marks the end of the columns; depends on what the client library agreed with it."""
+        """Whether the server marks the end of the columns; depends on what the client library negotiated with it."""
         self._send(_QUERY, b"SELECT 1")
         if self._packet()[0] != 1:
-            # Not an answer of one column: the statement was not understood.
+            # The answer is not one column: the server did not understand the statement.
             raise SurpriseError
         self._packet()
-        # A mark is five bytes long; else the row comes at once: the length of its text, and the text.
+        # An end marker is five bytes long; without it the row follows at once: the length of its text, and the text.
         marked = self._packet()[0] == _END
         if marked:
             self._packet()

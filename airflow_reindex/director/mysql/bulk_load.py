@@ -1,4 +1,4 @@
-"""How files of rows reach the czar's server: text, LOAD DATA, and what its errors mean."""
+"""Transport of rows to the czar's server: text files, LOAD DATA, and the meaning of its errors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from airflow_reindex.director.mysql.client import Connection, code_of, describe,
 from airflow_reindex.director.mysql.identifiers import quote
 from airflow_reindex.director.mysql.types import Rows
 
-#: The server's errors for a disk, a table or a tablespace that is full.
+#: The server's error numbers for a full disk, table or tablespace.
 DISK_FULL = frozenset({28, 1021, 1114, 135, 136})
-#: What a row takes as text at most: three numbers of 64, 31 and 64 bits, and what separates them.
+#: Bytes that a row takes as text at most: three numbers of 64, 31 and 64 bits, and the separators.
 TEXT_BYTES = 55
 
 
-#: A probe file lives for less than a second.
+#: Age in seconds from which a probe file is an orphan; a probe takes less than a second.
 PROBE_SECONDS = 3_600
 
 
@@ -36,8 +36,8 @@ class Inbox:
     """
     How files reach the czar's server.
 
-    :param local: whether the client sends them (``LOAD DATA LOCAL INFILE``); else the server reads them by itself.
-    :param folder: where tasks write them; ``None``: a temporary folder of the task's machine (``local`` only).
+    :param local: whether the client sends them (``LOAD DATA LOCAL INFILE``); otherwise the server reads them itself.
+    :param folder: where tasks write them; ``None`` for a temporary folder on the task's machine (``local`` only).
     :param server_folder: the same folder as the server sees it.
     """
 
@@ -46,12 +46,7 @@ class Inbox:
     server_folder: str | None = None
 
     def ensure_room(self, rows: int) -> None:
-        """
-        Refuse to write a file that would fill the disk.
-
-        :param rows: how many rows it would have.
-        :raises SpaceError: too little is left.
-        """
+        """Raise :class:`SpaceError` if a file of that many rows would fill the disk."""
         folder = tempfile.gettempdir() if self.local or self.folder is None else self.folder
         free, need = shutil.disk_usage(folder).free, rows * TEXT_BYTES
         if free < need + RESERVE_BYTES:
@@ -59,11 +54,7 @@ class Inbox:
 
     @contextmanager
     def place(self) -> Iterator[Path]:
-        """
-        A folder for the files of a task; what lies in a temporary one is gone when the block ends.
-
-        :yields: the folder.
-        """
+        """A folder for the files of a task; a temporary one is removed with its files when the block ends."""
         if self.local or self.folder is None:
             with tempfile.TemporaryDirectory(prefix="airflow-reindex-") as folder:
                 yield Path(folder)
@@ -74,27 +65,22 @@ class Inbox:
         """
         Remove the files that killed tasks left in the shared folder.
 
-        :param mark: how the names of the files go on after ``reindex-``: the index's mark, and the token of one build.
+        :param mark: what follows ``reindex-`` in the files' names: the index's mark, and the token of one build.
         :param keep: a token whose files stay.
         """
         if self.local or self.folder is None:
             return
         folder = Path(self.folder)
         dead = [path for path in folder.glob(f"reindex-{mark}-*.tsv") if not keep or keep not in path.name]
-        # A fresh one belongs to a plan that is at work right now.
+        # A recent probe belongs to a plan task that is running.
         dead += [path for path in folder.glob("reindex-probe-*.tsv") if _age(path) > PROBE_SECONDS]
         for path in dead:
-            # Another run may sweep at the same time, or the file be another account's.
+            # Another run may sweep at the same time, or the file may belong to another account.
             with suppress(OSError):
                 path.unlink()
 
     def seen_by_server(self, path: Path) -> str:
-        """
-        The path to put into the statement.
-
-        :param path: where the task wrote the file.
-        :returns: the client's path for ``local``, else the server's.
-        """
+        """The file's path for the statement: the client's own if ``local``, otherwise as the server sees it."""
         return str(path) if self.local else str(Path(self.server_folder or self.folder or "") / path.name)
 
 
@@ -102,10 +88,9 @@ def write_text(rows: Rows, path: Path) -> None:
     """
     Write rows as the tab-separated text that LOAD DATA reads.
 
-    :param rows: the rows.
     :param path: the file; readable by all, as the server runs under another account.
-    :raises TransientError: the file was removed meanwhile.
-    :raises DiskFullError: no room is left.
+    :raises TransientError: when the file was removed meanwhile.
+    :raises DiskFullError: when no space is left.
     """
     table = pa.table({"key": rows.key, "chunk": rows.chunk, "sub_chunk": rows.sub_chunk})
     try:
@@ -127,13 +112,10 @@ def load_file(connection: Connection, inbox: Inbox, path: Path, table: str, key:
     """
     Load one complete file.
 
-    :param connection: to the czar's server.
-    :param inbox: how the file reaches it.
     :param path: the file, as the task sees it.
     :param table: the table, quoted.
-    :param key: the key column.
     :returns: the server's count of rows.
-    :raises DataError: the server gave a warning; with LOCAL that is how it reports skipped and changed rows.
+    :raises DataError: when the server gave a warning; with LOCAL it reports skipped and changed rows that way.
     """
     local = "LOCAL " if inbox.local else ""
     return execute(
@@ -146,11 +128,10 @@ def load_file(connection: Connection, inbox: Inbox, path: Path, table: str, key:
 
 def explain_load_error(error: MySQLdb.Error, *, local: bool) -> RequestError | None:
     """
-    Say which setting of the server forbids the load, and what to use instead.
+    Name the server's setting that forbids the load, and the alternative.
 
-    :param error: the server's error.
     :param local: whether LOAD DATA LOCAL was used.
-    :returns: the error to raise for a matter of settings or room, else ``None``.
+    :returns: the error to raise; ``None`` when the cause is neither a setting nor disk space.
     """
     code, text = code_of(error), describe(error)
     if local and code in (1148, 3948, 4166, 2068):
@@ -167,7 +148,7 @@ def explain_load_error(error: MySQLdb.Error, *, local: bool) -> RequestError | N
             "the server's secure_file_priv does not allow 'server_staging_dir' of the qserv connection: set one to the "
             f"other, or use local=1 ({text})"
         )
-    # Of a temporary file, such as the binary log's cache, the server gives the system's error.
+    # For a temporary file, such as the binary log's cache, the server reports the system's error.
     if code in DISK_FULL or "Errcode: 28 " in text:
         return RequestError(f"the czar's server has no room left: make some, then clear the failed tasks ({text})")
     if not local and code in (2, 13, 29):
@@ -180,7 +161,7 @@ def explain_load_error(error: MySQLdb.Error, *, local: bool) -> RequestError | N
 
 
 def _age(path: Path) -> float:
-    """Seconds since a file was written; 0 for one that is gone."""
+    """Seconds since a file was written; 0 when it is gone."""
     with suppress(OSError):
         return time.time() - path.stat().st_mtime
     return 0.0

@@ -1,4 +1,4 @@
-"""Statements on MySQL and MariaDB: every warning is an error, every error has a class that says whether to retry."""
+"""Statements on MySQL and MariaDB: a warning is an error, and an error's class says whether to retry."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Connection = Any
 #: Opens a new connection; raises the driver's error.
 Connect = Callable[[], Connection]
 
-#: Too many connections, shutdown in progress, network errors, time-out of a lock wait, deadlock, query interrupted,
-#: connection killed. All client errors (2000 to 2099: cannot connect, gone, lost) are transient besides.
+#: Too many connections, shutdown in progress, network errors, lock wait timeout, deadlock, query interrupted,
+#: connection killed. All client errors (2000 to 2099: cannot connect, gone, lost) are transient, too.
 TRANSIENT_CODES = frozenset({1040, 1053, 1077, 1152, 1159, 1160, 1161, 1184, 1203, 1205, 1213, 1317, 1927})
 NO_SUCH_TABLE = 1146
 LOCK_WAIT = 1205
@@ -42,15 +42,16 @@ _TIMEVAL = struct.Struct("@ll")
 @dataclass(frozen=True, kw_only=True)
 class Patience:
     """
-    How long to wait for a server that says nothing, in seconds.
+    Timeouts of a connection, in seconds.
 
-    A statement may rightly take minutes without a byte on the wire, so silence alone proves nothing: whether the
-    machine and the network are there is asked by TCP itself, which needs no answer of the server's program.
+    A statement may legitimately take minutes without sending a byte, so silence alone proves nothing. Whether machine
+    and network are there is checked by TCP itself, which needs no answer of the server's program.
 
-    :param connect: until a connection that is being made has failed.
-    :param answer: until a server that answers nothing, though its machine is there, counts as hung: longer than the
-        longest statement.
-    :param network: until a machine that acknowledges nothing, or a server that takes no byte, counts as away.
+    :param connect: for making a connection.
+    :param answer: after which a server that does not answer, though its machine is reachable, counts as hung: longer
+        than the longest statement.
+    :param network: after which a machine that acknowledges nothing, or a server that accepts no byte, counts as
+        unreachable.
     """
 
     connect: int = 10
@@ -63,11 +64,7 @@ class Patience:
         return {"connect_timeout": self.connect, "read_timeout": self.answer, "write_timeout": self.network}
 
     def apply(self, connection: Connection) -> None:
-        """
-        Set what the driver has no option for.
-
-        :param connection: a fresh connection of mysqlclient.
-        """
+        """Set what the driver has no option for, on a fresh connection."""
         if not hasattr(connection, "fileno"):
             return
         with socket.socket(fileno=os.dup(connection.fileno())) as own:
@@ -76,7 +73,8 @@ class Patience:
                 return
             own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             probe = max(1, self.network // 4)
-            # Where the last one is known, it also ends what is unacknowledged, which no probe follows.
+            # Where the system knows TCP_USER_TIMEOUT, it also ends unacknowledged writes, which no keepalive probe
+            # follows.
             for name, value in (
                 ("TCP_KEEPIDLE", probe),
                 ("TCP_KEEPINTVL", probe),
@@ -88,61 +86,36 @@ class Patience:
 
 
 def answer_timeout(own: socket.socket) -> float | None:
-    """
-    How long to wait for bytes on a connection's socket.
-
-    :param own: the socket, or a copy of it.
-    :returns: seconds; ``None`` for ever.
-    """
+    """The receive timeout of a connection's socket in seconds; ``None`` when there is none."""
     seconds, micro = _TIMEVAL.unpack(own.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.size))
     return seconds + micro / 1e6 or None
 
 
 def code_of(error: BaseException) -> int:
-    """
-    The server's or client's error number.
-
-    :param error: a driver's exception.
-    :returns: the number, 0 when there is none.
-    """
+    """The server's or client's error number; 0 when there is none."""
     return error.args[0] if error.args and isinstance(error.args[0], int) else 0
 
 
 def describe(error: BaseException) -> str:
-    """
-    A driver's exception in the form that Qserv uses for one.
-
-    :param error: the exception.
-    :returns: ``error: <text>, errno: <number>``.
-    """
+    """A driver's exception in Qserv's form: ``error: <text>, errno: <number>``."""
     if isinstance(error, MySQLdb.Error) and len(error.args) > 1:
         return f"error: {error.args[1]}, errno: {error.args[0]}"
     return str(error) or type(error).__name__
 
 
 def is_transient(error: BaseException) -> bool:
-    """
-    Whether trying again may help.
-
-    :param error: any exception.
-    :returns: true for lost or refused connections, busy servers, deadlocks and time-outs.
-    """
+    """Whether a retry may help: for lost or refused connections, busy servers, deadlocks and timeouts."""
     if isinstance(error, ReindexError):
         return isinstance(error, TransientError)
     if isinstance(error, MySQLdb.Error):
         code = code_of(error)
-        # The driver raises InterfaceError(0, '') on a connection that was closed under it.
+        # The driver raises InterfaceError(0, '') on a connection that is closed already.
         return code in TRANSIENT_CODES or 2000 <= code < 2100 or code == 0
     return isinstance(error, ConnectionError | TimeoutError)
 
 
 def prepare(connection: Connection) -> Connection:
-    """
-    Pin the settings that statements rely on (:mod:`airflow_reindex.director.mysql.session_settings`).
-
-    :param connection: a fresh connection.
-    :returns: the same connection, in autocommit mode.
-    """
+    """Pin the :mod:`~airflow_reindex.director.mysql.session_settings`, in autocommit mode; returns the connection."""
     connection.autocommit(True)
     execute(connection, pin_statement(connection.character_set_name()))
     execute(connection, TRANSACTIONS)
@@ -150,14 +123,7 @@ def prepare(connection: Connection) -> Connection:
 
 
 def query(connection: Connection, sql: str, args: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-    """
-    Run a statement and fetch its whole result.
-
-    :param connection: where to run it.
-    :param sql: the statement, with ``%s`` for values and quoted identifiers (``%`` doubled).
-    :param args: the values.
-    :returns: the rows.
-    """
+    """Fetch the result of a statement with ``%s`` for values, and with quoted identifiers (``%`` doubled)."""
     with connection.cursor() as cursor:
         cursor.execute(sql, tuple(args))
         return list(cursor.fetchall())
@@ -165,14 +131,10 @@ def query(connection: Connection, sql: str, args: Sequence[object] = ()) -> list
 
 def query_whole(connection: Connection, sql: str, count: str, args: Sequence[object] = ()) -> list[tuple[Any, ...]]:
     """
-    Fetch a result, and prove that all of its rows have come.
+    Fetch a result, and prove that all of its rows have arrived.
 
-    :param connection: where to run it.
-    :param sql: as for :func:`query`.
-    :param count: a statement with the same values that counts the rows.
-    :param args: the values.
-    :returns: the rows.
-    :raises DataError: the server counts others, twice in a row.
+    :param count: a statement that counts the rows, with the same values.
+    :raises DataError: when the server counts another number, twice in a row.
     """
     for _ in range(2):
         rows = query(connection, sql, args)
@@ -189,11 +151,8 @@ def execute(connection: Connection, sql: str, args: Sequence[object] = ()) -> in
     """
     Run a statement for its effect.
 
-    :param connection: where to run it.
-    :param sql: as for :func:`query`.
-    :param args: the values.
     :returns: the server's count of affected rows: a hint, never a proof.
-    :raises DataError: the server gave a warning.
+    :raises DataError: when the server gave a warning.
     """
     with connection.cursor() as cursor:
         affected = int(cursor.execute(sql, tuple(args)))
@@ -206,14 +165,7 @@ def execute(connection: Connection, sql: str, args: Sequence[object] = ()) -> in
 
 
 def table_names(connection: Connection, database: str, prefix: str) -> list[str]:
-    """
-    The tables of a database whose names start with a text.
-
-    :param connection: the server.
-    :param database: the database's name.
-    :param prefix: the text; taken literally.
-    :returns: sorted names.
-    """
+    """The sorted names of a database's tables that start with a prefix, which is taken literally."""
     rows = query(
         connection,
         "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND LEFT(TABLE_NAME, %s) = %s",
@@ -223,23 +175,14 @@ def table_names(connection: Connection, database: str, prefix: str) -> list[str]
 
 
 def hang_up(connection: Connection) -> None:
-    """
-    Close a connection, closed already or not: the driver's complaint would hide why the work on it has failed.
-
-    :param connection: the connection.
-    """
+    """Close a connection, even if it is closed already: the driver's error would hide why the work on it has failed."""
     with suppress(MySQLdb.Error):
         connection.close()
 
 
 @contextmanager
 def session(connect: Connect) -> Iterator[Connection]:
-    """
-    A connection for a block of work, closed at its end.
-
-    :param connect: opens the connection.
-    :yields: the prepared connection.
-    """
+    """A prepared (:func:`prepare`) connection for a block of work, closed at its end."""
     connection = connect()
     try:
         yield prepare(connection)
@@ -249,17 +192,13 @@ def session(connect: Connect) -> Iterator[Connection]:
 
 @contextmanager
 def transaction(connection: Connection) -> Iterator[None]:
-    """
-    A transaction that is rolled back when the block raises.
-
-    :param connection: the connection, in autocommit mode.
-    """
+    """A transaction that is rolled back when the block raises; the connection is in autocommit mode."""
     execute(connection, f"SET SESSION wait_timeout = {TRANSACTION_IDLE_SECONDS}")
     execute(connection, "START TRANSACTION")
     try:
         yield
     except BaseException:
-        # A server that is gone has rolled back by itself.
+        # A server that is unreachable has rolled back, or will, by itself.
         try:
             connection.rollback()
             execute(connection, f"SET SESSION wait_timeout = {IDLE_SECONDS}")
@@ -272,15 +211,11 @@ def transaction(connection: Connection) -> Iterator[None]:
 
 @contextmanager
 def snapshot(connection: Connection) -> Iterator[None]:
-    """
-    A block whose statements see the same rows, where the tables' engine has transactions.
-
-    :param connection: the connection, in autocommit mode; nothing is written.
-    """
+    """A read-only block whose statements see the same rows, where the tables' engine has transactions."""
     execute(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
     try:
         yield
     finally:
-        # A connection that broke has ended it, too.
+        # A broken connection has ended the transaction, too.
         with suppress(MySQLdb.Error):
             connection.rollback()

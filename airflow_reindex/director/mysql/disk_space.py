@@ -1,4 +1,4 @@
-"""Whether the czar's disk has room for the index: asked before a build, and before each slice."""
+"""Free space on the czar's disk: checked before a build, and before each slice."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ INDEX_BYTES = 40
 
 class ServerRoom:
     """
-    The room that is left for the czar's tables.
+    The free space for the czar's tables.
 
-    :param connection: the czar's server.
-    :param data_dir: the folder of its data as tasks see it; ``None`` where they do not: then the server is asked, which
-        knows when its plugin DISKS is installed and the account has the FILE privilege.
+    :param data_dir: the server's data folder as tasks see it; ``None`` where they do not: then the server is asked,
+        which knows when its plugin DISKS is installed and the account has the FILE privilege.
     """
 
     def __init__(self, connection: Connection, data_dir: str | None) -> None:
@@ -29,11 +28,7 @@ class ServerRoom:
         self._asks = data_dir is None
 
     def free(self) -> int | None:
-        """
-        How much is left.
-
-        :returns: bytes; ``None`` when nobody can tell.
-        """
+        """The free space in bytes; ``None`` when it is unknown."""
         if self._data_dir is not None:
             return shutil.disk_usage(self._data_dir).free
         if not self._asks:
@@ -48,12 +43,7 @@ class ServerRoom:
         return max(there)[1] * 1024 if there else None
 
     def ensure(self, rows: int) -> None:
-        """
-        Refuse to load what would fill the disk.
-
-        :param rows: rows that are about to be loaded.
-        :raises SpaceError: too little is left.
-        """
+        """Raise :class:`SpaceError` if loading that many rows would fill the disk."""
         free, need = self.free(), rows * INDEX_BYTES
         if free is not None and free < need + RESERVE_BYTES:
             raise SpaceError(full_message("the disk of the czar's MySQL server", free, need))

@@ -12,13 +12,12 @@ def check_identifier(name: str, what: str) -> str:
     """
     Refuse a name that no MySQL server would accept as an identifier.
 
-    Quotes, back-ticks, dots and SQL in a name are no reason to refuse: :func:`quote` makes them harmless.
+    Quotes, back-ticks, dots and SQL in a name are allowed: :func:`quote` makes them harmless.
 
-    :param name: the name as the user gave it.
     :param what: what is named, for the message ("database", "director table").
     :returns: the name, unchanged.
-    :raises RequestError: empty, longer than 64 characters, ends with a blank, or has characters that identifiers
-        cannot have (NUL, control characters, halves of surrogate pairs, outside the basic multilingual plane).
+    :raises RequestError: when the name is empty, longer than 64 characters, ends with a blank, or has characters that
+        identifiers cannot have (NUL, control characters, surrogates, outside the basic multilingual plane).
     """
     if not isinstance(name, str) or not name:
         raise RequestError(f"the {what} name is empty.")
@@ -39,7 +38,7 @@ def quote(*parts: str) -> str:
     """
     Quote a (qualified) identifier for a statement that goes through a driver's ``%``-style placeholders.
 
-    :param parts: the name's parts, outermost first (database, table).
+    :param parts: outermost first (database, table).
     :returns: back-quoted parts joined by dots; ``%`` is doubled, as the driver will halve it again.
     """
     return ".".join("`" + part.replace("`", "``").replace("%", "%%") + "`" for part in parts)

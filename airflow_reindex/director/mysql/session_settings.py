@@ -1,15 +1,15 @@
-"""The settings that a session pins, whatever the server's own or the account's say, each with its reason."""
+"""The settings that a session pins, whatever the server's or the account's own values, each with its reason."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Seconds after which the server hangs up on a session that does nothing: a day, since others of the task may work;
-#: but a minute within a transaction, since a frozen host would hold its locks, and with them the claim.
+#: Seconds after which the server closes an idle session: a day, since other sessions of the task may be working; but a
+#: minute within a transaction, since a frozen host would hold its locks, and with them the claim.
 IDLE_SECONDS, TRANSACTION_IDLE_SECONDS = 86_400, 60
 #: Seconds that a statement waits for a table's metadata lock, and for a row's.
 TABLE_LOCK_SECONDS, ROW_LOCK_SECONDS = 10, 50
-#: Seconds that a server waits for a reader that takes no rows: a throttled task pauses between two of its reads.
+#: Seconds that a server waits for a client that fetches no rows: a throttled task pauses between two reads.
 READER_SECONDS = 600
 
 _ALL_ROWS = 2**64 - 1
@@ -20,10 +20,9 @@ class Setting:
     """
     A session variable.
 
-    :param name: the variable.
-    :param value: what it is set to, as SQL.
+    :param value: as SQL.
     :param reason: what goes wrong without it.
-    :param only: how an executable comment begins that only servers with this variable carry out; empty for all.
+    :param only: the beginning of an executable comment that only servers with this variable run; empty for all.
     """
 
     name: str
@@ -58,21 +57,20 @@ SETTINGS = (
     Setting("idle_transaction_timeout", "0", "the server would hang up on a throttled load", _MARIADB_10_3),
     Setting("idle_readonly_transaction_timeout", "0", "the server would hang up on a throttled reader", _MARIADB_10_3),
     Setting("idle_write_transaction_timeout", "0", "the server would hang up on a throttled load", _MARIADB_10_3),
-    # A true default: the global value does not come through.
+    # Truly the default: the global value does not reach the session.
     Setting("system_versioning_asof", "DEFAULT", "versioned tables would be read as of another time", _MARIADB_10_3),
     Setting("sql_if_exists", "0", "a swap without its claim would pass: RENAME skips what is gone", _MARIADB_10_5),
 )
 
-#: Snapshots that hold, and transactions that may write.
+#: Consistent snapshots, and transactions that may write.
 TRANSACTIONS = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ WRITE"
 
 
 def pin_statement(charset: str) -> str:
     """
-    The statement that pins all of :data:`SETTINGS`.
+    One SET statement that pins all of :data:`SETTINGS`, for MySQL and MariaDB alike.
 
-    :param charset: the client's character set: the server must speak the one that the driver decodes.
-    :returns: one SET statement, for MySQL and MariaDB alike.
+    :param charset: the client's character set: the server must send the one that the driver decodes.
     """
     common = ", ".join(f"{one.name} = {one.value}" for one in SETTINGS if not one.only)
     special = "".join(f" {one.only} , {one.name} = {one.value} */" for one in SETTINGS if one.only)

@@ -1,4 +1,4 @@
-"""Tuples of a driver to columns of a director index, refused where the index cannot hold them."""
+"""A driver's tuples to columns of a director index; values that the index cannot hold are refused."""
 
 from __future__ import annotations
 
@@ -15,15 +15,11 @@ def as_rows(
     batch: Sequence[tuple[Any, Any]], chunk: int, key_column: str, key: IntegerType, sub_chunk: IntegerType
 ) -> Rows:
     """
-    Turn fetched tuples into columns, and refuse what the index cannot hold.
+    Turn fetched tuples into columns.
 
     :param batch: pairs of key and sub-chunk.
-    :param chunk: the chunk they belong to.
-    :param key_column: the key's name, for messages.
-    :param key: the key's type.
-    :param sub_chunk: the sub-chunk's type.
-    :returns: the rows.
-    :raises DataError: a NULL, or a value out of its column's range, with a sample.
+    :param chunk: the chunk that they belong to.
+    :raises DataError: for a NULL, or a value out of its column's range; the message has a sample.
     """
     try:
         if _wide(key) == _wide(sub_chunk):
@@ -44,12 +40,7 @@ def _wide(kind: IntegerType) -> np.dtype[Any]:
 
 
 def within(values: np.ndarray[Any, Any], kind: IntegerType) -> bool:
-    """
-    Whether a column can hold values.
-
-    :param values: integers, at least one.
-    :param kind: the column's type.
-    """
+    """Whether a column of the type can hold the values, of which there is at least one."""
     return int(values.min()) >= kind.low and int(values.max()) <= kind.high
 
 

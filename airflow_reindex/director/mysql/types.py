@@ -1,4 +1,4 @@
-"""The integer columns of a director index: their SQL types, their limits, and the checksum over their rows."""
+"""The integer columns of a director index: their SQL types, their limits, and the checksum over rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TYPE = re.compile(
 )
 _BITS = {"TINYINT": 8, "SMALLINT": 16, "MEDIUMINT": 24, "INT": 32, "INTEGER": 32, "BIGINT": 64}
 
-#: The factors of a row's product: below 2**31 both, so that it fits into a BIGINT; the left one is never 0, which would
+#: The factors of a row's product: both below 2**31, so that it fits into a BIGINT; the left one is never 0, which would
 #: hide the right one.
 _LOW, _HIGH, _PRIME, _SPREAD, _WORD = 0x3FFFFFFF, 0x40000000, 2147483629, 65599, 0xFFFFFFFF
 _ALL_BITS = 2**64 - 1
@@ -34,7 +34,6 @@ class IntegerType:
     An integer column type.
 
     :param sql: the type as SQL, without its nullability.
-    :param nullable: whether the schema lets it be NULL.
     :param low: the smallest value.
     :param high: the largest value.
     """
@@ -51,11 +50,10 @@ class IntegerType:
         Read a type as Qserv's schema tables and MySQL's information_schema write it.
 
         :param text: such as ``BIGINT NOT NULL`` or ``int(10) unsigned``.
-        :param column: the column's name, for the message.
-        :returns: the type; only what was understood ever reaches a statement.
-        :raises RequestError: it is not an integer type.
+        :returns: the type; only what was recognised ever reaches a statement.
+        :raises RequestError: when it is not an integer type.
         """
-        # Blanks first: the pattern has many places for them, which backtrack.
+        # Collapse blanks first: the pattern allows them in many places, which would backtrack.
         match = _TYPE.fullmatch(" ".join(text.split()))
         if not match:
             raise RequestError(
@@ -97,22 +95,12 @@ class Rows:
         return len(self.key)
 
     def take(self, where: Any) -> Rows:
-        """
-        Some of the rows.
-
-        :param where: a slice, a mask or positions.
-        :returns: those rows.
-        """
+        """The rows at a slice, a mask or positions."""
         return Rows(self.key[where], self.chunk[where], self.sub_chunk[where])
 
     @classmethod
     def joined(cls, pieces: Sequence[Rows]) -> Rows:
-        """
-        Rows of several pieces.
-
-        :param pieces: at least one, all of the same types.
-        :returns: all rows, in the order given.
-        """
+        """The rows of at least one piece, in the order given; all pieces are of the same types."""
         if len(pieces) == 1:
             return pieces[0]
         return cls(
@@ -120,24 +108,19 @@ class Rows:
         )
 
     def sorted(self) -> Rows:
-        """
-        The rows in key order.
-
-        :returns: new columns; the order of equal keys is open.
-        """
+        """A copy in key order; the order of equal keys is open."""
         return self.take(np.argsort(self.key))
 
 
 @dataclass(frozen=True)
 class Checksum:
     """
-    Proof of a set of rows, whatever their order; computed alike by numpy and by the server.
+    An order-independent checksum of rows; numpy and the server compute the same.
 
-    :param rows: how many rows.
-    :param keys: all keys, XORed as 64-bit words.
-    :param mix: all rows' products, XORed: each ties a key to its chunk and sub-chunk.
-    :param total: the sum modulo 2**64 of each row's product XOR its key: in the XORs over rows two equal rows cancel,
-        whatever they are.
+    :param rows: the number of rows.
+    :param keys: the XOR of all keys, as 64-bit words.
+    :param mix: the XOR of all rows' products, each of which ties a key to its chunk and sub-chunk.
+    :param total: the sum modulo 2**64 of each row's product XOR its key: in the XORs two equal rows cancel out.
     """
 
     rows: int = 0
@@ -155,13 +138,8 @@ class Checksum:
 
     @classmethod
     def of(cls, rows: Rows) -> Checksum:
-        """
-        The checksum of rows in memory.
-
-        :param rows: the rows.
-        :returns: their checksum.
-        """
-        # Blocks whose temporaries stay in the processor's cache: twenty times as fast as all at once.
+        """The checksum of rows in memory."""
+        # Blocks whose temporaries stay in the processor's cache: twenty times as fast as all rows at once.
         blocks = (rows.take(slice(start, start + _BLOCK)) for start in range(0, len(rows), _BLOCK))
         return reduce(add, map(cls._of_block, blocks), cls())
 
@@ -181,12 +159,11 @@ class Checksum:
     @staticmethod
     def select(key: str) -> str:
         """
-        The same checksum as the select list of a statement.
+        The same checksum as a select list: rows, keys, mix, total.
 
-        The server's SUM is an exact decimal number, whatever its size; without rows it is NULL.
+        The server's SUM is an exact decimal number of any size; without rows it would be NULL.
 
         :param key: the key column, quoted.
-        :returns: four expressions: rows, keys, mix, total.
         """
         left = f"(({key} ^ ({key} >> 31)) & {_LOW} | {_HIGH})"
         sub_chunk = f"((`subChunkId` ^ (`subChunkId` >> 32)) & {_WORD})"
@@ -196,12 +173,7 @@ class Checksum:
 
     @classmethod
     def from_row(cls, row: tuple[Any, ...]) -> Checksum:
-        """
-        Read the answer to :meth:`select`.
-
-        :param row: the four values.
-        :returns: the checksum.
-        """
+        """Read the answer to :meth:`select`."""
         rows, keys, mix, total = map(int, row)
         return cls(rows, keys, mix, total & _ALL_BITS)
 

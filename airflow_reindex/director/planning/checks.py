@@ -1,4 +1,4 @@
-"""Checks before a build: what the account may do, whether files can be loaded, and whether there is room."""
+"""Checks before a build: the account's privileges, the way of loading files, and the space for them."""
 
 from __future__ import annotations
 
@@ -27,16 +27,10 @@ WORK_PRIVILEGES = (*INDEX_PRIVILEGES, "UPDATE", "DELETE")
 
 
 def granted(grants: list[str], database: str) -> set[str] | None:
-    """
-    The privileges that SHOW GRANTS gives on a database.
-
-    :param grants: its lines.
-    :param database: the database.
-    :returns: privilege names; ``None`` when roles or unreadable lines leave it open.
-    """
+    """The privileges that SHOW GRANTS gives on a database; ``None`` when roles or unreadable lines hide them."""
     result: set[str] = set()
     if any(line.startswith("REVOKE ") for line in grants):
-        # MySQL 8's partial revokes take away what a wider grant gives.
+        # MySQL 8's partial revokes remove what a wider grant gives.
         return None
     for line in grants:
         match = re.match(r"GRANT (?P<what>.+?) ON (?P<database>`(?:[^`]|``)*`|\*)\.(?P<table>\*) TO ", line)
@@ -53,13 +47,7 @@ def granted(grants: list[str], database: str) -> set[str] | None:
 
 
 def check_privileges(connection: Connection, tables: IndexTables) -> None:
-    """
-    Refuse an account that could not finish the build.
-
-    :param connection: the czar's server.
-    :param tables: the index.
-    :raises RequestError: a privilege is missing, with the statement that grants it.
-    """
+    """Refuse an account that could not finish the build; the error has the statement that grants what is missing."""
     grants = [str(row[0]) for row in query(connection, "SHOW GRANTS")]
     for database, wanted in ((tables.database, INDEX_PRIVILEGES), (tables.work, WORK_PRIVILEGES)):
         have = granted(grants, database)
@@ -75,13 +63,10 @@ def check_privileges(connection: Connection, tables: IndexTables) -> None:
 
 def probe_load(connection: Connection, tables: IndexTables, inbox: Inbox, *, leave_nothing: bool) -> None:
     """
-    Load one row for real, in the working database, by the way that the build will use.
+    Actually load one row, in the working database, in the way that the build will use.
 
-    :param connection: the czar's server.
-    :param tables: the index.
-    :param inbox: how files reach the server.
-    :param leave_nothing: whether to drop the working database again if this made it.
-    :raises RequestError: the server cannot load files this way; says which setting it is.
+    :param leave_nothing: whether to drop the working database again if this call created it.
+    :raises RequestError: when the server cannot load files this way; names the setting.
     """
     if not inbox.local and inbox.folder and not Path(inbox.folder).is_dir():
         raise RequestError(
@@ -111,20 +96,16 @@ def probe_load(connection: Connection, tables: IndexTables, inbox: Inbox, *, lea
         raise RequestError(f"'staging_dir' of the qserv connection cannot be written: {error}") from error
     finally:
         drop(connection, probe)
-        # Another plan may have claimed in it meanwhile.
+        # Another plan may have claimed an index in it meanwhile.
         if created and leave_nothing and not table_names(connection, tables.work, ""):
             execute(connection, f"DROP DATABASE {quote(tables.work)}")
 
 
 def estimate(rows: int, tasks: int, folder: Folder) -> dict[str, object]:
     """
-    Sizes and times to expect, for the log and the report of a dry run.
+    Expected sizes and times, for the log and the report of a dry run.
 
-    :param rows: rows expected.
-    :param tasks: mapped tasks planned.
-    :param folder: the run's folder.
-    :returns: figures by name.
-    :raises RequestError: the staging folder's disk is too small.
+    :raises RequestError: when the staging folder's disk is too small.
     """
     need, free = rows * STAGED_BYTES, folder.free_bytes()
     if free is not None and need > free:
@@ -132,7 +113,7 @@ def estimate(rows: int, tasks: int, folder: Folder) -> dict[str, object]:
             f"the staging folder {folder.url} has {free / 1e9:.1f} GB left, but about {need / 1e9:.1f} GB are needed "
             f"for {rows:,} rows: make room, or set [reindex] staging_url to a larger disk."
         )
-    # Two connections of each kind, on machines like the one that was measured.
+    # Two connections of each kind, on machines like the measured one.
     seconds = 1e-6 * rows * (FAST.read_server + FAST.read_client + FAST.load_many + FAST.verify) / 2
     return {
         "rows": rows,

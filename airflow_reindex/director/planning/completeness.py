@@ -1,4 +1,4 @@
-"""Whether the catalog lists every chunk that the workers have: an index would lack the others without a word."""
+"""Whether the catalog lists every chunk that the workers have: the index would silently lack the others."""
 
 from __future__ import annotations
 
@@ -18,20 +18,18 @@ from airflow_reindex.director.mysql.identifiers import quote
 
 log = logging.getLogger(__name__)
 
-#: Every worker has a table of it, without rows, for queries that concern no chunk.
+#: Every worker has a table for this chunk, without rows, for queries that concern no chunk.
 DUMMY_CHUNK = 1_234_567_890
-#: How many chunk tables a message names, and how many one statement asks for rows.
+#: The number of chunk tables that a message names, and that one statement asks for rows.
 QUOTED, TABLES_A_STATEMENT = 5, 50
 
 
 @dataclass(frozen=True)
 class Unlisted:
     """
-    A chunk table with rows that no replica of the catalog stands for.
+    A chunk table with rows of which the catalog lists no replica.
 
-    :param chunk: its number.
-    :param worker: which worker has it.
-    :param rows: rows in it, as the worker's information_schema says, but at least 1.
+    :param rows: as the worker's information_schema says, but at least 1.
     """
 
     chunk: int
@@ -49,16 +47,14 @@ def check_complete(
     Compare the placement of chunks in Qserv's replication tables with what the workers have.
 
     A chunk that is listed on one worker while another one has a table of it, too, is no error: replicas are copied
-    before they are listed, and removed after. Tables without rows that nobody lists do no harm either.
+    before they are listed, and removed after. Unlisted tables without rows do no harm either.
 
-    :param czar: the czar's server.
-    :param servers: the Qserv installation.
     :param request: says whether unlisted chunks are left out instead.
     :param table: the director table as the replication tables describe it.
     :param inventories: the chunk tables of each worker that answered.
     :returns: the table, with the chunks that are left out, and with what could not be checked.
-    :raises RequestError: chunks with rows are not listed, or none is listed although workers have chunk tables.
-    :raises TransientError: none is listed, and a worker that could have some does not answer.
+    :raises RequestError: when chunks with rows are not listed, or none is listed although workers have chunk tables.
+    :raises TransientError: when none is listed, and a worker that could have some does not answer.
     """
     silent = sorted(servers.workers.keys() - inventories.keys())
     strangers = _strangers(czar, servers)
@@ -90,7 +86,7 @@ def check_complete(
 def _check_empty(
     servers: Servers, request: BuildRequest, inventories: Inventory, silent: Sequence[str], strangers: Sequence[str]
 ) -> None:
-    """Refuse to believe that a catalog is empty, unless every worker says so."""
+    """Accept an empty catalog only if every worker confirms it."""
     where = f"the catalog ('{servers.replication_schema}.replica') lists no chunk of database '{request.database}'"
     name = f"'{request.director_table}'"
     tables = [
@@ -140,14 +136,14 @@ def _unlisted(
             continue
         with session(servers.workers[worker]) as connection:
             filled = _with_rows(connection, request, extra)
-        # A table that is damaged may show none of the rows that it is known to have.
+        # A damaged table may show none of the rows that it is known to have.
         filled |= {chunk for chunk in extra if known[chunk].exact and known[chunk].rows}
         result += [Unlisted(chunk, worker, max(1, known[chunk].rows)) for chunk in sorted(filled)]
     return tuple(result)
 
 
 def _with_rows(connection: Connection, request: BuildRequest, chunks: Sequence[int]) -> set[int]:
-    """The chunks whose tables have rows. The tables themselves are asked: InnoDB's figures are estimates."""
+    """The chunks whose tables have rows. The tables themselves are read: InnoDB's figures are estimates."""
     result: set[int] = set()
     for start in range(0, len(chunks), TABLES_A_STATEMENT):
         some = chunks[start : start + TABLES_A_STATEMENT]
@@ -167,7 +163,7 @@ def _may_have_rows(connection: Connection, request: BuildRequest, chunk: int) ->
     except MySQLdb.Error as error:
         if is_transient(error):
             raise
-        # What cannot be read is not known to be empty, unless it was dropped meanwhile.
+        # A table that cannot be read may have rows, unless it was dropped meanwhile.
         return code_of(error) != NO_SUCH_TABLE
 
 
@@ -181,11 +177,9 @@ def _ask(connection: Connection, request: BuildRequest, chunks: Iterable[int]) -
 
 def unlisted_notes(unlisted: Sequence[tuple[int, str, int]], most: int = 1_000) -> Mapping[str, object]:
     """
-    What a report says of chunks that were left out.
+    The report's note on chunks that were left out; empty when there are none.
 
-    :param unlisted: chunk, worker and rows of each.
-    :param most: how many the report lists: it travels through Airflow's database.
-    :returns: how many there are in all, and the first ones; nothing when there are none.
+    :param most: the number of chunks to list: the note travels through Airflow's database.
     """
     if not unlisted:
         return {}

@@ -1,5 +1,5 @@
 """
-A build on paper: tasks, memory, room and hours, from measured constants and the planner's own rules.
+Estimate of a build: tasks, memory, space and hours, from measured constants and the planner's own rules.
 
 ``python -m airflow_reindex.director.planning.estimate --rows 20e9 --chunks 146332 --workers 40 --czar-cores 16``
 """
@@ -33,16 +33,12 @@ class Build:
     """
     What is to be built, and on what.
 
-    :param rows: rows of the index.
-    :param chunks: chunks that they lie in.
-    :param workers: worker servers.
+    :param workers: the number of worker servers.
     :param czar_cores: cores of the czar's server.
-    :param airflow_slots: tasks that run at a time, on as many cores.
-    :param worker_connections: connections that a worker is asked for.
+    :param airflow_slots: tasks that run at a time, each on a core.
+    :param worker_connections: connections to one worker at a time.
     :param load_connections: load tasks at a time.
-    :param rows_per_task: the setting.
     :param memory: bytes that a task may take.
-    :param costs: what a row costs.
     """
 
     rows: int
@@ -59,9 +55,7 @@ class Build:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """
-    What a build takes: counts, bytes, and seconds of each step. Networks and disks are assumed to keep up.
-    """
+    """What a build takes: counts, bytes, and seconds of each step. Networks and disks are assumed to keep up."""
 
     extract_tasks: int
     load_tasks: int
@@ -83,20 +77,14 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Seconds in all, besides Airflow's own."""
+        """Seconds in total, besides Airflow's own."""
         return self.extract_seconds + self.load_seconds + self.verify_seconds
 
 
 def estimate(build: Build) -> Estimate:
-    """
-    Estimate a build.
-
-    :param build: what is to be built.
-    :returns: what it takes.
-    """
     costs, rows = build.costs, build.rows
     weight = rows + build.chunks * CHUNK_OVERHEAD_ROWS
-    # As the planner does: each worker's share rounds up.
+    # As in the planner: each worker's share rounds up.
     per_task = max(build.rows_per_task, -(-weight // max(1, MAX_MAPPED_TASKS - build.workers)))
     extract_tasks = build.workers * task_count(weight / build.workers, per_task)
     slices = -(-rows // SLICE_ROWS)
@@ -126,7 +114,7 @@ def estimate(build: Build) -> Estimate:
         redo_bytes=int(rows * REDO),
         text_bytes=int(rows * TEXT),
         xcom_bytes=120 * max(extract_tasks, load_tasks),
-        # A task reads while another one of the same machine decodes: a core each.
+        # A task reads while another one on the same machine decodes: a core each.
         extract_seconds=1e-6 * (rows * (costs.read_server + costs.read_client) + build.chunks * costs.chunk) / readers,
         load_seconds=1e-6 * rows * max(load, costs.merge) / loaders,
         verify_seconds=1e-6 * rows * costs.verify / min(VERIFY_CONNECTIONS, build.czar_cores),
@@ -134,11 +122,7 @@ def estimate(build: Build) -> Estimate:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """
-    Print an estimate.
-
-    :param arguments: the command line's; ``None`` for the process's own.
-    """
+    """Print an estimate for the command line's arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m airflow_reindex.director.planning.estimate",
         description="Tasks, memory, room and hours of a build, from measured constants.",
@@ -166,31 +150,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def number(text: str) -> int:
-    """
-    Read a whole number, also one such as ``20e9``.
-
-    :param text: the number.
-    """
+    """Read a whole number, also one such as ``20e9``."""
     return int(float(text))
 
 
 def gigabytes(size: int) -> str:
-    """
-    Write a size for people.
-
-    :param size: bytes.
-    """
     return f"{size / 1e9:,.1f} GB"
 
 
 def show(build: Build, found: Estimate, console: Console) -> None:
-    """
-    Print an estimate for people.
-
-    :param build: what is to be built.
-    :param found: what it takes.
-    :param console: where to print.
-    """
+    """Print an estimate for people."""
     table = Table(title=f"{build.rows:,} rows in {build.chunks:,} chunks on {build.workers} workers", show_header=False)
     for name, value in (
         ("mapped extract tasks", f"{found.extract_tasks:,}"),

@@ -1,4 +1,4 @@
-"""The first step of a build: check everything, claim the index, take over what an earlier run left, fix the plan."""
+"""The first step of a build: check everything, claim the index, reuse what an earlier run staged, write the plan."""
 
 from __future__ import annotations
 
@@ -41,10 +41,9 @@ class RunContext:
 
     :param owner: what the claim will say.
     :param conn_id: the qserv connection.
-    :param state_of: the state of another run of this deployment by DAG id and run id: ``running``, ``success``, ...;
-        ``None`` when there is no such run.
-    :param claim_timeout: after how many silent seconds an owner counts as dead.
-    :param rows_per_task: how many rows a mapped extract task should read.
+    :param state_of: as in :class:`Contender`.
+    :param claim_timeout: seconds without a heartbeat after which an owner counts as dead.
+    :param rows_per_task: rows that a mapped extract task should read.
     :param memory: bytes that a task may take.
     :param open_folder: opens a staging folder by its URL.
     :param kept: where the runs of an index's last build are kept; ``None`` where they are not.
@@ -60,11 +59,7 @@ class RunContext:
     kept: Folder | None = None
 
     def contender(self, request: BuildRequest) -> Contender:
-        """
-        The run as it claims.
-
-        :param request: what to build.
-        """
+        """The run as a contender for the claim."""
         return Contender(
             owner=self.owner,
             state_of=self.state_of,
@@ -79,13 +74,9 @@ def make_plan(
     """
     Plan a build. Nothing is changed before all checks have passed; a dry run changes nothing at all.
 
-    :param servers: the Qserv installation.
-    :param request: what to build.
-    :param folder: the run's folder.
-    :param run: the run.
-    :returns: the plan (without a token for a dry run), and sizes and times to expect.
-    :raises RequestError: the request or the deployment is wrong.
-    :raises ConflictError: the index exists, or another run builds it.
+    :returns: the plan (without a token for a dry run), and the expected sizes and times.
+    :raises RequestError: when the request or the deployment is wrong.
+    :raises ConflictError: when the index exists, or another run builds it.
     """
     tables, inbox = servers.tables(request), servers.inbox(request)
     with session(servers.czar) as czar:
@@ -119,8 +110,8 @@ def _czar_room(czar: Connection, servers: Servers, rows: int) -> int | None:
     free = room.free()
     if free is None:
         log.info(
-            "nobody can tell how much room the czar's disk has: set 'data_dir' of the qserv connection, or install the "
-            "server's plugin DISKS"
+            "the czar's free disk space is unknown: set 'data_dir' of the qserv connection, or install the server's "
+            "plugin DISKS"
         )
     try:
         room.ensure(rows)
@@ -131,17 +122,14 @@ def _czar_room(czar: Connection, servers: Servers, rows: int) -> int | None:
 
 def describe_table(czar: Connection, servers: Servers, request: BuildRequest) -> tuple[Inventory, DirectorTable]:
     """
-    Look what the catalog says of a director table, and what its workers have.
+    Read what the catalog says of a director table, and what its workers have.
 
-    :param czar: the czar's server.
-    :param servers: the Qserv installation.
-    :param request: names the table.
     :returns: the chunk tables of each worker that answers, and the director table.
-    :raises RequestError: the catalog forbids it, or lacks chunks that the workers have.
-    :raises TransientError: a worker that only could tell whether the catalog is empty does not answer.
+    :raises RequestError: when the catalog forbids it, or lacks chunks that the workers have.
+    :raises TransientError: when a worker does not answer, and the catalog is a scan or lists no chunk.
     """
     if servers.catalog == "replication":
-        # The catalog's verdict first: it needs no worker.
+        # The catalog's answer first: it needs no worker.
         table = catalog.from_replication(czar, servers.replication_schema, request)
         catalog.check_workers(table, servers.workers)
         inventories, _ = _inventories(servers, request)
@@ -174,7 +162,7 @@ def _columns(servers: Servers, request: BuildRequest, inventories: Inventory) ->
     if worker is None:
         return {}
     with session(servers.workers[worker]) as connection:
-        # The dummy chunk's table may be made by hand: any other one tells more.
+        # The dummy chunk's table may be made by hand: any other one is more reliable.
         name = f"{request.director_table}_{min(inventories[worker])}"
         return catalog.chunk_columns(connection, request.database, name)
 
@@ -188,18 +176,7 @@ def draft_plan(
     token: str,
     adopted: tuple[Manifest, ...] = (),
 ) -> Plan:
-    """
-    Fix which task reads which chunks.
-
-    :param servers: the Qserv installation.
-    :param request: what to read.
-    :param run: the run.
-    :param table: the director table.
-    :param inventories: the chunk tables of each worker that answers.
-    :param token: of the plan.
-    :param adopted: manifests whose chunks need not be read.
-    :returns: the plan; nothing is written.
-    """
+    """Fix which task reads which chunks, without those of the reused manifests; nothing is written."""
     there = {chunk.chunk for manifest in adopted for chunk in manifest.chunks}
     left = {chunk: workers for chunk, workers in table.placement.items() if chunk not in there}
     groups = make_groups(assign(left, inventories, servers.workers), run.rows_per_task)
@@ -231,7 +208,7 @@ def draft_plan(
 
 def _respect(czar: Connection, tables: IndexTables, request: BuildRequest, run: RunContext) -> None:
     held = claim.find(czar, tables)
-    # A claim without an owner is looked at where the lock tells whether its maker is alive.
+    # A claim without an owner row is judged under the lock, which tells whether its planner is alive.
     reason = held and held.owner and _conflict(held.owner, held.silent, tables, request, run)
     if reason:
         raise ConflictError(reason)
@@ -271,7 +248,7 @@ def _claim(
         sources += [source for url in sorted(urls) if is_run_folder(source := run.open_folder(url))]
     adopted = adopt(folder, [*sources, *([run.kept] if run.kept else [])], draft)
     plan = draft_plan(servers, request, run, table, inventories, token, adopted)
-    # Of two deliveries of this task the later one has the claim: the earlier one must not write over its plan.
+    # Of two deliveries of this task the later one has the claim: the earlier one must not overwrite its plan.
     with transaction(czar):
         claim.fence(czar, tables, token)
         for name in (SPLIT, FILES, REPORT, CHANGES, *(n for n in folder.names() if n.startswith("groups-"))):

@@ -1,4 +1,4 @@
-"""What an earlier run has staged and this one need not read again: all chunks whose tables are as they were."""
+"""Reuse of sorted runs staged by an earlier run, for chunks whose tables are unchanged."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from airflow_reindex.director.model.runs import RUNS, Manifest, manifests
 
 log = logging.getLogger(__name__)
 
-#: A run of which less than this still counts is dropped: its other rows would be read in vain by every build.
+#: A run of which a smaller share still counts is dropped: every build would read its other rows in vain.
 LEAST_SHARE = 0.5
 
 
 def adopt(folder: Folder, sources: Sequence[Folder], draft: Plan) -> tuple[Manifest, ...]:
     """
-    Take over the staged runs whose chunks are as they were, also those of other folders; remove the rest.
+    Reuse the staged runs whose chunks are unchanged, also those of other folders; remove the rest.
 
-    A run of which some chunks have changed is taken over without these.
+    A run of which some chunks have changed is reused without these.
 
-    :param folder: the run's folder.
-    :param sources: where to look, the run's folder included.
+    :param sources: the folders to search, the run's own included.
     :param draft: the plan as it would be if nothing were staged.
     :returns: the manifests of the runs, each with the chunks that count.
     """
@@ -34,7 +33,7 @@ def adopt(folder: Folder, sources: Sequence[Folder], draft: Plan) -> tuple[Manif
         there = {f"{RUNS}/{name}" for name in source.names(RUNS)}
         for found in list(manifests(source)):
             files = {file.name for file in found.files}
-            # A plan that died in mid-adoption has moved files whose manifest it had not moved yet.
+            # A plan task that died while moving runs has moved files without their manifest.
             if found.layout != layout(draft) or not files <= there:
                 continue
             manifest = _of_use(found, planned, seen)
@@ -55,13 +54,7 @@ def adopt(folder: Folder, sources: Sequence[Folder], draft: Plan) -> tuple[Manif
 
 
 def keep_runs(folder: Folder, staged: Sequence[Manifest], kept: Folder) -> None:
-    """
-    Keep a finished build's runs for the next one.
-
-    :param folder: the run's folder.
-    :param staged: the manifests that count.
-    :param kept: where to keep them; what is there is removed.
-    """
+    """Keep a finished build's runs for the next one; whatever ``kept`` has is removed."""
     kept.remove(RUNS)
     for manifest in staged:
         # The manifest last: without it no file counts.
@@ -70,7 +63,7 @@ def keep_runs(folder: Folder, staged: Sequence[Manifest], kept: Folder) -> None:
 
 
 def _of_use(manifest: Manifest, planned: Mapping[int, PlannedChunk], seen: set[int]) -> Manifest | None:
-    """The manifest without what has changed or is adopted already; ``None`` when too little is left."""
+    """The manifest without what has changed or is reused already; ``None`` when too little is left."""
     gone = [
         staged.chunk
         for staged in manifest.chunks

@@ -1,4 +1,4 @@
-"""Chunk tables that have changed since their rows were read: found before the swap, and what to do about them."""
+"""Chunk tables that have changed since they were read: found before the swap, and what to do about them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from airflow_reindex.director.model.runs import Manifest, StagedChunk
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.mysql.client import describe, session
 
-#: What was found, in the run's folder: written before the swap, so that a retry after it knows, too.
+#: The findings, in the run's folder: written before the swap, so that a retry after it has them, too.
 CHANGES = "changes.json"
 
 
 @dataclass(frozen=True)
 class Change:
     """
-    A chunk table that is not what was read.
+    A chunk table that has changed since it was read.
 
     :param chunk: its number.
-    :param worker: the worker it was read from.
-    :param text: what has changed.
+    :param worker: the worker that it was read from.
+    :param text: the differences, for people.
     """
 
     chunk: int
@@ -37,11 +37,11 @@ class Change:
 @dataclass(frozen=True)
 class Changes:
     """
-    What has changed since it was read.
+    All changes since the chunk tables were read.
 
-    :param chunks: the chunks, by number.
-    :param silent: workers that do not answer, each with its error: nobody knows whether their tables have changed.
-    :param untold: how many tables cannot tell: views, and InnoDB's after a restart of their server.
+    :param chunks: ascending by chunk number.
+    :param silent: workers that do not answer, each with its error: whether their tables have changed is unknown.
+    :param untold: the number of tables that cannot tell: views, and InnoDB's after a restart of their server.
     """
 
     chunks: tuple[Change, ...]
@@ -50,7 +50,7 @@ class Changes:
 
     @property
     def text(self) -> str:
-        """How many, and the first one; empty when nothing has changed."""
+        """The number of changed tables, and the first one; empty when nothing has changed."""
         if not self.chunks:
             return ""
         first = self.chunks[0]
@@ -60,26 +60,14 @@ class Changes:
         )
 
     def as_dict(self, policy: ChangedChunks) -> dict[str, Any]:
-        """
-        What the report says of it.
-
-        :param policy: what the run does about changes.
-        :returns: a dict of plain types; only what there is, at most the first hundred chunks.
-        """
+        """The report's note as plain JSON types, with the request's policy and at most the first hundred chunks."""
         first = [{"chunk": c.chunk, "worker": c.worker, "change": c.text} for c in self.chunks[:QUOTED_FAILURES]]
         value = {"count": len(self.chunks), "chunks": first, "not_compared": dict(self.silent), "untold": self.untold}
         return {"policy": policy, **{name: found for name, found in value.items() if found}}
 
 
 def find_changes(servers: Servers, plan: Plan, staged: Sequence[Manifest]) -> Changes:
-    """
-    Compare the chunk tables with what they were when they were read.
-
-    :param servers: the Qserv installation.
-    :param plan: the plan.
-    :param staged: the manifests that count.
-    :returns: what has changed.
-    """
+    """Compare the chunk tables with their states when they were read."""
     read = [chunk for manifest in staged for chunk in manifest.chunks]
     asked = {worker: servers.workers[worker] for worker in {chunk.worker for chunk in read} & set(servers.workers)}
     tables, silent = inventories(asked, plan.request)
@@ -102,7 +90,7 @@ def find_changes(servers: Servers, plan: Plan, staged: Sequence[Manifest]) -> Ch
 
 
 def _emptied(servers: Servers, plan: Plan, suspects: Sequence[StagedChunk]) -> Iterator[Change]:
-    """Of tables that are empty by an estimate, those that are: TRUNCATE of InnoDB leaves no other trace."""
+    """Changes of tables that are empty by an estimate, by real counts: TRUNCATE of InnoDB leaves no other trace."""
     for worker in sorted({chunk.worker for chunk in suspects}):
         with session(servers.workers[worker]) as connection:
             for chunk in (chunk for chunk in suspects if chunk.worker == worker):
@@ -112,12 +100,7 @@ def _emptied(servers: Servers, plan: Plan, suspects: Sequence[StagedChunk]) -> I
 
 
 def refuse_changes(changes: Changes) -> None:
-    """
-    Fail for chunks that have changed.
-
-    :param changes: what has changed.
-    :raises DataError: something has, or nobody knows.
-    """
+    """Raise :class:`DataError` when chunks have changed, or when it is unknown whether they have."""
     if changes.chunks:
         raise DataError(
             f"{changes.text}. Nothing was published (changed_chunks=fail): trigger a new run, which reads the changed "

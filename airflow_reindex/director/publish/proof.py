@@ -1,4 +1,4 @@
-"""The proof before the swap: the shadow table has what was read, and what was read is still what the workers have."""
+"""The proof before the swap: the shadow table has what was read, and the workers still have the same."""
 
 from __future__ import annotations
 
@@ -20,21 +20,15 @@ from airflow_reindex.director.publish.rereading import Rereader
 
 log = logging.getLogger(__name__)
 
-#: How often chunks that keep changing are read again before the task gives up for this try.
+#: The number of times that changing chunks are read again before this attempt of the task fails.
 REREADS = 3
 
 
 class Proof:
     """
-    Proves a shadow table, and does what the request says about chunks that have changed since they were read.
+    Proves a shadow table, and applies the request's policy to chunks that have changed since they were read.
 
-    :param servers: the Qserv installation.
-    :param czar: a connection to the czar's server.
-    :param folder: the run's folder.
-    :param plan: the plan.
-    :param split: how the rows were loaded.
-    :param capacity: rows of chunks read again to hold in each of two buffers.
-    :param watch: the claim and the limits to heed.
+    :param capacity: rows of chunks read again in each of two buffers.
     """
 
     def __init__(
@@ -46,11 +40,11 @@ class Proof:
 
     def run(self) -> int:
         """
-        Prove it; what has changed is written into the run's folder, for the report.
+        Prove the table; changes are written into the run's folder, for the report.
 
-        :returns: how many rows the table has.
-        :raises DataError: the table is not what was read, or chunks have changed and the request forbids that.
-        :raises TransientError: chunks keep changing, or nobody knows whether they have, and they were to be read again.
+        :returns: the number of rows in the table.
+        :raises DataError: when the table is not what was read, or chunks have changed and the request forbids that.
+        :raises TransientError: when chunks that were to be read again keep changing, or whether they have is unknown.
         """
         staged = named(self._folder, self._split.manifests)
         if self._policy is ChangedChunks.WARN:

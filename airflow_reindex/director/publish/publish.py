@@ -1,4 +1,4 @@
-"""Prove the shadow table, and swap it in by one atomic rename that only the claim's holder can do."""
+"""Proof of the shadow table, and its swap by one atomic rename that only the claim's holder can do."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Published:
 
     :param rows: rows in the index.
     :param previous: where the replaced index is kept, quoted; empty when it is not.
-    :param roll_back: the statement that puts it back.
+    :param roll_back: the statement that restores it.
     """
 
     rows: int
@@ -61,14 +61,7 @@ class Published:
 
 
 def table_exists(connection: Connection, database: str, table: str) -> bool:
-    """
-    Whether a table or view is there.
-
-    :param connection: the server.
-    :param database: its database.
-    :param table: its name.
-    :returns: the answer.
-    """
+    """Whether a database has a table or view of this name."""
     return bool(
         query(
             connection,
@@ -79,14 +72,7 @@ def table_exists(connection: Connection, database: str, table: str) -> bool:
 
 
 def swap_done(connection: Connection, tables: IndexTables, token: str) -> bool:
-    """
-    Whether a run's swap has happened: the claim was renamed by the very statement that swapped.
-
-    :param connection: the czar's server.
-    :param tables: the index.
-    :param token: the claim.
-    :returns: the answer.
-    """
+    """Whether a run's swap has happened: the claim was renamed by the very statement that swapped."""
     return table_exists(connection, tables.work, tables.name("done", token))
 
 
@@ -102,15 +88,10 @@ def verify(
     """
     Prove that the shadow table holds what left the workers: extracted = loaded, and loaded = found, by key range.
 
-    :param connect: connects to the czar's server.
-    :param plan: the plan.
-    :param tables: the index.
-    :param split: its key ranges.
     :param staged: the manifests, with the checksums of the chunks as they were read.
     :param loaded: the checksums of the slices as they were loaded.
-    :param watch: the claim and the limits to heed.
-    :returns: how many rows the table has.
-    :raises DataError: something differs, with the range in which it does.
+    :returns: the number of rows in the table.
+    :raises DataError: when something differs, with the range in which it does.
     """
     extracted = reduce(add, (c.checksum for manifest in staged for c in manifest.chunks), Checksum())
     total = reduce(add, loaded.values(), Checksum())
@@ -150,17 +131,7 @@ def verify(
 def checksum(
     connection: Connection, plan: Plan, tables: IndexTables, build: str, low: int | None, high: int | None
 ) -> Checksum:
-    """
-    Let the server compute the checksum of a part of the shadow table.
-
-    :param connection: the czar's server.
-    :param plan: names the key.
-    :param tables: the index.
-    :param build: the split's build.
-    :param low: the first key; ``None`` for all.
-    :param high: the first key that is not wanted; ``None`` for all.
-    :returns: the checksum.
-    """
+    """Have the server compute the checksum of the shadow rows with ``low <= key < high``; ``None`` for no bound."""
     key = quote(plan.key_column)
     conditions = [(f"{key} >= %s", low), (f"{key} < %s", high)]
     wanted = [(text, bound) for text, bound in conditions if bound is not None]
@@ -171,13 +142,9 @@ def checksum(
 
 def finish_table(connection: Connection, tables: IndexTables, token: str, build: str) -> None:
     """
-    Collect the statistics once and switch their automatic upkeep on again.
+    Collect the statistics once, and turn their automatic upkeep on again.
 
-    :param connection: the czar's server.
-    :param tables: the index.
-    :param token: the claim.
-    :param build: the split's build.
-    :raises DataError: ANALYZE failed.
+    :raises DataError: when ANALYZE failed.
     """
     shadow = tables.sql("shadow", token, build)
     execute(connection, f"ALTER TABLE {shadow} STATS_AUTO_RECALC=DEFAULT")
@@ -190,14 +157,10 @@ def swap(connection: Connection, plan: Plan, tables: IndexTables, build: str, ch
     """
     Put the shadow table in the index's place. Readers see the old index or the new one, never none.
 
-    :param connection: the czar's server.
-    :param plan: the plan.
-    :param tables: the index.
-    :param build: the split's build.
-    :param check: called before each try; raises when the work must stop.
-    :raises ConflictError: an index is there that this run may not replace.
-    :raises ClaimLostError: another run has taken over; nothing moved.
-    :raises TransientError: readers held the index for too long; nothing moved.
+    :param check: called before each attempt; raises when the work must stop.
+    :raises ConflictError: when an index is there that this run may not replace.
+    :raises ClaimLostError: when another run has taken over; nothing was renamed.
+    :raises TransientError: when readers held the index for too long; nothing was renamed.
     """
     token = plan.token
     execute(connection, f"SET SESSION lock_wait_timeout = {SWAP_WAIT_SECONDS}")
@@ -228,37 +191,25 @@ def swap(connection: Connection, plan: Plan, tables: IndexTables, build: str, ch
 
 
 def swap_possible(connection: Connection, tables: IndexTables, token: str, build: str) -> bool:
-    """
-    Whether this run still has what the swap moves.
-
-    :param connection: the czar's server.
-    :param tables: the index.
-    :param token: the claim.
-    :param build: the split's build.
-    :returns: the answer.
-    """
+    """Whether this run still has what the swap renames: its claim and its shadow table."""
     names = (tables.name("claim", token), tables.name("shadow", token, build))
     return all(table_exists(connection, tables.work, name) for name in names)
 
 
 def tidy(connection: Connection, plan: Plan, tables: IndexTables, build: str) -> str:
     """
-    Drop what the swap left over. The mark of the swap itself stays until the report is written.
+    Drop what the swap left over; returns the quoted name of the previous index, where it is kept.
 
-    :param connection: the czar's server.
-    :param plan: the plan.
-    :param tables: the index.
-    :param build: the split's build.
-    :returns: the quoted name of the previous index, where it is kept.
+    The renamed claim, which marks the swap, stays until the report is written.
     """
     drop(connection, tables.sql("slices", plan.token, build))
-    # Of splits that were made before this one.
+    # Of earlier splits.
     for kind in ("shadow", "slices"):
         for name in table_names(connection, tables.work, tables.name(kind, plan.token) + "_"):
             drop(connection, quote(tables.work, name))
     own = tables.name("previous", plan.token)
     kept = ""
-    # A roll-back has left the index that it replaced.
+    # The index that a roll-back has replaced.
     replaced = table_names(connection, tables.work, tables.name("replaced"))
     for name in [*table_names(connection, tables.work, tables.name("previous") + "_"), *replaced]:
         if plan.request.keep_previous and name == own:
@@ -269,12 +220,7 @@ def tidy(connection: Connection, plan: Plan, tables: IndexTables, build: str) ->
 
 
 def exists_message(tables: IndexTables) -> str:
-    """
-    What to say of an index that may not be replaced.
-
-    :param tables: the index.
-    :returns: the message, in Qserv's words, and what to do.
-    """
+    """The message for an index that may not be replaced, in Qserv's words, and what to do."""
     return (
         f"Table '{tables.index}' already exists in '{tables.database}', errno: 1050. Use rebuild=1 to replace it: "
         "readers keep the present index until the new one is complete."
@@ -282,12 +228,6 @@ def exists_message(tables: IndexTables) -> str:
 
 
 def roll_back_statement(tables: IndexTables, previous: str) -> str:
-    """
-    The one statement that puts the previous index back.
-
-    :param tables: the index.
-    :param previous: the quoted name under which it is kept.
-    :returns: SQL for the czar's server.
-    """
+    """The one statement for the czar's server that puts the previous index back, whose name is quoted."""
     aside = tables.sql("replaced")
     return f"RENAME TABLE {tables.live} TO {aside}, {previous} TO {tables.live}".replace("%%", "%")

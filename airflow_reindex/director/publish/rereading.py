@@ -1,4 +1,4 @@
-"""Chunks that have changed after they were loaded, read again and put into the shadow table, slice by slice."""
+"""Reads chunks again that changed after they were loaded, and replaces their rows in the shadow table by slices."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from airflow_reindex.director.publish.publish import checksum
 
 log = logging.getLogger(__name__)
 
-#: Stands for the number of a mapped task in the names of these runs: no plan has so many.
+#: Stands for the number of a mapped task in the names of these runs: no plan has as many tasks.
 REREAD_GROUP = 9_999
 
 _Bound = int | None
@@ -38,18 +38,13 @@ _Bound = int | None
 
 class Rereader:
     """
-    Reads changed chunks again, and makes the shadow table what it would be if they had been read so at first.
+    Reads changed chunks again, and makes the shadow table what it would be if they had been read like this at first.
 
-    A slice of the table is a transaction, in which the changed chunks' rows are deleted, their present rows are loaded,
-    and the marker gets the checksum of what is there then. Done again it does the same.
+    Each slice is a transaction, in which the changed chunks' rows are deleted, their present rows are loaded, and the
+    marker gets the checksum of the result. Repeating it has the same effect.
 
-    :param servers: the Qserv installation.
-    :param czar: a connection to the czar's server, made with ``local_infile`` where that is asked for.
-    :param folder: the run's folder.
-    :param plan: the plan.
-    :param split: how the rows were loaded.
-    :param capacity: rows to hold in each of two buffers.
-    :param watch: the claim and the limits to heed.
+    :param czar: a connection to the czar's server, made with ``local_infile`` where the request asks for it.
+    :param capacity: rows in each of two buffers.
     """
 
     def __init__(
@@ -69,13 +64,12 @@ class Rereader:
 
     def run(self, changes: Changes, staged: Sequence[Manifest]) -> list[Manifest]:
         """
-        Take over what has changed.
+        Read changed chunks again and replace their rows.
 
-        :param changes: the changed chunks.
         :param staged: the manifests whose rows the shadow table has.
         :returns: the manifests whose rows it has now.
-        :raises TransientError: a chunk could not be read, and trying again may help.
-        :raises DataError: a chunk cannot be read, or has a key that another one has.
+        :raises TransientError: when a chunk could not be read, and a retry may help.
+        :raises DataError: when a chunk cannot be read, or has a key that another one has.
         """
         chunks = {change.chunk for change in changes.chunks}
         former = [manifest for manifest in staged if chunks & {chunk.chunk for chunk in manifest.chunks}]
@@ -118,7 +112,7 @@ class Rereader:
         return [places[position] for position in np.flatnonzero(found).tolist()]
 
     def _replace(self, number: int, piece: int, chunks: set[int], present: Sequence[Manifest], place: Path) -> int:
-        """Make one slice what it should be; returns how many rows were loaded."""
+        """Replace the chunks' rows in one slice; returns the number of rows loaded."""
         low, high = self._split.ranges[number].slices()[piece]
         token, build = self._plan.token, self._split.build
         shadow, markers = (self._tables.sql(kind, token, build) for kind in ("shadow", "slices"))
