@@ -123,9 +123,7 @@ def _collections(tools: Tools, request: ReindexRequest) -> tuple[CollectionInfo,
 
 
 def collection_of(spec: ModelSpec) -> str:
-    """
-    Return the id of a model's collection: as in EmbeddingStudio the model's own, unless its connection names another.
-    """
+    """Return a model's collection id: the model's own (as in EmbeddingStudio), unless its connection names another."""
     return spec.collection_id or spec.model_id
 
 

@@ -57,9 +57,7 @@ class Tally:
 
 
 def recipe_of(kitchen: Kitchen) -> bytes:
-    """
-    Return the embedding config hash (16 bytes) of model, loader and splitter; when it changes, all items are embedded.
-    """
+    """Return the embedding config hash (16 bytes) of model, loader and splitter; a new one re-embeds all items."""
     spec: ModelSpec = kitchen.model.spec
     parts = [spec.backend, spec.name, spec.dimensions, spec.document_prefix, kitchen.loader.recipe]
     text = json.dumps([*parts, kitchen.splitter.recipe])

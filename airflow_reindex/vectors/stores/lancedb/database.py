@@ -134,7 +134,7 @@ class Database:
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """Translate LanceDB's errors, which differ by their texts only, into :class:`ReindexError` classes."""
+        """Translate LanceDB's errors, which differ by their texts only, into ``ReindexError`` classes."""
         try:
             yield
         except (ValueError, RuntimeError, OSError) as error:

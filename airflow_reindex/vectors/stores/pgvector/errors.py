@@ -35,7 +35,7 @@ _ADVICE = {
 @contextmanager
 def translated(label: str) -> Iterator[None]:
     """
-    Translate the driver's errors into :class:`ReindexError` classes.
+    Translate the driver's errors into ``ReindexError`` classes.
 
     :param label: name of the server in messages.
     """
