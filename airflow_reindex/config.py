@@ -17,12 +17,10 @@ T = TypeVar("T")
 
 def check_allowed(conn_id: str, option: str = "allowed_conn_ids") -> str:
     """
-    Refuse a connection that the deployment does not offer to those who trigger runs.
+    Refuse a connection that the deployment does not offer in params; return its id otherwise.
 
-    :param conn_id: the connection's id, from params.
-    :param option: the setting with the patterns.
-    :returns: the same id.
-    :raises RequestError: no pattern of the setting matches it.
+    :param option: the setting with the allowed patterns.
+    :raises RequestError: no pattern matches.
     """
     patterns = [p.strip() for p in conf.get(SECTION, option).split(",") if p.strip()]
     if not isinstance(conn_id, str) or not any(fnmatchcase(conn_id, pattern) for pattern in patterns):
@@ -35,20 +33,18 @@ def check_allowed(conn_id: str, option: str = "allowed_conn_ids") -> str:
 
 def embedding_backends() -> dict[str, str]:
     """
-    The backends of embedding models that the deployment adds.
+    The deployment's own backends of embedding models, ``package.module.Class`` by name.
 
-    :returns: ``package.module.Class`` by name.
-    :raises RequestError: the setting is no JSON object of texts.
+    :raises RequestError: the setting is not a JSON object of texts.
     """
     return _named("embedding_backends", str, '{"name": "package.module.Class"}')
 
 
 def loader_definitions() -> dict[str, dict[str, Any]]:
     """
-    The loaders that the deployment defines.
+    The deployment's loader definitions by name.
 
-    :returns: definitions by name.
-    :raises RequestError: the setting is no JSON object of objects.
+    :raises RequestError: the setting is not a JSON object of objects.
     """
     return _named("loaders", dict, '{"name": {"kind": "payload"}}')
 
@@ -66,19 +62,18 @@ def _named(option: str, kind: type[T], example: str) -> dict[str, T]:
 
 def query_sets() -> dict[str, dict[str, Any]]:
     """
-    The queries that models are compared by.
+    The definitions of query sets, for comparing models, by name.
 
-    :returns: definitions by name.
-    :raises RequestError: the setting is no JSON object of objects.
+    :raises RequestError: the setting is not a JSON object of objects.
     """
     return _named("query_sets", dict, '{"top": {"path": "/srv/queries.txt"}}')
 
 
 def deployment() -> str:
     """
-    A name for this Airflow, so that runs of another one are not looked up here.
+    Name of this Airflow deployment, which tells whether a run can be looked up here.
 
-    :returns: the setting, or the API server's base URL; one on loopback is told apart by the host's name.
+    :returns: the setting, or the API server's base URL; a loopback URL is extended by the host's name.
     """
     name = conf.get(SECTION, "deployment", fallback="")
     if name:
@@ -90,12 +85,9 @@ def deployment() -> str:
 
 def integer(name: str, least: int = 1) -> int:
     """
-    Read a number from the section.
+    Read an integer setting.
 
-    :param name: the option.
-    :param least: the smallest value that makes sense.
-    :returns: its value.
-    :raises RequestError: it is smaller, or no number.
+    :raises RequestError: it is less than ``least``, or not a number.
     """
     text = conf.get(SECTION, name)
     try:
@@ -109,31 +101,23 @@ def integer(name: str, least: int = 1) -> int:
 
 def task_memory() -> int:
     """
-    How much memory a task may take.
+    Memory limit of a task in bytes.
 
-    :returns: bytes.
     :raises RequestError: it is less than a task needs.
     """
     return integer("memory_per_task", least=320) << 20
 
 
 def text(name: str) -> str:
-    """
-    Read a text from the section.
-
-    :param name: the option.
-    :returns: its value, without blanks around it.
-    """
+    """Read a text setting, stripped."""
     return str(conf.get(SECTION, name, fallback="") or "").strip()
 
 
 def fraction(name: str) -> float:
     """
-    Read a number from 0 to 1 from the section.
+    Read a setting from 0 to 1.
 
-    :param name: the option.
-    :returns: its value.
-    :raises RequestError: it is none.
+    :raises RequestError: it is not in that range.
     """
     value = conf.get(SECTION, name)
     try:

@@ -1,7 +1,7 @@
 """
-Runs as Airflow's metadata database has them: looked up, triggered, canceled and resumed.
+Runs in Airflow's metadata database: lookup, trigger, cancel and resume.
 
-For the API server and the command line, which have that database; tasks have it not.
+For the API server and the command line; tasks have no access to that database.
 """
 
 from __future__ import annotations
@@ -33,24 +33,19 @@ from airflow_reindex.vectors.model.plan import ITEMS
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-#: What both jobs' DAGs are tagged with, and tasks that only they have.
+#: The tag of both jobs' DAGs, and tasks that only these have.
 TAG, OWN_TASKS = "reindex", ("load", "verify")
-#: States of a run that goes on.
+#: States of a run that has not ended.
 LIVE = ("queued", "running")
-#: How often at most a run is canceled anew, as tasks have begun meanwhile, and how often in a row none may have.
+#: Most cancel attempts, as tasks may have started meanwhile; consecutive polls without running tasks that count as
+#: canceled.
 _CANCELS, _QUIET_LOOKS = 10, 2
-#: States of tasks that a resumed run does again; skipped are those that a cancel kept from their turn.
+#: Task states that a resumed run repeats; skipped tasks were kept from running by a cancel.
 _AGAIN = ("failed", "upstream_failed", "skipped", "removed", "none")
 
 
 def find_run(dag_id: str, run_id: str) -> RunFacts | None:
-    """
-    Look a run up.
-
-    :param dag_id: its DAG.
-    :param run_id: its id.
-    :returns: what Airflow knows of it; ``None`` when there is none.
-    """
+    """Look a run up; ``None`` when it does not exist."""
     with create_session() as session:
         run = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
         return _facts(session, [run])[0] if run is not None else None
@@ -60,13 +55,10 @@ def list_runs(
     dag_ids: Collection[str] | None = None, states: Sequence[str] = (), *, offset: int = 0, limit: int = 50
 ) -> tuple[list[RunFacts], int]:
     """
-    The runs of both jobs, the newest first.
+    Return the runs of both jobs, newest first, and their number.
 
-    :param dag_ids: of these DAGs; ``None``: of all.
-    :param states: in these of Airflow's states; none: in all.
-    :param offset: how many to leave out.
-    :param limit: how many to give.
-    :returns: the runs, and how many there are in all.
+    :param dag_ids: ``None``: all DAGs.
+    :param states: Airflow's states; empty: all.
     """
     tagged = select(DagTag.dag_id).where(DagTag.name == TAG)
     own = exists().where(
@@ -91,25 +83,14 @@ def reindex_dags() -> set[str]:
 
 
 def params_of(dag_id: str) -> Mapping[str, Any]:
-    """
-    The params of a DAG, with what is bound in it.
-
-    :param dag_id: the DAG.
-    :returns: defaults by name; none when there is no such DAG.
-    """
+    """The defaults of a DAG's params, including bound ones; empty when the DAG does not exist."""
     with create_session() as session:
         dag = DBDagBag().get_latest_version_of_dag(dag_id, session=session)
         return dict(dag.params.dump()) if dag is not None else {}
 
 
 def state_of(dag_id: str, run_id: str) -> str | None:
-    """
-    The state of a run, for those who ask often.
-
-    :param dag_id: its DAG.
-    :param run_id: its id.
-    :returns: as Airflow has it; ``None`` when there is no such run.
-    """
+    """Airflow's state of a run, as a cheap query for frequent polls; ``None`` when it does not exist."""
     with create_session() as session:
         state = session.scalar(select(DagRun.state).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
         return str(state) if state is not None else None
@@ -117,11 +98,9 @@ def state_of(dag_id: str, run_id: str) -> str | None:
 
 def runs_like(dag_id: str, prefix: str) -> tuple[str | None, str | None]:
     """
-    Runs whose ids begin alike.
+    Find runs whose ids have a common prefix.
 
-    :param dag_id: their DAG.
-    :param prefix: what the ids begin with.
-    :returns: the one that goes on, if any, and the newest one of all.
+    :returns: the one that has not ended, if any, and the newest of all.
     """
     alike = and_(DagRun.dag_id == dag_id, DagRun.run_id.startswith(prefix, autoescape=True))
     newest = select(DagRun.run_id).where(alike).order_by(DagRun.id.desc()).limit(1)
@@ -160,15 +139,11 @@ def _text(moment: datetime | None) -> str | None:
 
 def trigger(dag_id: str, conf: Mapping[str, Any], *, run_id: str | None = None, user: str | None = None) -> str:
     """
-    Trigger a run.
+    Trigger a run, and return its id.
 
-    :param dag_id: the DAG.
-    :param conf: the run's params.
-    :param run_id: its id; ``None``: as Airflow makes it.
-    :param user: who asks for it.
-    :returns: the run's id.
-    :raises RequestError: there is no such DAG, it is paused, or it does not admit the params.
-    :raises ConflictError: there is a run of that id already.
+    :param run_id: ``None``: generated by Airflow.
+    :raises RequestError: the DAG does not exist, is paused, or does not accept the params.
+    :raises ConflictError: the run exists already.
     """
     from airflow.api.common.trigger_dag import trigger_dag
 
@@ -200,11 +175,10 @@ def trigger(dag_id: str, conf: Mapping[str, Any], *, run_id: str | None = None, 
 
 def resume(facts: RunFacts) -> int:
     """
-    Clear what has failed in a run that has ended, and what a cancel kept from its turn; the rest stays done.
+    Clear what has failed in a run that has ended, and what a cancel skipped; all else stays done.
 
-    :param facts: the run.
-    :returns: how many task instances were cleared.
-    :raises ConflictError: it goes on.
+    :returns: the number of cleared task instances.
+    :raises ConflictError: the run has not ended.
     """
     wanted = _again(facts)
     if not wanted:
@@ -229,11 +203,9 @@ def _at_work(facts: RunFacts) -> ColumnElement[bool]:
 
 def resumable(facts: RunFacts) -> dict[str, int]:
     """
-    What :func:`resume` would clear.
+    The number of task instances that :func:`resume` would clear, by task id.
 
-    :param facts: the run.
-    :returns: how many task instances, by task id.
-    :raises ConflictError: it goes on.
+    :raises ConflictError: the run has not ended.
     """
     return dict(Counter(one if isinstance(one, str) else one[0] for one in _again(facts)))
 
@@ -247,9 +219,10 @@ def _again(facts: RunFacts) -> list[str | tuple[str, int]]:
         return []
     work = [state for task, states in facts.tasks.items() if task != "aggregate" for state in states.values()]
     broken = failed or any(state in ("failed", "upstream_failed") for state in work)
-    # A run that was done once has given its claim and its plan away: it begins anew, and embeds what is missing.
+    # A run that was done once has given up its claim and its plan: it starts from the beginning, and embeds what is
+    # missing.
     anew = broken and (ITEMS if facts.kind == COLLECTION else PLAN) not in folder.names()
-    # The account, and the proof of a window's items, are out of date as soon as anything is done again.
+    # The report, and the verification of a window's items, are out of date once anything is repeated.
     after = {"verify", "approve", "switch", "aggregate"} if failed else {"aggregate"}
     return [
         (task, index) if index >= 0 else task
@@ -260,23 +233,21 @@ def _again(facts: RunFacts) -> list[str | tuple[str, int]]:
 
 
 def _windows_with_failures(facts: RunFacts, folder: Folder) -> set[int]:
-    """Windows that ended well as tasks, with items that failed: these are tried again when their window is."""
+    """Windows whose tasks succeeded with failed items: they are retried along with their window."""
     if facts.kind != COLLECTION:
         return set()
     records = task_records(folder)
     found = {record.index for record in records if record.task == "reindex" and record.result.get("failed")}
     whole = next((r.result for r in records if r.task == "verify" and not r.error), {})
-    # What has failed in a catch-up belongs to no window that says so.
+    # Failures of a catch-up belong to no window that reports them.
     return found or (set(facts.states("reindex")) if whole.get("failed") else set())
 
 
 def cancel(facts: RunFacts, user: str) -> None:
     """
-    End a run: what is at work is stopped, what waits is skipped. What it has done stays, for a resume.
+    Cancel a run: running tasks are stopped, waiting ones skipped. What it has done stays, for a resume.
 
-    :param facts: the run.
-    :param user: who asks for it.
-    :raises ConflictError: it has ended.
+    :raises ConflictError: the run has ended.
     """
     from airflow.api.common.mark_tasks import set_dag_run_state_to_failed
 
@@ -295,6 +266,6 @@ def cancel(facts: RunFacts, user: str) -> None:
             quiet = 0 if at_work else quiet + 1
             if quiet == _QUIET_LOOKS:
                 break
-            # A task that the scheduler had chosen before may begin even now.
+            # A task that the scheduler had already picked may still start.
             time.sleep(0.3)
     run_folder(facts.dag_id, facts.run_id).write_json(CANCELED, {"at": now(), "by": user})

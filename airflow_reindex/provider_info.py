@@ -1,4 +1,4 @@
-"""What Airflow asks of a provider: connection types with their forms, settings, links."""
+"""Provider metadata for Airflow: connection types with their forms, settings, links."""
 
 from __future__ import annotations
 
@@ -202,11 +202,7 @@ _OPTIONS = {
 
 
 def get_provider_info() -> dict[str, Any]:
-    """
-    Describe the provider to Airflow.
-
-    :returns: the dict that Airflow's provider schema asks for.
-    """
+    """Return the dict of Airflow's provider schema."""
     return {
         "package-name": "airflow-reindex",
         "name": "Reindex",

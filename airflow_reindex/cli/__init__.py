@@ -1,1 +1,1 @@
-"""The command line `airflow-reindex`, for those who run a deployment."""
+"""The command line `airflow-reindex`, for operators of a deployment."""

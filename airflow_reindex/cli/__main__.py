@@ -1,4 +1,4 @@
-"""Reads the command line and calls what it names."""
+"""Command-line parser and dispatch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,7 @@ from airflow_reindex.core.failures import ReindexError
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """
-    The parser of the command line.
-
-    :returns: the parser.
-    """
+    """Build the parser of the command line."""
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument(
         "--qserv", action="append", metavar="CONN_ID", help="a qserv connection to look at; repeatable (default: "
@@ -64,14 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     Run the command line.
 
-    :param arguments: without the program's name; those of the process if ``None``.
-    :returns: exit status: 0, 1 when something is to be done, 2 when that could not be found out.
+    :param arguments: without the program's name; ``None``: the process's own.
+    :returns: exit status: 0, 1 when action is needed, 2 when the command could not find out.
     """
     options = build_parser().parse_args(arguments)
-    # Without it Airflow takes this for a task, which asks its supervisor for connections, and not the database.
+    # Otherwise Airflow takes this for a task, which gets connections from its supervisor instead of the database.
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
     out = sys.stdout
-    # Airflow writes its log to what it takes for the standard output: results are to be read by programs.
+    # Airflow logs to what it takes for the standard output, which must stay readable for programs.
     with redirect_stdout(sys.stderr):
         logging.disable(logging.INFO)
         try:
@@ -84,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[argparse.Namespace, TextIO], int]:
-    """The function of a command; what it needs of Airflow is imported only now."""
+    """Return a command's function; imports what it needs of Airflow only now."""
     rooms = {"doctor": "care", "repair": "care", "rollback": "rollback", "estimate": "estimate"}
     found: Callable[[argparse.Namespace, TextIO], int] = getattr(
         import_module(f"airflow_reindex.cli.{rooms.get(name, 'runs')}"), name

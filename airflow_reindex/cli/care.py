@@ -1,4 +1,4 @@
-"""The commands `doctor` and `repair`: what runs that died have left."""
+"""The commands `doctor` and `repair`: orphans of dead runs."""
 
 from __future__ import annotations
 
@@ -33,13 +33,7 @@ from airflow_reindex.vectors import orphans as collection_leftovers
 
 
 def doctor(options: argparse.Namespace, out: TextIO) -> int:
-    """
-    Show what was left.
-
-    :param options: of the command line.
-    :param out: where the result goes.
-    :returns: 1 when something is to be done.
-    """
+    """List orphans; exit status 1 when action is needed."""
     found = _look(options)
     if options.json:
         print(json.dumps([{**asdict(one), "where": where} for where, one in found], indent=1), file=out)
@@ -51,13 +45,7 @@ def doctor(options: argparse.Namespace, out: TextIO) -> int:
 
 
 def repair(options: argparse.Namespace, out: TextIO) -> int:
-    """
-    Remove what nobody can use, and what is given up.
-
-    :param options: of the command line.
-    :param out: where the result goes.
-    :returns: 1 when something is still to be done.
-    """
+    """Remove orphans that nobody can use, and what is abandoned; exit status 1 when action is still needed."""
     done: list[str] = []
     for name in options.give_up:
         done += _give_up(options, name)
@@ -96,7 +84,7 @@ def _look(options: argparse.Namespace) -> list[tuple[str, Leftover]]:
 
 
 def _give_up(options: argparse.Namespace, name: str) -> list[str]:
-    """Give up an index or a collection, whichever has that name."""
+    """Abandon the index or the collection of that name."""
     indexes, collections = _qserv_ids(options), _collection_ids(options)
     dead = {where for where, one in _look(options) if one.wrong and one.target == name}
     for conn_id in [*indexes, *collections]:
@@ -166,7 +154,7 @@ def _run_folders() -> Iterator[Folder]:
 
 
 def _runs() -> dict[str, str]:
-    """The run of each token, from the records of the runs' plans."""
+    """Return the run of each token, from the records of the runs' plans."""
     return {
         record.token: f"the run of {folder.url}"
         for folder in _run_folders()
@@ -222,5 +210,5 @@ def _show(found: list[tuple[str, Leftover]], out: TextIO) -> None:
 
 
 def _plain(text: str) -> str:
-    # Names come from other systems: no markup of theirs is followed.
+    # Names come from other systems, so markup in them is escaped.
     return text.replace("[", "\\[")

@@ -1,4 +1,4 @@
-"""The command that says what a run would take: the checks and the plan of a dry run, and nothing is changed."""
+"""The command `estimate`: checks and plan of a dry run; nothing is changed."""
 
 from __future__ import annotations
 
@@ -29,10 +29,7 @@ def estimate(options: argparse.Namespace, out: TextIO) -> int:
     """
     Estimate a build or a reindex.
 
-    :param options: of the command line.
-    :param out: where the result goes.
-    :returns: 0.
-    :raises RequestError: what is asked for could not be run.
+    :raises RequestError: the request could not be run.
     """
     make: Callable[[argparse.Namespace, Folder, Owner], dict[str, Any]]
     if options.database and options.director_table:

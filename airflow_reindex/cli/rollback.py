@@ -1,4 +1,4 @@
-"""The command that takes the result of a run back: the index before a build, the collection before a switch."""
+"""The command `rollback`: restores the index before a build, or the collection before a switch."""
 
 from __future__ import annotations
 
@@ -20,18 +20,15 @@ from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.hooks.staging import run_folder
 from airflow_reindex.monitoring.run_info import DIRECTOR
 
-#: The DAG that takes switches back.
+#: The DAG that rolls switches back.
 _DAG = "rollback_collection"
 
 
 def rollback(options: argparse.Namespace, out: TextIO) -> int:
     """
-    Take the result of a run back.
+    Roll back the result of a run.
 
-    :param options: of the command line.
-    :param out: where the result goes.
-    :returns: 0.
-    :raises RequestError: there is nothing to take back.
+    :raises RequestError: there is nothing to roll back.
     """
     facts = find(options)
     report = run_folder(facts.dag_id, facts.run_id).read_json(REPORT)
@@ -57,7 +54,7 @@ def _index(notes: Mapping[str, Any], run_id: str, options: argparse.Namespace, o
     servers = QservHook(index["qserv_conn_id"]).servers
     tables = IndexTables(servers.work_database, servers.index_database, index["table"])
     statement = roll_back_statement(tables, notes["previous"])
-    # The report lies in a folder that others may write to: its statement is compared, never run.
+    # The report is in a folder that others may write to: its statement is only compared, never run.
     if statement != notes["roll_back"]:
         raise RequestError(f"the report of run '{run_id}' names other tables than the connection does: {statement}")
     if options.yes:

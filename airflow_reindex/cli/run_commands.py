@@ -1,4 +1,4 @@
-"""The command lines of what is done with runs."""
+"""Parsers of the commands that work on runs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from typing import Any
 
 
 def add_run_commands(commands: Any) -> None:
-    """
-    Add the commands to a parser.
-
-    :param commands: what ``add_subparsers`` gave.
-    """
+    """Add the commands to what ``add_subparsers`` returned."""
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON")
     run = argparse.ArgumentParser(add_help=False)

@@ -1,4 +1,4 @@
-"""The commands that show runs, end them, resume them and take their results back."""
+"""The commands that show, cancel and resume runs."""
 
 from __future__ import annotations
 
@@ -22,19 +22,17 @@ from airflow_reindex.monitoring.run_info import COLLECTION, RunFacts
 from airflow_reindex.monitoring.run_snapshot import Gatherer, Material
 from airflow_reindex.vectors.account import FAILED, read_failed
 
-#: Statuses that are nobody's wish.
+#: Statuses that give exit status 1.
 _BAD = (Status.FAILED, Status.REFUSED, Status.CANCELED)
-#: How often a display that is watched is made anew, in seconds.
+#: Refresh interval of a watched display, in seconds.
 _WATCH_SECONDS = 2.0
 LATEST = "latest"
 
 
 def find(options: argparse.Namespace) -> RunFacts:
     """
-    The run that a command line names.
+    Find the run that a command line names by ``dag_id`` and ``run_id``.
 
-    :param options: of the command line: ``dag_id`` and ``run_id``.
-    :returns: what Airflow knows of it.
     :raises RequestError: there is none.
     """
     dag_id, run_id = options.dag_id, options.run_id or LATEST
@@ -56,13 +54,7 @@ def _look(facts: RunFacts) -> tuple[Material, dict[str, Any]]:
 
 
 def status(options: argparse.Namespace, out: TextIO) -> int:
-    """
-    Show a run, or list runs.
-
-    :param options: of the command line.
-    :param out: where the result goes.
-    :returns: 1 when the run has failed, was refused or canceled.
-    """
+    """Show a run, or list runs; exit status 1 when the run has failed, was refused or canceled."""
     if options.run_id is None:
         return _list(options, out)
     facts = find(options)
@@ -107,13 +99,7 @@ def _watch(facts: RunFacts, out: TextIO) -> dict[str, Any]:
 
 
 def errors(options: argparse.Namespace, out: TextIO) -> int:
-    """
-    Show what failed in a run.
-
-    :param options: of the command line.
-    :param out: where the result goes.
-    :returns: 1 when anything has.
-    """
+    """Show what failed in a run; exit status 1 when anything has."""
     facts = find(options)
     found = read_failures(run_folder(facts.dag_id, facts.run_id), _look(facts)[0], facts)
     if options.json:
@@ -124,13 +110,7 @@ def errors(options: argparse.Namespace, out: TextIO) -> int:
 
 
 def failed(options: argparse.Namespace, out: TextIO) -> int:
-    """
-    Show the failed items of a reindex; of a build, its failed chunks.
-
-    :param options: of the command line.
-    :param out: where the result goes.
-    :returns: 1 when there are any.
-    """
+    """Show the failed items of a reindex, or the failed chunks of a build; exit status 1 when there are any."""
     facts = find(options)
     if facts.kind != COLLECTION:
         return errors(options, out)
@@ -181,13 +161,7 @@ def _show_failures(found: Failures, options: argparse.Namespace, out: TextIO) ->
 
 
 def resume(options: argparse.Namespace, out: TextIO) -> int:
-    """
-    Clear what has failed in a run.
-
-    :param options: of the command line.
-    :param out: where the result goes.
-    :returns: 0.
-    """
+    """Clear what has failed in a run."""
     facts = find(options)
     tasks = metadata.resumable(facts)
     if options.yes:
@@ -200,13 +174,11 @@ def resume(options: argparse.Namespace, out: TextIO) -> int:
 
 def say(options: argparse.Namespace, out: TextIO, what: dict[str, Any], done: str, would: str) -> None:
     """
-    Say what was done, or would be.
+    Report what was done, or what would be without ``--yes``.
 
-    :param options: of the command line: ``yes`` and ``json``.
-    :param out: where the result goes.
-    :param what: for programs.
-    :param done: for people, when it was done.
-    :param would: for people, when it was not.
+    :param what: the JSON output.
+    :param done: the text after the action.
+    :param would: the text of a rehearsal.
     """
     if options.json:
         print(json.dumps({**what, "done": options.yes}), file=out)
@@ -216,11 +188,8 @@ def say(options: argparse.Namespace, out: TextIO, what: dict[str, Any], done: st
 
 def cancel(options: argparse.Namespace, out: TextIO) -> int:
     """
-    End a run.
+    Cancel a run.
 
-    :param options: of the command line.
-    :param out: where the result goes.
-    :returns: 0.
     :raises RequestError: it has ended.
     """
     facts = find(options)

@@ -1,4 +1,4 @@
-"""Runs in a terminal: tables of texts, in which no markup of anybody's data is followed."""
+"""Runs in a terminal: tables of texts, in which markup from data is not interpreted."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ _STYLES = {
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
     """
-    A table of texts.
+    Create a table of texts.
 
-    :param heads: its columns.
-    :param rows: its cells; what rich can show is shown as it is.
-    :param right: columns of figures.
+    :param rows: cells; rich renderables are shown as they are.
+    :param right: names of right-aligned columns.
     """
     made = Table(expand=False)
     for head in heads:
@@ -34,26 +33,18 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequ
 
 
 def state(name: str) -> Text:
-    """
-    A state in its colour.
-
-    :param name: the state.
-    """
+    """A state in its colour."""
     return Text(name, style=_STYLES.get(name, ""))
 
 
 def count(value: float | None) -> str:
-    """
-    A figure for people.
-
-    :param value: the figure; ``None`` when it is unknown.
-    """
+    """Format a figure; ``None`` when it is unknown."""
     return "" if value is None else f"{value:,.0f}"
 
 
 def eta(value: Mapping[str, float] | None) -> str:
     """
-    What is left, with its range.
+    Format the remaining time with its range.
 
     :param value: ``seconds``, ``low`` and ``high``.
     """
@@ -64,11 +55,7 @@ def eta(value: Mapping[str, float] | None) -> str:
 
 
 def runs(found: Iterable[Mapping[str, Any]]) -> Table:
-    """
-    A table of runs.
-
-    :param found: overviews.
-    """
+    """A table of run overviews."""
     heads = ("dag", "run", "status", "from → to", "started", "progress")
     return table(
         heads,
@@ -84,11 +71,7 @@ def runs(found: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def overview(seen: Mapping[str, Any]) -> RenderableType:
-    """
-    A run at a glance.
-
-    :param seen: its overview.
-    """
+    """Render a run's overview."""
     head = Text.assemble(state(seen["status"]), f"  {seen['dag_id']}  {seen['run_id']}")
     what = Text(f"{seen['source']} → {seen['dest']}")
     total = "" if seen["total"] is None else f"{count(seen['count'])} of {count(seen['total'])} {seen['unit']}"

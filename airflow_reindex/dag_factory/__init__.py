@@ -1,4 +1,4 @@
-"""Makes the DAGs; one function a job."""
+"""Factories of DAGs, one per job."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
-    # Each job is imported when it is used: the second one needs packages that a deployment of the first has not.
+    # Each job is imported on use: the second one needs packages that a deployment of the first does not have.
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)

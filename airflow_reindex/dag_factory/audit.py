@@ -1,4 +1,4 @@
-"""Makes DAGs that compare director indexes with their chunk tables."""
+"""Factory of DAGs that audit director indexes against their chunk tables."""
 
 from __future__ import annotations
 
@@ -33,11 +33,7 @@ _SHARED = (
 
 
 def director_index_audit_params() -> dict[str, Param]:
-    """
-    The params of an audit, with a form that explains each.
-
-    :returns: by name; `database` and `director_table` have no default.
-    """
+    """The params of an audit and their form; `database` and `director_table` have no default."""
     params = director_index_params()
     return {
         **{name: params[name] for name in _SHARED},
@@ -69,13 +65,11 @@ def director_index_audit_dag(
     """
     Make a DAG that audits director indexes. With `database` and `director_table` bound it can have a schedule.
 
-    :param dag_id: the DAG's id.
-    :param bind: params by name that become the defaults of this DAG.
+    :param bind: defaults of this DAG's params, by name.
     :param schedule: as for :class:`airflow.sdk.DAG`.
-    :param default_args: arguments for all its tasks, over this factory's own.
+    :param default_args: override this factory's own for all tasks.
     :param dag_args: further arguments of the DAG.
-    :returns: the DAG.
-    :raises ValueError: `bind` names a param that there is not.
+    :raises ValueError: `bind` names an unknown param.
     """
     params = bound(director_index_audit_params(), bind)
     arguments = {
@@ -97,7 +91,7 @@ def _wire(dag: DAG) -> None:
     extract = AuditExtractOperator.partial(
         task_id="extract", map_index_template="{{ task.group['label'] }}", max_active_tis_per_dagrun=EXTRACT_TASKS
     ).expand(group=plan.output)
-    # Chunks that failed are reported; the others are compared all the same.
+    # Chunks that failed are reported; the others are compared nevertheless.
     split = AuditSplitOperator(task_id="split", trigger_rule="all_done")
     compare = CompareOperator.partial(
         task_id="compare", map_index_template="{{ task.key_range['label'] }}", max_active_tis_per_dagrun=LOAD_TASKS

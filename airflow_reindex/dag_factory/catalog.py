@@ -1,4 +1,4 @@
-"""Makes DAGs that start the jobs for a whole catalog: its director tables, then its collections."""
+"""Factory of DAGs that start the jobs for a whole catalog: its director tables, then its collections."""
 
 from __future__ import annotations
 
@@ -21,11 +21,7 @@ are built. Its result says what became of each. Clear the failed tasks, and only
 
 
 def catalog_params() -> dict[str, Param]:
-    """
-    The params of a catalog's rebuild, with a form that explains each.
-
-    :returns: by name; `database` has no default.
-    """
+    """The params of a catalog's rebuild and their form; `database` has no default."""
     return {
         "database": Param(
             type="string", minLength=1, section="Tables", title="Database",
@@ -61,20 +57,18 @@ def catalog_dag(
     """
     Make a DAG that starts the jobs for a whole catalog. With `database` bound it can have a schedule.
 
-    Its tasks wait in the triggerer and take no slot meanwhile. `airflow dags test` cannot run it: nobody would run what
-    it starts.
+    Its tasks wait in the triggerer and occupy no slot. `airflow dags test` cannot run it, as nothing would execute the
+    runs that it starts.
 
-    :param dag_id: the DAG's id.
-    :param bind: params by name that become the defaults of this DAG.
+    :param bind: defaults of this DAG's params, by name.
     :param schedule: as for :class:`airflow.sdk.DAG`.
-    :param default_args: arguments for all its tasks, over this factory's own.
+    :param default_args: override this factory's own for all tasks.
     :param build_dag_id: the DAG that builds one table's index.
     :param move_dag_id: the DAG that moves one collection.
-    :param tables_at_a_time: builds that run at the same time.
-    :param poll_seconds: how often a run is looked at.
+    :param tables_at_a_time: simultaneous builds.
+    :param poll_seconds: interval between two checks of a started run.
     :param dag_args: further arguments of the DAG.
-    :returns: the DAG.
-    :raises ValueError: `bind` names a param that there is not.
+    :raises ValueError: `bind` names an unknown param.
     """
     arguments = {"catchup": False, "tags": ["reindex"], "doc_md": CATALOG_DOC, **dag_args}
     args = {**DEFAULT_ARGS, **(default_args or {})}
@@ -97,14 +91,14 @@ def _start(task_id: str, dag_id: str, confs: XComArg, at_a_time: int, poll_secon
     return TriggerDagRunOperator.partial(
         task_id=task_id,
         trigger_dag_id=dag_id,
-        # Cleared, it goes on with the same run, which does only what is left.
+        # When cleared, the task continues the same run, which does only what is left.
         trigger_run_id="{{ run_id }}__{{ ti.task_id }}_{{ ti.map_index }}",
         reset_dag_run=True,
         wait_for_completion=True,
         deferrable=True,
         poke_interval=poll_seconds,
         fail_when_dag_is_paused=True,
-        # A build may take days; what it waits for has time-outs of its own.
+        # A build may take days; the run that it waits for has its own time-outs.
         execution_timeout=None,
         retries=0,
         max_active_tis_per_dagrun=at_a_time,

@@ -1,4 +1,4 @@
-"""Makes DAGs that move vector collections: params with their form, wiring, trigger rules."""
+"""Factory of DAGs that move vector collections: params and form, wiring, trigger rules."""
 
 from __future__ import annotations
 
@@ -44,11 +44,7 @@ _SUBJECT = (
 
 
 def collection_reindex_params() -> dict[str, Param]:
-    """
-    The params of a reindex, with a form that explains each.
-
-    :returns: by name; both models have no default.
-    """
+    """The params of a reindex and their form; neither model has a default."""
     return {**_what(), **_how(), **_readers(), **_safety()}
 
 
@@ -160,21 +156,17 @@ def collection_reindex_dag(
     **dag_args: Any,
 ) -> DAG:
     """
-    Make a DAG that moves vector collections to another embedding model.
+    Make a DAG that moves vector collections to another embedding model. With both models bound it can have a schedule.
 
-    With both models bound it can have a schedule.
-
-    :param dag_id: the DAG's id.
-    :param bind: params by name that become the defaults of this DAG; `max_subtasks` is also what the DAG allows.
+    :param bind: defaults of this DAG's params, by name; `max_subtasks` also becomes the DAG's own limit.
     :param schedule: as for :class:`airflow.sdk.DAG`.
-    :param default_args: arguments for all its tasks (`retries`, `pool`, `queue`, ...), over this factory's own.
-    :param loaders: definitions of loaders by name, besides those of `[reindex] loaders`.
-    :param query_sets: definitions of queries by name, besides those of `[reindex] query_sets`.
-    :param on_switch: called with where the alias points after a switch; ``None``: `[reindex] on_switch`.
-    :param approval: whether a person has to approve each switch; not in `airflow dags test`.
+    :param default_args: override this factory's own for all tasks (`retries`, `pool`, `queue`, ...).
+    :param loaders: loader definitions by name, in addition to `[reindex] loaders`.
+    :param query_sets: query definitions by name, in addition to `[reindex] query_sets`.
+    :param on_switch: called with the alias's new pointer after a switch; ``None``: `[reindex] on_switch`.
+    :param approval: require a person's approval of each switch; not in `airflow dags test`.
     :param dag_args: further arguments of the DAG.
-    :returns: the DAG.
-    :raises ValueError: `bind` names a param that there is not.
+    :raises ValueError: `bind` names an unknown param.
     """
     params = bound(collection_reindex_params(), bind)
     arguments = {
@@ -211,7 +203,7 @@ def _wire(
         max_active_tis_per_dagrun=at_a_time,
         **named,
     ).expand(window=plan.output)
-    # Without items the mapped tasks are skipped; an empty collection is proven and switched all the same.
+    # Without items the mapped tasks are skipped; an empty collection is verified and switched nevertheless.
     verify = VerifyOperator(task_id="verify", trigger_rule="none_failed", **named)
     switch = SwitchOperator(task_id="switch", on_switch=on_switch, trigger_rule="none_failed", **named)
     aggregate = AggregateOperator(task_id="aggregate", trigger_rule="all_done", retries=0, **named)
@@ -219,7 +211,7 @@ def _wire(
     if approval:
         from airflow_reindex.operators.approval import ApproveOperator
 
-        # A person may take longer than a machine.
+        # A person may take longer than a task's usual time-out.
         approve = ApproveOperator(task_id="approve", subject=_SUBJECT, execution_timeout=None)
         verify >> approve >> switch
     else:
@@ -236,13 +228,10 @@ def collection_rollback_dag(
     **dag_args: Any,
 ) -> DAG:
     """
-    Make a DAG that takes a switch back: one task, one param.
+    Make a DAG that rolls a switch back: one task, one param.
 
-    :param dag_id: the DAG's id.
     :param on_switch: as for :func:`collection_reindex_dag`.
-    :param default_args: arguments for its task.
     :param dag_args: further arguments of the DAG.
-    :returns: the DAG.
     """
     params = {
         "alias": Param(

@@ -1,4 +1,4 @@
-"""Makes DAGs that build director indexes: params with their form, wiring, trigger rules."""
+"""Factory of DAGs that build director indexes: params and form, wiring, trigger rules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from airflow_reindex.operators.director import (
 )
 from airflow_reindex.operators.throttle import ThrottleOperator
 
-#: Tasks of a run at a time. One B-tree does not take more rows from more than a few connections.
+#: Simultaneous tasks of a run. One B-tree does not accept rows faster from more than a few connections.
 EXTRACT_TASKS, LOAD_TASKS = 16, 4
 
 THROTTLE_DOC = """
@@ -89,11 +89,7 @@ def _index_params() -> dict[str, Param]:
 
 
 def director_index_params() -> dict[str, Param]:
-    """
-    The params of a build, with a form that explains each.
-
-    :returns: by name; `database` and `director_table` have no default.
-    """
+    """The params of a build and their form; `database` and `director_table` have no default."""
     return {
         **_index_params(),
         "rebuild": Param(
@@ -180,19 +176,15 @@ def director_index_dag(
     **dag_args: Any,
 ) -> DAG:
     """
-    Make a DAG that builds director indexes.
+    Make a DAG that builds director indexes. With `database` and `director_table` bound it can have a schedule.
 
-    With `database` and `director_table` bound it can have a schedule.
-
-    :param dag_id: the DAG's id.
-    :param bind: params by name that become the defaults of this DAG.
+    :param bind: defaults of this DAG's params, by name.
     :param schedule: as for :class:`airflow.sdk.DAG`.
-    :param default_args: arguments for all its tasks (`retries`, `pool`, `queue`, ...), over this factory's own.
-    :param extract_tasks: extract tasks of a run at a time; each has one connection to a worker and two to the czar.
-    :param load_tasks: load tasks of a run at a time; each has two connections to the czar.
+    :param default_args: override this factory's own for all tasks (`retries`, `pool`, `queue`, ...).
+    :param extract_tasks: simultaneous extract tasks of a run; each has one connection to a worker and two to the czar.
+    :param load_tasks: simultaneous load tasks of a run; each has two connections to the czar.
     :param dag_args: further arguments of the DAG.
-    :returns: the DAG.
-    :raises ValueError: `bind` names a param that there is not.
+    :raises ValueError: `bind` names an unknown param.
     """
     params = bound(director_index_params(), bind)
     arguments = {
@@ -214,13 +206,7 @@ def director_index_dag(
 
 
 def director_index_throttle_dag(dag_id: str = "throttle_director_index", **dag_args: Any) -> DAG:
-    """
-    Make a DAG that changes how fast a running build may go.
-
-    :param dag_id: the DAG's id.
-    :param dag_args: further arguments of the DAG.
-    :returns: the DAG.
-    """
+    """Make a DAG that changes the speed limits of a running build."""
     arguments = {"catchup": False, "tags": ["reindex", "qserv"], "doc_md": THROTTLE_DOC, **dag_args}
     params = {**_index_params(), **_limits(), "qserv_conn_id": _connection()}
     with DAG(dag_id, schedule=None, params=params, **arguments) as dag:
@@ -235,7 +221,7 @@ def _wire(dag: DAG, extract_tasks: int, load_tasks: int) -> None:
         map_index_template="{{ task.group['label'] }}",
         max_active_tis_per_dagrun=extract_tasks,
     ).expand(group=plan.output)
-    # Without chunks to read the mapped tasks are skipped; an empty index is built and published all the same.
+    # Without chunks to read the mapped tasks are skipped; an empty index is built and published nevertheless.
     split = SplitOperator(task_id="split", trigger_rule="none_failed")
     load = LoadOperator.partial(
         task_id="load",

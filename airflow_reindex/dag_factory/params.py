@@ -1,4 +1,4 @@
-"""What the DAGs of both jobs have in common."""
+"""What the DAGs of both jobs share."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from airflow.sdk.configuration import conf
 #: A number, or what plainly means one. Without a `type` the form's field follows the default: a number or a switch.
 FLAG = [{"type": "integer"}, {"type": "boolean"}, {"type": "string"}]
 
-#: What a retry can mend is retried; a wrong request, wrong data and a mistake in the program are not: the tasks raise
-#: `AirflowFailException` for the first two.
+#: Only failures that a retry may cure are retried. Wrong requests, wrong data and bugs are not: for the first two the
+#: tasks raise `AirflowFailException`.
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[
         RetryRule(
@@ -43,11 +43,10 @@ DEFAULT_ARGS = {
 
 def task_args(job: str, default_args: Mapping[str, Any] | None) -> dict[str, Any]:
     """
-    The arguments of all tasks of a DAG.
+    Return the default arguments of a DAG's tasks.
 
     :param job: ``director`` or ``collection``, whose pool and queue the deployment may have set.
-    :param default_args: what is given for this DAG, which counts more.
-    :returns: arguments of operators by name.
+    :param default_args: the DAG's own, which take precedence.
     """
     args: dict[str, Any] = {**DEFAULT_ARGS, "pool": conf.get("reindex", f"{job}_pool", fallback="") or "default_pool"}
     if queue := conf.get("reindex", f"{job}_queue", fallback=""):
@@ -57,12 +56,9 @@ def task_args(job: str, default_args: Mapping[str, Any] | None) -> dict[str, Any
 
 def bound(params: dict[str, Param], bind: Mapping[str, Any] | None) -> dict[str, Param]:
     """
-    Give params other defaults.
+    Replace defaults of params.
 
-    :param params: the params of a DAG.
-    :param bind: defaults by name.
-    :returns: the params.
-    :raises ValueError: `bind` names a param that there is not.
+    :raises ValueError: `bind` names an unknown param.
     """
     unknown = set(bind or {}) - set(params)
     if unknown:

@@ -1,4 +1,4 @@
-"""The store of collections that a connection leads to: its type says which."""
+"""The store of collections behind a connection; the connection's type decides which."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_reindex.vectors.model.store import Store
 
 class CollectionHook(BaseHook):
     """
-    Reach a store of collections.
+    Connects to a store of collections.
 
     :param collection_conn_id: a connection of type ``postgres`` (pgvector) or ``lancedb`` that the deployment allows
         (``[reindex] allowed_conn_ids``).
@@ -34,26 +34,21 @@ class CollectionHook(BaseHook):
     @cached_property
     def store(self) -> Store:
         """
-        The store; it is not reached yet.
+        The store; nothing is connected yet.
 
-        :raises RequestError: the connection is not allowed, does not exist, is of another type, or its extra is
-            malformed.
+        :raises RequestError: the connection is not allowed, does not exist, has another type, or has a malformed extra.
         """
         config.check_allowed(self.collection_conn_id)
         return self._make()
 
     def get_conn(self) -> Store:
-        """The store, as :attr:`store`."""
+        """Return :attr:`store`."""
         return self.store
 
     def test_connection(self) -> tuple[bool, str]:
-        """
-        Check the store as a run does before it starts.
-
-        :returns: whether it may be used, and what to do if not.
-        """
+        """Check the store as a run does before it starts; return whether it is usable, and what to do if not."""
         try:
-            # Airflow's form tests a copy of the connection with a random id, which no pattern knows.
+            # Airflow's form tests a copy of the connection with a random id, which matches no pattern.
             store = self._make()
             try:
                 store.check()
@@ -88,7 +83,7 @@ def _pgvector(connection: Connection) -> Store:
         "user": connection.login,
         "password": connection.password,
         "dbname": connection.schema or "postgres",
-        # What libpq knows of TLS and sessions; the Postgres provider's own settings mean nothing to it.
+        # libpq's fields for TLS and sessions; it does not know the Postgres provider's own.
         **{name: value for name, value in extra.items() if name in _LIBPQ},
         "sslmode": sslmode(conn_id, extra),
     }

@@ -1,4 +1,4 @@
-"""Airflow connections: found, or a clear error; and JSON objects in their extra."""
+"""Lookup of Airflow connections, and JSON objects in their extra."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ def find_connection(conn_id: str, advice: str = "") -> Connection:
     """
     Look a connection up.
 
-    :param conn_id: its id.
-    :param advice: what to do when there is none.
-    :returns: the connection.
-    :raises RequestError: there is none.
+    :param advice: what to do when it does not exist.
+    :raises RequestError: it does not exist.
     """
     try:
         return BaseHook.get_connection(conn_id)
@@ -28,12 +26,8 @@ def find_connection(conn_id: str, advice: str = "") -> Connection:
 
 def json_object(value: object, name: str, conn_id: str) -> dict[str, Any]:
     """
-    Read a field of an extra that is a JSON object; forms give it as a text.
+    Read a field of an extra that is a JSON object, perhaps as a text (from a form); empty when it is missing.
 
-    :param value: the field.
-    :param name: its name.
-    :param conn_id: the connection, for the message.
-    :returns: the object; an empty one when there is none.
     :raises RequestError: it is something else.
     """
     if isinstance(value, str) and value.strip():

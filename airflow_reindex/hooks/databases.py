@@ -1,4 +1,4 @@
-"""Databases of any kind that contents and queries are read from, reached by their providers' hooks."""
+"""Databases with contents or queries, reached through their providers' hooks."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from airflow_reindex.hooks.connections import find_connection
 
 def database(conn_id: str) -> tuple[Any, Callable[[], Any]]:
     """
-    Find a database.
+    Return a connection's DB-API hook, and a function that connects, encrypted where the connection asks for TLS.
 
-    :param conn_id: a connection of a type with a DB-API hook.
-    :returns: its hook, and a function that connects; where the connection asks for TLS it is encrypted.
-    :raises RequestError: there is no such connection, or what it says of TLS is not understood, or not enough for
+    :raises RequestError: the connection does not exist, or its TLS settings are not understood or too weak for
         `[reindex] require_tls`.
     """
     connection = find_connection(conn_id)
     extra, host = connection.extra_dejson, connection.host or "localhost"
     reason = ""
     if connection.conn_type == "postgres":
-        # libpq keeps its word.
+        # libpq enforces its TLS settings itself.
         encryption.check_names(conn_id, extra, encryption.LIBPQ)
         encryption.check_postgres(conn_id, host, encryption.sslmode(conn_id, extra))
     elif connection.conn_type == "mysql":

@@ -23,14 +23,14 @@ from airflow_reindex.vectors.model.embedding_model import EmbeddingModel, ModelS
 
 class EmbeddingModelHook(BaseHook):
     """
-    Reach an embedding model.
+    Connects to an embedding model.
 
-    The URL of its server is the connection's ``host``, with a path if it needs one: ``https://api.example.com/v1``.
-    ``schema`` is the scheme of a host without one, by default ``http`` as in Airflow's HTTP connections; with a key it
-    must be given, so that no key travels in clear text by omission. ``port`` is for a host without one.
+    The server's URL is the connection's ``host``, with a path if needed: ``https://api.example.com/v1``. For a host
+    without a scheme, ``schema`` is the scheme, by default ``http`` as in Airflow's HTTP connections; with a key it is
+    required, so that no key travels in clear text by omission. ``port`` applies to a host without one.
 
-    :param embedding_model_id: a connection of type ``embedding_model`` that the deployment allows
-        (``[reindex] allowed_model_ids``).
+    :param embedding_model_id: a connection of type ``embedding_model`` that the deployment allows (``[reindex]
+        allowed_model_ids``).
     """
 
     conn_name_attr: ClassVar[str] = "embedding_model_id"
@@ -47,36 +47,27 @@ class EmbeddingModelHook(BaseHook):
         """
         The model as the connection describes it.
 
-        :raises RequestError: the connection is not allowed, does not exist, is of another type, or is malformed.
+        :raises RequestError: the connection is not allowed, does not exist, has another type, or is malformed.
         """
         check_allowed(self.embedding_model_id, "allowed_model_ids")
         return self._parse()
 
     def model(self) -> EmbeddingModel:
         """
-        Make the model; it is not reached yet.
+        Create the model, to be closed by the caller; no request is sent yet.
 
-        :returns: the model, to be closed by the caller.
         :raises RequestError: as :attr:`spec`, or the backend refuses the description.
         """
         return open_model(self.spec, embedding_backends())
 
     def get_conn(self) -> EmbeddingModel:
-        """
-        Make the model, as :meth:`model`.
-
-        :returns: the model.
-        """
+        """Return :meth:`model`."""
         return self.model()
 
     def test_connection(self) -> tuple[bool, str]:
-        """
-        Embed a short text.
-
-        :returns: whether that worked, and how long the vector is and how long it took.
-        """
+        """Embed a short text; return whether that worked, the vector's length and the time."""
         try:
-            # Airflow's form tests a copy of the connection with a random id, which no pattern knows.
+            # Airflow's form tests a copy of the connection with a random id, which matches no pattern.
             spec = self._parse()
             model = open_model(spec, embedding_backends())
             try:
@@ -128,7 +119,7 @@ class EmbeddingModelHook(BaseHook):
 
 
 class _Fields:
-    """The extra of a connection; forms and URIs give numbers as texts."""
+    """The extra of a connection; forms and URIs pass numbers as texts."""
 
     def __init__(self, conn_id: str, extra: dict[str, Any]) -> None:
         self._conn_id = conn_id
@@ -174,7 +165,7 @@ class _Fields:
 
 
 def _url(connection: Connection, fields: _Fields) -> str:
-    """The URL from host, schema and port; empty without a host."""
+    """Compose the URL from host, schema and port; empty without a host."""
     host = (connection.host or "").strip()
     if not host:
         return ""

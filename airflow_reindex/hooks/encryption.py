@@ -1,4 +1,4 @@
-"""The deployment's rule that no connection may go over a network in plain text: `[reindex] require_tls`."""
+"""Enforcement of `[reindex] require_tls`: no connection over a network in plain text."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from airflow.sdk.configuration import conf
 
 from airflow_reindex.core.failures import RequestError
 
-#: Not taken from `config`, which imports the hooks of staging folders.
+#: Not imported from `config`, which imports the hooks of staging folders.
 SECTION = "reindex"
-#: What libpq calls a connection that cannot be in plain text.
+#: The libpq modes that never fall back to plain text.
 _ENCRYPTED_MODES = ("require", "verify-ca", "verify-full")
 _OTHER_MODES = ("disable", "allow", "prefer")
-#: What libpq knows of TLS.
+#: libpq's fields for TLS.
 LIBPQ = (
     "sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslcrldir", "sslsni", "sslcertmode",
     "sslnegotiation", "ssl_min_protocol_version", "ssl_max_protocol_version",
 )  # fmt: skip
-#: What makes a field look as if it asked for encryption.
+#: Names of fields that seem to ask for encryption.
 _LOOKS_LIKE_TLS = re.compile(
     r"ssl|tls|encr|secure|requires?|required|verif|cert|cipher|^(ca|capath|key|mode)$", re.IGNORECASE
 )
@@ -29,22 +29,18 @@ _LOOKS_LIKE_A_MODE = re.compile(r"require[ds]?|verify[-_ ]?(ca|full|identity)", 
 
 
 def is_required() -> bool:
-    """
-    Whether the deployment requires TLS.
-
-    :returns: the setting.
-    """
+    """Whether the deployment requires TLS."""
     return bool(conf.getboolean(SECTION, "require_tls", fallback=False))
 
 
 def check(conn_id: str, encrypted: bool, advice: str) -> None:
     """
-    Refuse a connection in plain text, where the deployment requires TLS.
+    Refuse a plain-text connection where the deployment requires TLS.
 
-    :param conn_id: the connection, or what the message shall call it.
-    :param encrypted: whether it is set to be encrypted, or never leaves the machine.
+    :param conn_id: the connection, or another name for the message.
+    :param encrypted: whether it is encrypted, or never leaves the machine.
     :param advice: what to set.
-    :raises RequestError: it is neither.
+    :raises RequestError: it is not.
     """
     if not encrypted and is_required():
         raise RequestError(f"the connection '{conn_id}' is in plain text, but [reindex] require_tls is set: {advice}.")
@@ -52,10 +48,8 @@ def check(conn_id: str, encrypted: bool, advice: str) -> None:
 
 def check_names(conn_id: str, extra: Mapping[str, Any], known: tuple[str, ...]) -> None:
     """
-    Refuse fields that look as if they asked for encryption, but that nobody reads.
+    Refuse fields that seem to ask for encryption but are not read.
 
-    :param conn_id: the connection.
-    :param extra: its extra.
     :param known: the fields that are read.
     :raises RequestError: there is such a field.
     """
@@ -72,12 +66,10 @@ def check_names(conn_id: str, extra: Mapping[str, Any], known: tuple[str, ...]) 
 
 def sslmode(conn_id: str, extra: Mapping[str, Any]) -> str | None:
     """
-    Read how a connection to PostgreSQL is to be encrypted.
+    Read the TLS mode of a PostgreSQL connection.
 
-    :param conn_id: the connection.
-    :param extra: its extra.
-    :returns: libpq's setting; ``None``: its default. Who names an authority wants the server verified.
-    :raises RequestError: there is no such mode.
+    :returns: libpq's setting; ``None``: its default. A configured CA implies verification of the server.
+    :raises RequestError: the mode does not exist.
     """
     mode = extra.get("sslmode")
     if mode in (None, ""):
@@ -94,12 +86,10 @@ def sslmode(conn_id: str, extra: Mapping[str, Any]) -> str | None:
 
 def check_postgres(conn_id: str, host: str, sslmode: object) -> None:
     """
-    Refuse a connection to PostgreSQL in plain text.
+    Refuse a plain-text connection to PostgreSQL, as :func:`check`.
 
-    :param conn_id: the connection.
-    :param host: its host; a path is a socket of this machine.
+    :param host: a path is a socket of this machine.
     :param sslmode: libpq's setting, if any.
-    :raises RequestError: as :func:`check`.
     """
     check(
         conn_id,
@@ -110,23 +100,15 @@ def check_postgres(conn_id: str, host: str, sslmode: object) -> None:
 
 def check_url(conn_id: str, url: object) -> None:
     """
-    Refuse an HTTP service in plain text.
+    Refuse a plain-text HTTP service, as :func:`check`.
 
-    :param conn_id: the connection.
-    :param url: its URL; nothing stands for a service's own endpoint, which is encrypted.
-    :raises RequestError: as :func:`check`.
+    :param url: empty for a service's own endpoint, which is encrypted.
     """
     check(conn_id, not is_plain(url), "use an https:// address")
 
 
 def check_store(conn_id: str, extra: dict[str, Any]) -> None:
-    """
-    Refuse an object store in plain text.
-
-    :param conn_id: the connection of type ``aws``.
-    :param extra: its extra.
-    :raises RequestError: as :func:`check`.
-    """
+    """Refuse a plain-text object store, as :func:`check`."""
     services = extra.get("service_config")
     own = services.get("s3") if isinstance(services, dict) else None
     for settings in (extra, own):
@@ -137,7 +119,7 @@ def check_store(conn_id: str, extra: dict[str, Any]) -> None:
 
 
 def _check_authority(conn_id: str, extra: Mapping[str, Any], url: object) -> None:
-    """Refuse an authority, or TLS, for a server that is reached in plain text."""
+    """Refuse a CA, or TLS, for a server that is reached in plain text."""
     if not is_plain(url):
         return
     asking = [name for name in ("verify", "use_ssl") if str(extra.get(name) or "false").lower() != "false"]
@@ -149,9 +131,5 @@ def _check_authority(conn_id: str, extra: Mapping[str, Any], url: object) -> Non
 
 
 def is_plain(url: object) -> bool:
-    """
-    Whether a URL leads to a server in plain text.
-
-    :param url: the URL; nothing stands for a service's own endpoint, which is encrypted.
-    """
+    """Whether a URL leads to a plain-text server; an empty one (a service's own endpoint) does not."""
     return isinstance(url, str) and urlsplit(url.strip()).scheme.lower() == "http"

@@ -1,4 +1,4 @@
-"""Loaders by name: what the deployment or the DAG defines, with Airflow's connections."""
+"""Loaders by name: definitions of the deployment or the DAG, with Airflow's connections."""
 
 from __future__ import annotations
 
@@ -30,15 +30,14 @@ _KINDS = {"payload": PayloadSettings, "s3": S3Settings, "sql": SqlSettings}
 
 def make_loader(name: str, definitions: Mapping[str, Any] | None = None) -> tuple[Loader, Splitter]:
     """
-    Build a loader.
+    Create a loader and the splitter of its contents.
 
-    Connections that a definition names need not be among ``allowed_conn_ids``: who triggers a run chooses among
-    definitions, but writes none.
+    Connections in a definition need not be among ``allowed_conn_ids``: whoever triggers a run chooses a definition but
+    does not write one.
 
-    :param name: its name, from params. ``payload`` is always there.
-    :param definitions: the DAG's own, which take precedence over those of ``[reindex] loaders``.
-    :returns: the loader, and what cuts its contents.
-    :raises RequestError: there is none of that name, its definition is malformed, or its connection is not there.
+    :param name: from params; ``payload`` always exists.
+    :param definitions: the DAG's own, which take precedence over ``[reindex] loaders``.
+    :raises RequestError: the loader or its connection does not exist, or its definition is malformed.
     """
     known: dict[str, Any] = {"payload": {"kind": "payload"}, **loader_definitions(), **(definitions or {})}
     if name not in known:
@@ -80,7 +79,7 @@ def _s3(settings: S3Settings) -> Loader:
         raise RequestError(f"S3 needs the extra 's3': pip install 'airflow-reindex[s3]' ({error}).") from error
     connection = find_connection(settings.aws_conn_id)
     if connection.conn_type != "aws":
-        # Without a usable connection the hook goes on with whatever credentials the machine has.
+        # Without a usable connection the hook would fall back to whatever credentials the machine has.
         raise RequestError(f"the connection '{settings.aws_conn_id}' has the type '{connection.conn_type}', not 'aws'.")
     check_store(settings.aws_conn_id, connection.extra_dejson)
     own = Config(
@@ -90,7 +89,7 @@ def _s3(settings: S3Settings) -> Loader:
         read_timeout=30,
     )
     try:
-        # The connection's own `config_kwargs` win, and would be lost if a configuration were simply handed in.
+        # The connection's own `config_kwargs` take precedence; passing only a configuration would discard them.
         config = own.merge(S3Hook(aws_conn_id=settings.aws_conn_id).config)
         return S3Loader(settings, S3Hook(aws_conn_id=settings.aws_conn_id, config=config).get_conn())
     except (BotoCoreError, AirflowException, TypeError, ValueError) as error:
@@ -109,10 +108,10 @@ def _sql(settings: SqlSettings) -> Loader:
         raise RequestError(f"the connection '{settings.conn_id}' is none of a database with a DB-API hook.")
 
     def run(statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        # Not the hook's own `get_records`: it logs every statement with its ids, and keeps them as lineage.
+        # Not the hook's own `get_records`, which logs every statement with its ids and keeps them as lineage.
         with closing(connect()) as reached, closing(reached.cursor()) as cursor:
             cursor.execute(statement, tuple(values))
-            # A connection may ask for cursors whose rows are dicts.
+            # A connection may configure cursors that return dicts.
             return [tuple(row.values()) if isinstance(row, Mapping) else tuple(row) for row in cursor.fetchall()]
 
     return SqlLoader(settings, run, placeholder)

@@ -1,4 +1,4 @@
-"""What the extra of a MySQL connection says of TLS: understood whole or refused by name; and its proof."""
+"""TLS settings in the extra of a MySQL connection: understood completely or refused by name; and their proof."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.hooks import encryption
 
-#: As MySQL's clients call them; the last three ask for encryption.
+#: The names of MySQL's clients; the last three require encryption.
 MODES = ("DISABLED", "PREFERRED", "REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY")
 ASKING = MODES[2:]
-#: What the field `ssl` may have, of which the first four are paths.
+#: Fields of `ssl`; the first four are paths.
 FIELDS = ("ca", "capath", "cert", "key", "cipher")
 _PATHS = FIELDS[:4]
 
@@ -22,7 +22,7 @@ _PATHS = FIELDS[:4]
 @dataclass(frozen=True)
 class Tls:
     """
-    Settings of TLS.
+    TLS settings.
 
     :param options: `ssl` and `ssl_mode` as the MySQL provider's hook reads them from an extra.
     """
@@ -42,13 +42,10 @@ class Tls:
 
 def of_extra(conn_id: str, extra: Mapping[str, Any], others: tuple[str, ...] = ()) -> Tls | None:
     """
-    Read the settings that a connection has of its own, `ssl` and `ssl_mode`.
+    Read a connection's own settings, `ssl` and `ssl_mode`; ``None`` when there are none.
 
-    :param conn_id: the connection.
-    :param extra: its extra.
-    :param others: further fields that concern TLS and are read elsewhere.
-    :returns: the settings; ``None`` when there are none.
-    :raises RequestError: a field or value is unknown, they contradict each other, or a file is not there.
+    :param others: further TLS fields that are read elsewhere.
+    :raises RequestError: a field or value is unknown, they contradict each other, or a file is missing.
     """
     encryption.check_names(conn_id, extra, ("ssl", "ssl_mode", *others))
     where = f"'ssl' in the extra of the connection '{conn_id}'"
@@ -64,14 +61,7 @@ def of_extra(conn_id: str, extra: Mapping[str, Any], others: tuple[str, ...] = (
 
 
 def of_field(conn_id: str, tls: Mapping[str, Any]) -> Tls | None:
-    """
-    Read the field `tls` of a qserv connection.
-
-    :param conn_id: the connection.
-    :param tls: the field's value.
-    :returns: the settings; ``None`` for an empty field.
-    :raises RequestError: as for :func:`of_extra`.
-    """
+    """Read the field `tls` of a qserv connection; ``None`` when it is empty. Raises like :func:`of_extra`."""
     if not tls:
         return None
     where = f"'tls' in the extra of the connection '{conn_id}'"
@@ -81,10 +71,9 @@ def of_field(conn_id: str, tls: Mapping[str, Any]) -> Tls | None:
 
 def prove(connection: Any, conn_id: str, reason: str) -> None:
     """
-    Close a connection in plain text: MariaDB's client library goes on when the server offers no TLS, `REQUIRED` or not.
+    Close a plain-text connection: MariaDB's client library falls back to plain text even with `REQUIRED`.
 
     :param connection: a fresh connection of any DB-API driver.
-    :param conn_id: the Airflow connection.
     :param reason: why it must be encrypted.
     :raises RequestError: it is not.
     """
@@ -109,7 +98,7 @@ def _mode(value: object, where: str, allowed: tuple[str, ...]) -> str:
 
 
 def _object(value: object, where: str) -> dict[str, Any] | None:
-    """The fields of `ssl`, which may be JSON in a text, or true; ``None`` when it asks for nothing."""
+    """The fields of `ssl`, which may be JSON in a text, or true; ``None`` when it requests nothing."""
     if isinstance(value, str):
         try:
             value = json.loads(value) if value.strip() else None
@@ -133,6 +122,6 @@ def _settings(fields: Mapping[str, Any], mode: str, where: str) -> Tls:
         if value and name in _PATHS and not Path(value).exists():
             raise RequestError(f"{where}: '{name}' is '{value}', which is not there (on this machine).")
     given = {name: value for name, value in fields.items() if value}
-    # Whoever names an authority wants to know whom he talks to.
+    # A configured CA implies that the server's identity is to be verified.
     mode = mode or ("VERIFY_IDENTITY" if given.keys() & {"ca", "capath"} else "REQUIRED")
     return Tls({**({"ssl": given} if given else {}), "ssl_mode": mode})

@@ -1,4 +1,4 @@
-"""The connection type `qserv`: the czar's MySQL server, the workers', and where the catalog is described."""
+"""The connection type `qserv`: the czar's MySQL server, the workers', and the catalog's source."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from airflow_reindex.hooks import encryption, mysql_tls
 from airflow_reindex.hooks.connections import find_connection, json_object
 from airflow_reindex.hooks.mysql_tls import Tls
 
-#: Seconds until a worker that sends nothing counts as hung: rows come unsorted, the first ones at once.
+#: Seconds until a silent worker counts as hung: rows come unsorted, the first ones at once.
 WORKER_READ_TIMEOUT = 600
-#: The longest time-out, in seconds: client libraries count milliseconds.
+#: The longest time-out in seconds; client libraries count milliseconds.
 MOST_SECONDS = 604_800
-#: How many connections one worker is asked for.
+#: Connections per worker: the default and the limit.
 DEFAULT_WORKER_CONNECTIONS, MOST_WORKER_CONNECTIONS = 4, 64
 #: Access denied: a privilege is missing.
 _NOT_ALLOWED = (1045, 1227)
 
 
 class ServerHook(MySqlHook):
-    """The MySQL provider's hook with time-outs: a host that drops packets would hold a task for hours."""
+    """The MySQL provider's hook with time-outs, as a host that drops packets would block a task for hours."""
 
     patience = Patience()
 
@@ -42,20 +42,20 @@ class ServerHook(MySqlHook):
 
 class QservHook(BaseHook):
     """
-    Reach the servers of a Qserv installation.
+    Connects to the servers of a Qserv installation.
 
-    Connections to the servers are made by the MySQL provider's :class:`MySqlHook`. How long a silent server is waited
-    for is set in the connection's extra, in seconds:
+    Connections are made by the MySQL provider's :class:`MySqlHook`. Time-outs are set in the connection's extra, in
+    seconds:
 
     * ``connect_timeout`` (10): until a server that cannot be connected to counts as away.
-    * ``network_timeout`` (120): until a machine that acknowledges nothing counts as away, found by TCP keepalives and
-      ``TCP_USER_TIMEOUT``; also how long a server may take no byte of what it is sent.
+    * ``network_timeout`` (120): until a machine that acknowledges nothing counts as away (TCP keepalives and
+      ``TCP_USER_TIMEOUT``); also the longest time without a server accepting a byte.
     * ``worker_read_timeout`` (600): until a worker that sends no byte of an answer counts as hung.
-    * ``read_timeout`` (3600): the same of the czar's server. A load of a slice or a checksum sends nothing for minutes,
-      so this only bounds the wait for a server that hangs while its machine is well.
+    * ``read_timeout`` (3600): the same for the czar's server. Loading a slice or a checksum sends nothing for minutes,
+      so this only bounds the wait for a hung server on a live machine.
 
-    With ``binary_log`` 0 in the extra nothing of a build is written to the czar's binary log: faster, where nobody
-    replicates the czar's server; a replica of it would lack the index.
+    With ``binary_log`` 0 in the extra a build writes nothing to the czar's binary log: faster where the czar's server
+    is not replicated; a replica would lack the index.
 
     :param qserv_conn_id: a connection of type ``qserv`` that the deployment allows (``[reindex] allowed_conn_ids``).
     """
@@ -74,7 +74,7 @@ class QservHook(BaseHook):
         """
         The Airflow connection.
 
-        :raises RequestError: it is not allowed, does not exist, or is of another type.
+        :raises RequestError: it is not allowed, does not exist, or has another type.
         """
         check_allowed(self.qserv_conn_id)
         return self._find()
@@ -88,17 +88,13 @@ class QservHook(BaseHook):
         return connection
 
     def get_conn(self) -> Any:
-        """
-        Connect to the czar's MySQL server.
-
-        :returns: a new connection of mysqlclient.
-        """
+        """Open a mysqlclient connection to the czar's MySQL server."""
         return self.servers.czar()
 
     @cached_property
     def servers(self) -> Servers:
         """
-        All servers. Airflow connections are looked up here once, so that threads can connect later on.
+        All servers. Airflow connections are looked up here once, so that threads can connect later.
 
         :raises RequestError: the extra of the connection is malformed.
         """
@@ -155,13 +151,9 @@ class QservHook(BaseHook):
         return value
 
     def test_connection(self) -> tuple[bool, str]:
-        """
-        Connect to the czar's and every worker's server.
-
-        :returns: whether all answered, and one line a server.
-        """
+        """Connect to the czar's and every worker's server; return whether all answered, and one line per server."""
         try:
-            # Airflow's form tests a copy of the connection with a random id, which no pattern knows.
+            # Airflow's form tests a copy of the connection with a random id, which matches no pattern.
             servers = self._servers(self._find())
         except RequestError as error:
             return False, str(error)
@@ -199,7 +191,7 @@ def _connect(
     advice = "set 'tls' in the qserv connection's extra, or 'ssl' in its own"
     encryption.check(conn_id, local or (settings is not None and settings.mode != "DISABLED"), advice)
     reason = _why_encrypted(own, tls, local=local)
-    # Only what concerns reaching the server is handed on: a cursor class or another client would break the streaming.
+    # Only settings for reaching the server are passed on: a cursor class or another client would break the streaming.
     extra = {**({"unix_socket": given["unix_socket"]} if local else {}), **(settings.options if settings else {})}
     server = Connection(
         conn_id=connection.conn_id,

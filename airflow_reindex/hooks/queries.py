@@ -1,4 +1,4 @@
-"""The queries that models are compared by: a file of the deployment's, or a table that a connection leads to."""
+"""Query sets for the comparison of models: from a file, or from a table behind a connection."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.hooks.databases import database
 
-#: More queries tell nothing more, and each costs two embeddings and two searches.
+#: More queries add no information, and each costs two embeddings and two searches.
 MOST = 1000
 
 
 def read_queries(name: str, definitions: Mapping[str, Any]) -> list[str]:
     """
-    Read a set of queries.
+    Read a set of at most 1000 distinct queries, in order.
 
-    :param name: its name.
-    :param definitions: what the deployment defines, by name: ``{"path": ...}``, a file of one query a line, or
-        ``{"conn_id": ..., "sql": ...}``, whose first column is the query.
-    :returns: at most 1000 queries, each once, in their order.
-    :raises RequestError: there is no such set, it is malformed, or it is empty.
+    :param definitions: by name: ``{"path": ...}``, a file with one query per line, or ``{"conn_id": ..., "sql": ...}``,
+        whose first column is the query.
+    :raises RequestError: the set does not exist, is malformed, or is empty.
     """
     found = definitions.get(name)
     if not isinstance(found, Mapping):

@@ -1,4 +1,4 @@
-"""Staging folders on object stores, reached with Airflow's connections."""
+"""Staging folders on disks and object stores, reached with Airflow's connections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_reindex.core.staging import Folder
 from airflow_reindex.hooks.connections import find_connection
 from airflow_reindex.hooks.encryption import check_store
 
-#: For S3: time-outs in seconds, and how often botocore itself tries a request that the store could not answer.
+#: For S3: time-outs in seconds, and botocore's own attempts for a request that the store could not answer.
 S3_OPTIONS: dict[str, Any] = {
     "connect_timeout": 10,
     "read_timeout": 60,
@@ -25,11 +25,10 @@ S3_OPTIONS: dict[str, Any] = {
 
 def open_folder(url: str) -> Folder:
     """
-    Open a folder on a disk or an object store.
+    Open a folder on a disk or an object store; it need not exist yet.
 
     :param url: a path, or a URL as Airflow's object storage takes it: ``s3://conn_id@bucket/prefix``. Without a
-        connection id the environment's credentials count.
-    :returns: the folder; it need not exist yet.
+        connection id the environment's credentials are used.
     :raises RequestError: the connection or the library for such a store is missing.
     """
     scheme, separator, _ = url.partition("://")
@@ -42,7 +41,7 @@ def open_folder(url: str) -> Folder:
     if not bucket:
         raise RequestError(f"[reindex] staging_url '{url}' names no bucket: write {scheme}://conn_id@bucket/prefix.")
     if where:
-        # The provider would go on without credentials.
+        # The provider would continue without credentials.
         check_store(where, find_connection(where, "[reindex] staging_url names it").extra_dejson)
     try:
         path = ObjectStoragePath(url, **(S3_OPTIONS if scheme == "s3" else {}))
@@ -53,24 +52,14 @@ def open_folder(url: str) -> Folder:
 
 
 def staging_root() -> Folder:
-    """
-    Where runs keep their files.
-
-    :returns: the folder of ``staging_url``, by default one under AIRFLOW_HOME.
-    """
+    """The folder of ``staging_url``, by default one under AIRFLOW_HOME."""
     url = conf.get(SECTION, "staging_url", fallback="")
     home = os.environ.get("AIRFLOW_HOME", "~/airflow")
     return open_folder(url or os.path.join(os.path.expanduser(home), "reindex-staging"))  # noqa: PTH111, PTH118
 
 
 def run_folder(dag_id: str, run_id: str) -> Folder:
-    """
-    A run's folder.
-
-    :param dag_id: its DAG.
-    :param run_id: its run.
-    :returns: ``<staging_url>/<dag_id>/<run_id>``.
-    """
+    """A run's folder, ``<staging_url>/<dag_id>/<run_id>``."""
     return staging_root().child(dag_id, run_id)
 
 
@@ -78,29 +67,18 @@ def former_folder(url: str) -> Folder:
     """
     The folder of a run that this one takes over from.
 
-    :param url: as its claim has it. A claim is not trusted with connections: what lies elsewhere than this deployment's
-        staging folder is left alone.
-    :returns: the folder; an empty one for what is elsewhere.
+    :param url: from its claim, which is not trusted with connections.
+    :returns: an empty folder when the URL is outside of this deployment's staging folder.
     """
     root = staging_root()
     return root.inside(url) or root.child("elsewhere")
 
 
 def kept_runs(conn_id: str, index: str) -> Folder | None:
-    """
-    Where the sorted runs of an index's last build are kept for the next one.
-
-    :param conn_id: the qserv connection.
-    :param index: the index table.
-    :returns: a folder below ``staging_url``; ``None`` when the deployment keeps none.
-    """
+    """Folder with the sorted runs of an index's last build, kept for the next one; ``None`` when none are kept."""
     return kept_root().child(conn_id, index) if conf.getboolean(SECTION, "keep_runs") else None
 
 
 def kept_root() -> Folder:
-    """
-    Where all kept runs lie; no DAG can have a name with a blank.
-
-    :returns: a folder below ``staging_url``.
-    """
+    """Folder of all kept runs; no DAG id can clash, as its name has a blank."""
     return staging_root().child("kept runs")

@@ -1,4 +1,4 @@
-"""Removes the staged files of runs that nobody came back to."""
+"""Removal of the staged files of old runs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 
 def sweep_old_folders(keep: Folder) -> None:
     """
-    Remove run folders, and kept runs, in which nothing was written for longer than ``staging_retention_days``.
+    Remove run folders, and kept runs, without a write for longer than ``staging_retention_days``.
 
-    :param keep: the present run's folder.
+    :param keep: the current run's folder, which stays.
     """
     oldest = time.time() - 86_400 * config.integer("staging_retention_days")
     for dag in staging.staging_root().folders():

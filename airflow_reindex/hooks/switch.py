@@ -1,4 +1,4 @@
-"""The deployment's function that tells a registry elsewhere where an alias points."""
+"""The deployment's function that informs a registry elsewhere about an alias."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from airflow_reindex.vectors.model.store import Pointer
 
 def switch_hook(given: Callable[[Pointer], None] | None) -> Callable[[Pointer], None] | None:
     """
-    The function that tells a registry elsewhere.
+    Return the function to call after a switch, or ``None``; its errors are retryable.
 
-    :param given: from the factory's call; it wins.
-    :returns: the function; ``None`` when there is none. Its errors may be tried again.
-    :raises RequestError: the deployment's setting names no function.
+    :param given: from the factory; takes precedence over the deployment's setting.
+    :raises RequestError: the setting does not name a function.
     """
     path = config.text("on_switch")
     if given is None and path:

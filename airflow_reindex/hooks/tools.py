@@ -1,4 +1,4 @@
-"""What a reindex works with, from Airflow's connections."""
+"""Store, models and loader of a reindex from Airflow's connections."""
 
 from __future__ import annotations
 
@@ -17,12 +17,9 @@ from airflow_reindex.vectors.sync.tools import Tools
 @contextmanager
 def open_tools(request: ReindexRequest, conn_id: str, loaders: Mapping[str, Any] | None = None) -> Iterator[Tools]:
     """
-    Open what a reindex works with.
+    Open store, models and loader of a reindex.
 
-    :param request: what to do.
-    :param conn_id: the connection of the collections.
-    :param loaders: definitions of loaders by name, besides the deployment's.
-    :yields: store, models, loader.
+    :param loaders: loader definitions by name, in addition to the deployment's.
     """
     source = EmbeddingModelHook(request.source_embedding_model_id)
     spec = source.spec

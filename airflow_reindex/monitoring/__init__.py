@@ -1,1 +1,1 @@
-"""What is shown of a run, on its page and on the command line: figures from its folder and Airflow's task states."""
+"""Data shown of a run, on its page and on the command line: from its folder and Airflow's task states."""

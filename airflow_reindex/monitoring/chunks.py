@@ -1,4 +1,4 @@
-"""Every chunk of a build: where it is read, what became of it, how fast that went. In columns, as there are many."""
+"""All chunks of a build with worker, state and speed; in columns, as there are many."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ Column = npt.NDArray[Any]
 @dataclass(frozen=True, kw_only=True)
 class Planned:
     """
-    The chunks that a plan has to read, one entry a chunk.
+    The chunks that a plan reads, one entry per chunk.
 
-    :param chunk: the numbers.
-    :param worker: the worker that serves each, as an index into ``workers``.
-    :param rows: rows, as far as known.
+    :param worker: index into ``workers``.
+    :param rows: the number of rows, as far as known.
     :param group: the mapped task that reads it.
-    :param workers: the workers' names.
+    :param workers: names.
     """
 
     chunk: Column
@@ -38,11 +37,7 @@ class Planned:
 
     @classmethod
     def of(cls, groups: Iterable[Sequence[PlannedChunk]]) -> Planned:
-        """
-        Arrange a plan's groups.
-
-        :param groups: the groups in their order.
-        """
+        """Arrange a plan's groups, in their order, as columns."""
         names: dict[str, int] = {}
         found = [
             (chunk.chunk, names.setdefault(chunk.workers[0], len(names)), chunk.rows, number)
@@ -56,15 +51,15 @@ class Planned:
 @dataclass(frozen=True, kw_only=True)
 class Chunks:
     """
-    The chunks of a build by number, one entry a chunk.
+    The chunks of a build, one entry per chunk.
 
-    :param chunk: the numbers, ascending.
-    :param worker: who reads each, or has read it, as an index into ``workers``.
-    :param state: an index into :data:`STATES`.
-    :param rows: rows; as planned until it is read.
-    :param seconds: how long it took to read; 0 when unknown.
-    :param group: the mapped task that reads it, -1 for a chunk of an earlier run.
-    :param workers: the workers' names.
+    :param chunk: chunk numbers, ascending.
+    :param worker: who reads or has read it, as an index into ``workers``.
+    :param state: index into :data:`STATES`.
+    :param rows: as planned until the chunk is read.
+    :param seconds: reading time; 0 when unknown.
+    :param group: the mapped task that reads it; -1 for a chunk reused from an earlier run.
+    :param workers: names.
     """
 
     chunk: Column
@@ -77,33 +72,29 @@ class Chunks:
 
     @property
     def rate(self) -> Column:
-        """Rows a second while each was read; NaN where it was not."""
+        """Rows per second while the chunk was read; NaN where unknown."""
         read = (self.state == STAGED) & (self.seconds > 0)
         rates: Column = np.divide(self.rows, self.seconds, out=np.full(len(self.rows), np.nan), where=read)
         return rates
 
     def counts(self) -> dict[str, int]:
-        """How many chunks are in each state."""
+        """Number of chunks by state."""
         return dict(zip(STATES, np.bincount(self.state, minlength=len(STATES)).tolist(), strict=True))
 
     def as_dict(self) -> dict[str, Any]:
-        """The columns as JSON can hold them."""
+        """The columns as JSON-compatible values."""
         names = ("chunk", "worker", "state", "rows", "seconds", "group")
         return {"workers": self.workers, **{name: getattr(self, name).tolist() for name in names}}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Chunks:
-        """
-        Read the columns back.
-
-        :param value: from :meth:`as_dict`.
-        """
+        """Read the columns from :meth:`as_dict`."""
         kinds = {"seconds": np.float64}
         columns = {n: np.array(v, dtype=kinds.get(n, np.int64)) for n, v in value.items() if n != "workers"}
         return cls(workers=list(value["workers"]), **columns)
 
     def shown(self) -> dict[str, Any]:
-        """What the heat map reads."""
+        """The columns of the heat map."""
         rates = [None if np.isnan(rate) else round(rate) for rate in self.rate.tolist()]
         names = ("chunk", "worker", "state", "rows")
         return {
@@ -115,11 +106,10 @@ class Chunks:
 
     def by_worker(self, spans: Mapping[int, float], under_way: Mapping[int, int]) -> list[dict[str, Any]]:
         """
-        What each worker has given.
+        Return each worker's chunks, rows and rate, ordered by name.
 
-        :param spans: how long extract tasks were at work, in seconds, by worker.
-        :param under_way: rows that were read of chunks that are not staged yet, by worker.
-        :returns: one dict a worker, by name.
+        :param spans: seconds with a running extract task, by worker index.
+        :param under_way: rows read of chunks that are not staged yet, by worker index.
         """
         size = len(self.workers)
         staged = np.isin(self.state, (STAGED, ADOPTED))
@@ -155,15 +145,13 @@ def look_at_chunks(
     live: bool,
 ) -> Chunks:
     """
-    Say what became of each chunk.
+    Determine each chunk's state.
 
-    :param planned: the chunks to be read.
-    :param staged: the manifests that count.
-    :param adopted: names of those of earlier runs.
-    :param records: of the plan at hand.
-    :param running: map indexes of extract tasks at work.
-    :param live: whether the run goes on; what is not staged at its end has failed.
-    :returns: the chunks.
+    :param staged: the valid manifests.
+    :param adopted: manifests reused from earlier runs, by name.
+    :param records: of the current plan.
+    :param running: map indexes of running extract tasks.
+    :param live: whether the run has not ended; otherwise chunks that are not staged have failed.
     """
     names = {name: number for number, name in enumerate(planned.workers)}
     found = np.array(
@@ -186,7 +174,7 @@ def look_at_chunks(
         state[np.isin(chunk, _failed(records, "extract"))] = FAILED
     state[there] = np.where(found[:, 4] > 0, ADOPTED, STAGED)
     worker[there], rows[there], seconds[there] = found[:, 1], found[:, 2], found[:, 3]
-    # Staged, but with keys that occur twice.
+    # Staged, but with duplicate keys.
     state[np.isin(chunk, _failed(records, "load"))] = FAILED
     return Chunks(chunk=chunk, worker=worker, state=state, rows=rows, seconds=seconds, group=group, workers=list(names))
 

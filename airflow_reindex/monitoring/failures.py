@@ -1,4 +1,4 @@
-"""What failed in a run, as a table: sorted, filtered and counted column by column, given out page by page."""
+"""Failures of a run as a table: sorted, filtered, counted by column, and paged."""
 
 from __future__ import annotations
 
@@ -23,26 +23,25 @@ from airflow_reindex.vectors.account import FAILED, OUTCOMES
 COLUMNS = ("table", "worker", "chunk", "kind", "message")
 _LABELS = dict(zip(COLUMNS, ("Table", "Worker", "Chunk", "Kind", "Message"), strict=True))
 _ITEM_LABELS = dict(zip(COLUMNS, ("Collection", "Window", "Item", "Stage", "Message"), strict=True))
-#: Where the same columns are in a list of failed items.
+#: The same columns in a list of failed items.
 _ITEM_COLUMNS = dict(zip(COLUMNS, ("collection", "window", "object_id", "failure_stage", "detail"), strict=True))
-#: How many kinds and workers are offered as filters.
+#: Most kinds and workers offered as filters.
 _KINDS, _WORKERS = 50, 1000
-#: What a spreadsheet takes for a formula.
+#: Beginnings of a cell that spreadsheets interpret as a formula.
 _FORMULA = r"^[=+\-@\t\r\n]"
-#: What is said of a chunk whose task left no word.
+#: Message for a chunk whose task left no error.
 _LOST = "the task that was to read it ended without a word: clear it to do what is left."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
     """
-    Which failures are wanted, and in which order.
+    Selection and order of failures.
 
-    :param text: what one of the columns must contain, in any case; empty for all.
-    :param kind: their kind; empty for all.
-    :param worker: their worker or window; empty for all.
-    :param sort: the column to sort by.
-    :param descending: whether the largest comes first.
+    :param text: a substring of any column, ignoring case; empty for all.
+    :param kind: empty for all.
+    :param worker: a worker or a window; empty for all.
+    :param sort: a column's name.
     """
 
     text: str = ""
@@ -57,18 +56,14 @@ class Failures:
     The failures of a run.
 
     :param table: columns :data:`COLUMNS`.
-    :param labels: what they are called in the run's job.
+    :param labels: the columns' names in the run's job.
     """
 
     def __init__(self, table: pa.Table, labels: Mapping[str, str]) -> None:
         self.table, self.labels = table, labels
 
     def select(self, wanted: Filter) -> pa.Table:
-        """
-        The failures that are wanted, in their order.
-
-        :param wanted: which.
-        """
+        """Return the selected failures, sorted."""
         table = self._matching(wanted, kind=wanted.kind)
         order = [(wanted.sort, "descending" if wanted.descending else "ascending")]
         return table.sort_by(order if wanted.sort == "chunk" else [*order, ("chunk", "ascending")])
@@ -88,11 +83,8 @@ class Failures:
 
     def page(self, wanted: Filter, offset: int, limit: int) -> dict[str, Any]:
         """
-        Some of the failures that are wanted.
+        Return one page of the selected failures.
 
-        :param wanted: which.
-        :param offset: how many to leave out.
-        :param limit: how many to give.
         :returns: ``total``, ``matched``, ``columns``, ``kinds``, ``workers`` and ``rows``.
         """
         found = self.select(wanted)
@@ -109,12 +101,7 @@ class Failures:
         }
 
     def csv(self, wanted: Filter) -> Iterator[str]:
-        """
-        The failures that are wanted as CSV; no cell is one that a spreadsheet takes for a formula.
-
-        :param wanted: which.
-        :yields: some lines at a time.
-        """
+        """Yield the selected failures as CSV, some lines at a time; spreadsheets take no cell for a formula."""
         table = self.select(wanted)
         safe = pa.table({name: _harmless(table[name]) for name in COLUMNS})
         yield _lines([list(self.labels.values())])
@@ -136,11 +123,7 @@ def _harmless(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def kinds_of(messages: pa.ChunkedArray) -> pa.ChunkedArray:
-    """
-    What messages have in common: the same words, without names, numbers and what follows the first sentence.
-
-    :param messages: the messages.
-    """
+    """Reduce messages to their kind: at most 120 characters, without quoted names and numbers, with the errno."""
     kinds = messages
     quoted = r"(^|\W)(?:'[^']*'|\"[^\"]*\"|`[^`]*`)"
     for pattern, instead in (
@@ -150,7 +133,7 @@ def kinds_of(messages: pa.ChunkedArray) -> pa.ChunkedArray:
         (r"-?\d[\d.,:]*", "N"),
     ):
         kinds = pc.replace_substring_regex(kinds, pattern, instead)
-    # An error's number tells it from others with like words.
+    # The error number distinguishes errors with similar wording.
     codes = pc.struct_field(pc.extract_regex(messages, r"errno:? (?P<code>\d+)"), "code")
     kinds = pc.utf8_slice_codeunits(kinds, 0, 120)
     coded = pc.binary_join_element_wise(pc.utf8_trim_whitespace(kinds), pc.fill_null(codes, ""), ", errno ")
@@ -158,16 +141,10 @@ def kinds_of(messages: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def read_failures(folder: Folder, material: Material, facts: RunFacts) -> Failures:
-    """
-    Read what has failed in a run so far.
-
-    :param folder: the run's folder.
-    :param material: from that folder.
-    :param facts: what Airflow knows of the run.
-    """
+    """Read what has failed in a run so far."""
     if facts.kind == COLLECTION:
         report = fresh_report(material, facts)
-        # A report that lists none may lie beside the list of an earlier life.
+        # A report without failed items may be beside the list of an earlier attempt.
         names = [f"{OUTCOMES}/{n}" for n in folder.names(OUTCOMES) if n[:-7].isdigit()]
         if report is not None:
             names = [FAILED] if report["failed"] else []
@@ -212,7 +189,7 @@ def _items(folder: Folder, names: list[str]) -> pa.Table:
     options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     for text in folder.read_many([name for name in names if name.endswith(".ndjson")]).values():
         if text:
-            # A line holds a detail of 1500 characters and an id of as many, each escaped six-fold at worst.
+            # A line holds a detail and an id of 1500 characters each, escaped six-fold at worst.
             read = pj.ReadOptions(block_size=max(1 << 20, min(len(text), 8 << 20)))
             tables.append(
                 pj.read_json(pa.BufferReader(text), read_options=read, parse_options=options).select(schema.names)

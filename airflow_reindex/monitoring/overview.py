@@ -1,4 +1,4 @@
-"""A run at a glance: one dict for the page, the command line and the task API."""
+"""Overview of a run: one dict for the page, the command line and the task API."""
 
 from __future__ import annotations
 
@@ -27,13 +27,7 @@ from airflow_reindex.monitoring.run_snapshot import Material
 
 
 def fresh_report(material: Material, facts: RunFacts) -> Mapping[str, Any] | None:
-    """
-    The report of a run's present life.
-
-    :param material: from the run's folder.
-    :param facts: what Airflow knows of the run.
-    :returns: ``None`` while it goes on, and when it ended without one.
-    """
+    """The report of a run's current attempt; ``None`` while it runs, and when it ended without one."""
     report = material.report
     if report is None or facts.live or (facts.started_at and report["updated_at"] < facts.started_at):
         return None
@@ -41,15 +35,10 @@ def fresh_report(material: Material, facts: RunFacts) -> Mapping[str, Any] | Non
 
 
 def status_of(material: Material, facts: RunFacts) -> tuple[Status, str]:
-    """
-    A run's status and why it is that.
-
-    :param material: from the run's folder.
-    :param facts: what Airflow knows of the run.
-    """
+    """A run's status and the reason for it."""
     if facts.live:
         return (Status.PENDING if facts.state == "queued" else Status.PROCESSING), ""
-    # One that was cleared since goes by what has become of it.
+    # A canceled run that was cleared since is judged by its current attempt.
     if material.canceled is not None and material.canceled["at"] >= (facts.started_at or ""):
         return Status.CANCELED, f"canceled by {material.canceled['by']} at {material.canceled['at']}"
     report = fresh_report(material, facts)
@@ -61,13 +50,7 @@ def status_of(material: Material, facts: RunFacts) -> tuple[Status, str]:
 
 
 def overview(material: Material, facts: RunFacts) -> dict[str, Any]:
-    """
-    Describe a run.
-
-    :param material: from the run's folder.
-    :param facts: what Airflow knows of the run.
-    :returns: plain types, a fixed set of keys.
-    """
+    """Describe a run in plain types with a fixed set of keys."""
     at = utc_now()
     status, why = status_of(material, facts)
     report = fresh_report(material, facts)
@@ -218,7 +201,7 @@ def _notes(material: Material, report: Mapping[str, Any] | None) -> dict[str, st
 
 
 def _changed(found: Mapping[str, Any]) -> dict[str, str]:
-    """Chunk tables that changed before the swap, and what became of that."""
+    """Chunk tables that changed before the swap, and how that was handled."""
     notes = {}
     if found.get("count"):
         first = found["chunks"][0]

@@ -1,4 +1,4 @@
-"""The steps of a run: which are at work, how far each is, how fast, and what is left."""
+"""Progress of a run's steps: state, counts, rate and remaining time."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from airflow_reindex.monitoring.rates import Eta, estimate, seconds_between
 from airflow_reindex.monitoring.run_info import DIRECTOR, MAPPED, STEPS, RunFacts
 from airflow_reindex.monitoring.run_snapshot import Material, Piece
 
-#: What Airflow calls a task that is done with, and one that is not yet.
+#: Airflow's states of tasks that are finished, and of those that are not yet.
 _ENDED = ("success", "skipped")
-#: What a row costs in each step of a build, in microseconds, two connections of each kind.
+#: Cost of a row in each step of a build in microseconds, measured with two connections of each kind.
 _COSTS = {
     "extract": (FAST.read_server + FAST.read_client) / LOADING_CONNECTIONS,
     "load": FAST.load_many / LOADING_CONNECTIONS,
@@ -34,13 +34,11 @@ class PhaseView:
 
     :param name: its task id.
     :param state: ``waiting``, ``running``, ``done``, ``failed`` or ``skipped``.
-    :param tasks: task instances by Airflow's state.
-    :param unit: what is counted.
-    :param done: how many are done.
-    :param total: how many there are; ``None`` when unknown.
-    :param seconds: since its first task has begun, until the last one has ended.
-    :param rate: how many a second.
-    :param eta: what is left.
+    :param tasks: number of task instances by Airflow's state.
+    :param unit: of ``done``, ``total`` and ``rate``.
+    :param total: ``None`` when unknown.
+    :param seconds: from its first task's start to the end of the last one.
+    :param rate: units per second.
     """
 
     name: str
@@ -54,17 +52,16 @@ class PhaseView:
     eta: Eta | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The phase as JSON can hold it."""
+        """The phase as JSON-compatible values."""
         return asdict(self)
 
 
 def state_of(states: States, *, live: bool) -> str:
     """
-    Sum up the states of a step's tasks.
+    Summarize the states of a step's tasks as a state of :class:`PhaseView`.
 
     :param states: by map index.
-    :param live: whether the run goes on.
-    :returns: a state of :class:`PhaseView`.
+    :param live: whether the run has not ended.
     """
     found = set(states.values())
     if found <= {"skipped"}:
@@ -77,18 +74,15 @@ def state_of(states: States, *, live: bool) -> str:
         return "failed"
     if not live or found <= {"upstream_failed"}:
         return "skipped" if found <= {"upstream_failed", *_ENDED} else "failed"
-    # Some tasks have ended and others have a turn to wait for.
+    # Some tasks have ended and others have not started.
     return "running" if found & set(_ENDED) else "waiting"
 
 
 def phases(material: Material, facts: RunFacts, now: str) -> list[PhaseView]:
     """
-    The steps of a run.
+    Return the steps of a run in order; none for a DAG that belongs to neither job.
 
-    :param material: from the run's folder.
-    :param facts: what Airflow knows of the run.
-    :param now: the time, UTC, ISO 8601.
-    :returns: one a step, in their order; none for a DAG that is not of a job.
+    :param now: UTC, ISO 8601.
     """
     kind = facts.kind
     if kind is None:
@@ -127,13 +121,7 @@ def _phase(step: str, material: Material, facts: RunFacts, now: str) -> PhaseVie
 
 
 def beats_at_work(step: str, material: Material, facts: RunFacts) -> list[Beat]:
-    """
-    The beats of a step's tasks that are at work; not those of earlier tries.
-
-    :param step: its task id.
-    :param material: from the run's folder.
-    :param facts: what Airflow knows of the run.
-    """
+    """The heartbeats of a step's running tasks, without those of earlier attempts."""
     ended = {record.index for record in material.records if record.task == step and record.ended_at}
     states = facts.states(step)
     return [
@@ -153,7 +141,7 @@ def _seconds(records: Sequence[TaskRecord], beats: Sequence[Beat], now: str, *, 
 
 
 def _done(step: str, material: Material, beats: Sequence[Beat]) -> tuple[int, int | None]:
-    """How many rows or items of a step are done, and how many there are."""
+    """Rows or items of a step: done, and in all."""
     ended = [r for r in material.records if r.task == step and r.ended_at and not r.error]
     at_work = sum(beat.done for beat in beats)
     if step == "extract" and material.chunks is not None:
@@ -174,16 +162,15 @@ def _extracted(chunks: Chunks, beats: Sequence[Beat]) -> tuple[int, int]:
 
 def rows_under_way(chunks: Chunks, beats: Iterable[Beat]) -> dict[int, int]:
     """
-    The rows that extract tasks have read of chunks that are not staged yet.
+    Rows that running extract tasks have read of chunks that are not staged yet.
 
-    :param chunks: the build's.
-    :param beats: of the extract tasks at work.
-    :returns: rows by worker, as an index into the chunks' ``workers``.
+    :param beats: of running extract tasks.
+    :returns: by worker, as an index into the chunks' ``workers``.
     """
     rows: dict[int, int] = {}
     for beat in beats:
         mine = chunks.group == beat.index
-        # Chunks of which the rows are counted by the beat may have been staged meanwhile.
+        # The heartbeat may count rows of chunks that have been staged meanwhile.
         more = beat.done - int(chunks.rows[mine & (chunks.state == STAGED)].sum())
         if more > 0 and mine.any():
             worker = int(chunks.worker[mine][0])
@@ -193,12 +180,9 @@ def rows_under_way(chunks: Chunks, beats: Iterable[Beat]) -> dict[int, int]:
 
 def remaining(found: Sequence[PhaseView], material: Material) -> Eta | None:
     """
-    What is left of a run.
+    Estimate the remaining time of a run; ``None`` as long as nothing is known.
 
-    :param found: its phases.
-    :param material: from the run's folder.
-    :returns: the span; ``None`` as long as nothing is known. Of steps that have not begun it has what a row has cost on
-        the machine that was measured, and three times that.
+    A step that has not begun is estimated from the measured cost of a row, up to three times that.
     """
     etas = [phase.eta for phase in found if phase.eta is not None]
     if not etas:
@@ -217,12 +201,7 @@ def remaining(found: Sequence[PhaseView], material: Material) -> Eta | None:
 
 
 def work_done(found: Sequence[PhaseView]) -> float:
-    """
-    How much of a build's work is done, each step weighed by what a row costs in it.
-
-    :param found: its phases.
-    :returns: from 0 to 1.
-    """
+    """Share of a build's work that is done, from 0 to 1; steps are weighted by their cost per row."""
     done = 0.0
     for phase in found:
         part = 1.0 if phase.state == "done" else phase.done / phase.total if phase.total else 0.0
@@ -232,12 +211,9 @@ def work_done(found: Sequence[PhaseView]) -> float:
 
 def pieces(material: Material, facts: RunFacts, now: str) -> list[dict[str, Any]]:
     """
-    The key ranges or windows of a run, as they are shown.
+    The key ranges or windows of a run as they are shown.
 
-    :param material: from the run's folder.
-    :param facts: what Airflow knows of the run.
-    :param now: the time, UTC, ISO 8601.
-    :returns: one dict a piece.
+    :param now: UTC, ISO 8601.
     """
     step = "load" if facts.kind == DIRECTOR else "reindex"
     records = {record.index: record for record in material.records if record.task == step}
@@ -275,12 +251,9 @@ def _piece(
 
 def worker_spans(material: Material, facts: RunFacts, now: str) -> dict[int, float]:
     """
-    How long extract tasks were at work on each worker's chunks.
+    Seconds with a running extract task, by worker as an index into the chunks' ``workers``.
 
-    :param material: from the run's folder.
-    :param facts: what Airflow knows of the run.
-    :param now: the time, UTC, ISO 8601.
-    :returns: seconds by worker, as an index into the chunks' ``workers``.
+    :param now: UTC, ISO 8601.
     """
     chunks = material.chunks
     if chunks is None or not len(chunks.chunk):

@@ -12,23 +12,19 @@ from airflow_reindex.vectors import report as collection_outcome
 
 DIRECTOR, COLLECTION = director_outcome.KIND, collection_outcome.KIND
 STEPS = {DIRECTOR: director_outcome.STEPS, COLLECTION: collection_outcome.STEPS}
-#: What a mapped step of each job is called.
+#: The mapped steps of each job.
 MAPPED = {DIRECTOR: ("extract", "load"), COLLECTION: ("reindex",)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
     """
-    A run as Airflow has it.
+    A run as Airflow has it; times are UTC, ISO 8601.
 
-    :param dag_id: its DAG.
-    :param run_id: its id.
     :param state: ``queued``, ``running``, ``success`` or ``failed``.
-    :param tasks: states of its tasks: ``{task: {map index: state}}``; -1 stands for an unmapped task.
-    :param conf: what it was triggered with.
-    :param queued_at: UTC, ISO 8601.
-    :param started_at: UTC, ISO 8601; of its present life, when it was cleared.
-    :param ended_at: UTC, ISO 8601.
+    :param tasks: ``{task: {map index: state}}``; -1 stands for an unmapped task.
+    :param conf: the conf that it was triggered with.
+    :param started_at: start of the current attempt, when the run was cleared.
     """
 
     dag_id: str
@@ -42,20 +38,16 @@ class RunFacts:
 
     @property
     def live(self) -> bool:
-        """Whether it goes on, or waits to."""
+        """Whether it is queued or running."""
         return self.state not in ("success", "failed")
 
     @property
     def kind(self) -> str | None:
-        """The job that its tasks do; ``None`` for a DAG of somebody else's."""
+        """The job of its tasks; ``None`` for another package's DAG."""
         if {"plan", "extract", "load"} <= self.tasks.keys():
             return DIRECTOR
         return COLLECTION if {"plan", "reindex", "verify"} <= self.tasks.keys() else None
 
     def states(self, step: str) -> States:
-        """
-        The states of a step's tasks.
-
-        :param step: its task id.
-        """
+        """Return the states of a step's tasks by map index."""
         return self.tasks.get(step, {})

@@ -1,4 +1,4 @@
-"""What a run's folder has to tell: plan, records, beats, chunks and pieces, gathered again and again while it runs."""
+"""Contents of a run's folder: plan, records, heartbeats, chunks and pieces, reread while the run goes on."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from airflow_reindex.vectors.model.plan import ReindexPlan
 @dataclass(frozen=True, kw_only=True)
 class Piece:
     """
-    What a mapped task of the last mapped step does: a key range, or a window of items.
+    The work of one task of the last mapped step: a key range, or a window of items.
 
     :param number: its map index.
-    :param label: what Airflow's UI calls it.
+    :param label: its map index label in Airflow's UI.
     :param low: where it begins.
     :param high: where it ends.
     :param planned: rows or items.
@@ -41,14 +41,13 @@ class Piece:
 @dataclass(frozen=True, kw_only=True)
 class Material:
     """
-    What a run's folder has to tell.
+    Contents of a run's folder.
 
-    :param plan: the plan's figures; ``None`` when there is none.
-    :param records: of the present plan, and of the planning itself.
-    :param beats: of tasks at work, by task and map index.
-    :param pieces: key ranges or windows.
+    :param plan: the plan's figures; ``None`` without a plan.
+    :param records: of the current plan, and of the planning itself.
+    :param beats: of running tasks, by task and map index.
     :param chunks: of a build.
-    :param report: the last one; it may be of an earlier life of the run.
+    :param report: the last one; it may belong to an earlier attempt of the run.
     :param canceled: when and by whom the run was canceled.
     """
 
@@ -61,21 +60,12 @@ class Material:
     canceled: Mapping[str, Any] | None = None
 
     def record(self, task: str, index: int = -1) -> TaskRecord | None:
-        """
-        The record of a task instance.
-
-        :param task: its task id.
-        :param index: its map index.
-        """
+        """Return the record of a task instance, or ``None``."""
         return next((r for r in self.records if (r.task, r.index) == (task, index)), None)
 
 
 class Gatherer:
-    """
-    Gathers the material of one run; keeps what has not changed since the last time.
-
-    :param folder: the run's folder.
-    """
+    """Reads a run's folder repeatedly; keeps what has not changed since the last time."""
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
@@ -85,11 +75,7 @@ class Gatherer:
         self._planned: tuple[str, Planned] | None = None
 
     def gather(self, facts: RunFacts) -> Material:
-        """
-        Look at the folder now.
-
-        :param facts: what Airflow knows of the run.
-        """
+        """Read the folder now."""
         common = {"report": self.folder.read_json(REPORT), "canceled": self.folder.read_json(CANCELED)}
         kept = self.folder.read_json(VIEW)
         value = self.folder.read_json(PLAN)
@@ -99,7 +85,7 @@ class Gatherer:
         token = value["token"] if value else None
         mine = [r for r in records if r.task == "plan" or r.token == token]
         if value is None or next((r.token for r in mine if r.task == "plan"), None) != token:
-            # No plan, or one of an earlier life of the run.
+            # There is no plan, or it belongs to an earlier attempt of the run.
             return Material(plan=None, records=[r for r in mine if r.task == "plan"], **common)
         beats = {(b.task, b.index): b for b in self._beats.read().values() if b.token in ("", token)}
         found = Material(plan=value, records=mine, beats=beats, **common)
@@ -141,12 +127,7 @@ def _of_reindex(found: Material) -> Material:
 
 
 def keep(folder: Folder, facts: RunFacts) -> None:
-    """
-    Write down what is to be shown of a build whose staged rows are about to go.
-
-    :param folder: the run's folder.
-    :param facts: what Airflow knows of the run.
-    """
+    """Save what is shown of a build before its staged rows are removed."""
     found = Gatherer(folder).gather(facts)
     if found.plan is None or found.chunks is None:
         return

@@ -1,4 +1,4 @@
-"""The task that waits for a person's word before readers are switched over."""
+"""The task that waits for a person's approval of a switch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from airflow_reindex.vectors.model.plan import read_plan
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-#: Whom `airflow dags test` names as the one who triggered its runs: nobody is there to answer.
+#: The user that `airflow dags test` names as trigger of its runs: nobody is there to answer.
 _TEST_USER = "dag_test"
 
 
@@ -31,7 +31,6 @@ class ApproveOperator(ApprovalOperator):
         """
         Ask.
 
-        :param context: the task's context.
         :raises AirflowSkipException: the run does not switch, or is one of `airflow dags test`.
         """
         run = context["dag_run"]
@@ -46,10 +45,8 @@ class ApproveOperator(ApprovalOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """
-        Take the answer.
+        Handle the answer.
 
-        :param context: the task's context.
-        :param event: what was answered, and by whom.
         :raises AirflowFailException: the switch was rejected.
         """
         run = context["dag_run"]
@@ -65,7 +62,7 @@ class ApproveOperator(ApprovalOperator):
 
 
 def _facts(folder: Folder) -> str:
-    """What the verification has found, as Markdown."""
+    """The verification's results as Markdown."""
     found = next(record.result for record in task_records(folder) if record.task == "verify")
     lines = [f"- {found['seen']:,} items in the source, {found['failed']:,} of them failed"]
     if found.get("left_alone"):

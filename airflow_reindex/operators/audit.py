@@ -1,4 +1,4 @@
-"""The tasks of an audit of a director index."""
+"""Operators of an audit of a director index."""
 
 from __future__ import annotations
 
@@ -36,15 +36,10 @@ class AuditOperator(DirectorIndexOperator):
 
 
 class AuditPlanOperator(AuditOperator):
-    """Check the request, and fix which task reads which chunks; returns one small dict a group of chunks."""
+    """Check the request, and assign chunks to tasks."""
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
-        """
-        Plan the audit.
-
-        :param context: the task's context.
-        :returns: ``{"token", "group", "label"}`` of each group.
-        """
+        """Plan the audit, and return ``{"token", "group", "label"}`` of each group of chunks."""
         folder, params = self.folder(context), context["params"]
         with server_errors():
             request = AuditRequest.parse(params, context["dag_run"].run_id)
@@ -69,7 +64,7 @@ class AuditExtractOperator(AuditOperator):
     """
     Stage the chunks of one group as sorted runs.
 
-    :param group: one item of what :class:`AuditPlanOperator` returned.
+    :param group: one item returned by :class:`AuditPlanOperator`.
     """
 
     def __init__(self, *, group: dict[str, Any], **kwargs: Any) -> None:
@@ -77,12 +72,7 @@ class AuditExtractOperator(AuditOperator):
         self.group = group
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """
-        Extract.
-
-        :param context: the task's context.
-        :returns: the group's number, chunks and rows.
-        """
+        """Extract the group, and return its number, chunks and rows."""
         folder, given = self.folder(context), self.group
         with server_errors():
             plan, servers = self.opened(folder, given["token"])
@@ -91,15 +81,10 @@ class AuditExtractOperator(AuditOperator):
 
 
 class AuditSplitOperator(AuditOperator):
-    """Cut the key space into ranges of equal weight; returns one small dict a range."""
+    """Cut the key space into ranges of equal weight."""
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
-        """
-        Split.
-
-        :param context: the task's context.
-        :returns: ``{"token", "range", "label"}`` of each key range.
-        """
+        """Split, and return ``{"token", "range", "label"}`` of each key range."""
         folder = self.folder(context)
         if folder.read_json(PLAN) is None:
             raise AirflowSkipException("there is no plan")
@@ -113,7 +98,7 @@ class CompareOperator(AuditOperator):
     """
     Compare one key range of the index with the chunk tables' rows.
 
-    :param key_range: one item of what :class:`AuditSplitOperator` returned.
+    :param key_range: one item returned by :class:`AuditSplitOperator`.
     """
 
     def __init__(self, *, key_range: dict[str, Any], **kwargs: Any) -> None:
@@ -121,12 +106,7 @@ class CompareOperator(AuditOperator):
         self.key_range = key_range
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """
-        Compare.
-
-        :param context: the task's context.
-        :returns: the range's number, and how many rows differ, by kind.
-        """
+        """Compare the range, and return its number and the differing rows by kind."""
         folder, given = self.folder(context), self.key_range
         with server_errors():
             plan, servers = self.opened(folder, given["token"])
@@ -135,17 +115,15 @@ class CompareOperator(AuditOperator):
 
 
 class AuditAggregateOperator(AuditOperator):
-    """Account for every chunk, write the report, and fail when the index is not proven right."""
+    """Account for every chunk, write the report, and fail unless the index is proven correct."""
 
     template_fields: Sequence[str] = ()
 
     def execute(self, context: Context) -> dict[str, Any]:
         """
-        Aggregate.
+        Aggregate, and return the report; it is in XCom even when the task then fails.
 
-        :param context: the task's context.
-        :returns: the report; it is in XCom too when the task then fails.
-        :raises AirflowFailException: the index is wrong, or could not be compared whole.
+        :raises AirflowFailException: the index is wrong, or was not compared completely.
         """
         folder, params = self.folder(context), context["params"]
         source = f"{params.get('database')}.{params.get('director_table')}"
@@ -165,5 +143,5 @@ class AuditAggregateOperator(AuditOperator):
             with session(servers.czar) as czar:
                 return state_of(czar, servers.tables(plan.request))
         except (ReindexError, MySQLdb.Error):
-            # Gone, or nobody answers: the tasks' own errors say more.
+            # The server is gone or does not answer: the tasks' own errors are more specific.
             return None

@@ -1,4 +1,4 @@
-"""What the tasks of all DAGs have in common: the run's folder, who the run is, what a retry can mend."""
+"""What the operators of all DAGs share: the run's folder and owner, and which errors are retried."""
 
 from __future__ import annotations
 
@@ -31,36 +31,22 @@ class ReindexOperator(BaseOperator):
     ui_color = "#dfeaf5"
 
     def folder(self, context: Context) -> Folder:
-        """
-        The run's staging folder.
-
-        :param context: the task's context.
-        :returns: the folder.
-        """
+        """Return the run's staging folder."""
         run = context["dag_run"]
         return staging.run_folder(run.dag_id, run.run_id)
 
     def claimant(self, context: Context) -> Owner:
-        """
-        What a claim of this run says.
-
-        :param context: the task's context.
-        """
+        """Return the owner that a claim of this run names."""
         run = context["dag_run"]
         folder = self.folder(context)
         return Owner(config.deployment(), run.dag_id, run.run_id, socket.gethostname(), folder.url)
 
     def state_of(self, context: Context) -> Callable[[str, str], str | None]:
-        """
-        A look-up of the states of other runs of this Airflow.
-
-        :param context: the task's context.
-        :returns: takes a DAG id and a run id.
-        """
+        """Return a lookup of other runs' states by DAG id and run id."""
         ti = context["ti"]
 
         def look_up(dag_id: str, run_id: str) -> str | None:
-            # A run that was deleted has no state: its claim then counts by its signs of life alone.
+            # A deleted run has no state: its claim is then judged by its heartbeats alone.
             state: str | None = (
                 ti.get_dagrun_state(dag_id, run_id) if ti.get_dr_count(dag_id, run_ids=[run_id]) else None
             )
@@ -69,12 +55,7 @@ class ReindexOperator(BaseOperator):
         return look_up
 
     def states_now(self, context: Context) -> Mapping[str, str | None]:
-        """
-        The states of this run's tasks.
-
-        :param context: the task's context.
-        :returns: by ``task`` or ``task_<map index>``.
-        """
+        """Return the states of this run's tasks, by ``task`` or ``task_<map index>``."""
         ti, run = context["ti"], context["dag_run"]
         found: Mapping[str, str | None] = ti.get_task_states(dag_id=run.dag_id, run_ids=[run.run_id]).get(
             run.run_id, {}
@@ -83,13 +64,11 @@ class ReindexOperator(BaseOperator):
 
     def standing_report(self, folder: Folder, states: Mapping[str, States]) -> dict[str, Any] | None:
         """
-        The report that this run had been given before, where it still holds: it is as of now.
+        Return the run's earlier report if it still holds, as of now; ``None`` when it must be made again.
 
-        A task that failed since makes it a thing of the past.
+        A task that failed since invalidates it.
 
-        :param folder: the run's folder.
         :param states: from :func:`airflow_reindex.core.run_outcome.task_states`.
-        :returns: ``None`` when the report is to be made anew.
         """
         written = folder.read_json(REPORT)
         if written is None or not report_stands(written, states, task_records(folder)):
@@ -100,12 +79,9 @@ class ReindexOperator(BaseOperator):
 
     def conclude(self, context: Context, report: Report) -> dict[str, Any]:
         """
-        End a run by its report.
+        End a run by its report, and return that as a dict when the run is done or a dry run.
 
-        :param context: the task's context.
-        :param report: the report.
-        :returns: the report as a dict, when the run is done or was a dry one.
-        :raises AirflowFailException: it is not done; the report is in XCom all the same.
+        :raises AirflowFailException: it is not done; the report is in XCom nevertheless.
         """
         value = report.as_dict()
         if report.status in (Status.DONE, Status.PENDING):
@@ -117,25 +93,24 @@ class ReindexOperator(BaseOperator):
 @contextmanager
 def airflow_errors() -> Iterator[None]:
     """
-    Tell Airflow whether a retry makes sense.
+    Translate errors so that Airflow retries only what a retry may cure.
 
-    :raises AirflowFailException: for what a retry cannot mend.
-    :raises TransientError: for what it may.
+    :raises AirflowFailException: a retry cannot help.
+    :raises TransientError: a retry may help.
     """
     try:
         yield
     except TransientError:
         raise
     except ReindexError as error:
-        # Raised on purpose: the message says it all, a second traceback would bury it.
+        # Raised deliberately: the message is complete, and a second traceback would bury it.
         raise AirflowFailException(detail(error)) from None
 
 
 def skip_dry_run(folder: Folder) -> None:
     """
-    End a task of a run that only plans.
+    Skip a task of a run that only plans.
 
-    :param folder: the run's folder.
     :raises AirflowSkipException: it is a dry run.
     """
     # Its record alone: a run may have a thousand others, and each would be a request to an object store.

@@ -1,4 +1,4 @@
-"""The tasks of a DAG that starts the jobs for a whole catalog, one after the other."""
+"""Operators of a DAG that starts the jobs for a whole catalog, one after the other."""
 
 from __future__ import annotations
 
@@ -21,15 +21,10 @@ if TYPE_CHECKING:
 
 
 class TablesOperator(ReindexOperator):
-    """List the director tables to build, each as the conf of a build's run."""
+    """List the director tables to build."""
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
-        """
-        List.
-
-        :param context: the task's context.
-        :returns: a conf for each table, in the order of the params.
-        """
+        """Return the conf of a build's run for each table, in the order of the params."""
         params = context["params"]
         with server_errors():
             common = {"rebuild": 1, **_object(params["build"], "build"), "database": params["database"]}
@@ -48,15 +43,10 @@ class TablesOperator(ReindexOperator):
 
 
 class MovesOperator(ReindexOperator):
-    """List the collections to move, each as the conf of a reindex's run."""
+    """List the collections to move."""
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
-        """
-        List.
-
-        :param context: the task's context.
-        :returns: a conf for each collection, in the order of the params.
-        """
+        """Return the conf of a reindex's run for each collection, in the order of the params."""
         with airflow_errors():
             found = [_object(one, "collections") for one in _list(context["params"]["collections"], "collections")]
             for conf in found:
@@ -66,11 +56,11 @@ class MovesOperator(ReindexOperator):
 
 class SummaryOperator(ReindexOperator):
     """
-    Say what became of each run, and fail when one of them is not done.
+    Summarize the runs, and fail when one of them is not done.
 
     It needs the trigger rule ``all_done``: it must also run when everything before it failed.
 
-    :param steps: the mapped tasks that have started runs, by the task that has listed them.
+    :param steps: the mapped tasks that started runs, by the task that listed them.
     """
 
     def __init__(self, *, steps: Mapping[str, str], **kwargs: Any) -> None:
@@ -79,10 +69,8 @@ class SummaryOperator(ReindexOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """
-        Sum up.
+        Return for each list its entries with ``conf``, ``run_id`` and ``state``; in XCom even when the task fails.
 
-        :param context: the task's context.
-        :returns: for each list its entries with ``conf``, ``run_id`` and ``state``; in XCom too when the task fails.
         :raises AirflowFailException: a run is not done, or a list was not made.
         """
         ti, states = context["ti"], self.states_now(context)

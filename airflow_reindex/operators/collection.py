@@ -1,4 +1,4 @@
-"""The tasks of a collection's reindex."""
+"""Operators of a collection's reindex."""
 
 from __future__ import annotations
 
@@ -48,27 +48,21 @@ if TYPE_CHECKING:
 
 #: Consumers schedule on this alias, or on the asset of one collection.
 COLLECTION_ALIAS = "vector_collection"
-#: After how long a sub-task looks again whether it may start.
+#: Seconds between two checks whether a sub-task may start.
 _TURN_SECONDS = 10
 
 
 def collection_asset(conn_id: str, collection_id: str) -> Asset:
-    """
-    The asset of a vector collection.
-
-    :param conn_id: the connection of the collections.
-    :param collection_id: the collection.
-    :returns: the asset; its events carry the number of items.
-    """
+    """Return the asset of a vector collection; its events carry the number of items."""
     return Asset(name=collection_id, uri=f"collection://{conn_id}/{quote(collection_id, safe='')}")
 
 
 class CollectionOperator(ReindexOperator):
     """
-    What the tasks of a reindex have in common: the store and the models that its request names.
+    Base of a reindex's operators: the store and the models that its request names.
 
-    :param loaders: definitions of loaders by name, besides the deployment's.
-    :param query_sets: definitions of queries by name, besides the deployment's.
+    :param loaders: loader definitions by name, in addition to the deployment's.
+    :param query_sets: query definitions by name, in addition to the deployment's.
     """
 
     operator_extra_links = (PageLink(), ReportLink(), CollectionLink())
@@ -86,24 +80,16 @@ class CollectionOperator(ReindexOperator):
 
     @contextmanager
     def tools(self, request: ReindexRequest, conn_id: str) -> Iterator[Tools]:
-        """
-        Open what a reindex works with.
-
-        :param request: what to do.
-        :param conn_id: the connection of the collections.
-        :yields: store, models, loader.
-        """
+        """Open store, models and loader for a request."""
         with open_tools(request, conn_id, self.loaders) as tools:
             yield tools
 
     @contextmanager
     def planned(self, folder: Folder, token: str | None = None) -> Iterator[Tools]:
         """
-        Open what the run's plan names.
+        Open store, models and loader for the run's plan.
 
-        :param folder: the run's folder.
-        :param token: the plan that this task was made for; ``None``: the present one.
-        :yields: store, models, loader.
+        :param token: the plan that this task was made for; ``None``: the current one.
         """
         plan = read_plan(folder, token)
         with self.tools(plan.request, plan.conn_id) as tools:
@@ -114,10 +100,8 @@ class PlanOperator(CollectionOperator):
     """
     Check the request, claim the destination, and cut the source into windows.
 
-    Returns one small dict a window, for mapping.
-
-    :param request: the params of the reindex by name; ``None``: those of the run.
-    :param subtasks_limit: how many sub-tasks the DAG allows at a time.
+    :param request: the params of the reindex by name (templated); ``None``: those of the run.
+    :param subtasks_limit: the DAG's limit of simultaneous sub-tasks.
     """
 
     template_fields: Sequence[str] = ("request",)
@@ -133,9 +117,8 @@ class PlanOperator(CollectionOperator):
         """
         Plan the reindex.
 
-        :param context: the task's context.
-        :returns: ``{"token", "window", "label", "limit", "offset"}`` of each window; none for a dry run or an empty
-            collection.
+        :returns: ``{"token", "window", "label", "limit", "offset"}`` of each window, for mapping; none for a dry run or
+            an empty collection.
         """
         folder = self.folder(context)
         with airflow_errors(), recorded(folder, "plan") as record:
@@ -199,7 +182,7 @@ class WindowOperator(CollectionOperator):
     """
     Reconcile one window.
 
-    :param window: one item of what :class:`PlanOperator` returned.
+    :param window: one item returned by :class:`PlanOperator`.
     """
 
     def __init__(self, *, window: dict[str, Any], **kwargs: Any) -> None:
@@ -207,12 +190,7 @@ class WindowOperator(CollectionOperator):
         self.window = window
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """
-        Reindex.
-
-        :param context: the task's context.
-        :returns: what was done to the window.
-        """
+        """Reconcile the window, and return what was done."""
         self._wait_for_turn(context)
         folder, given = self.folder(context), self.window
         with airflow_errors(), self.planned(folder, given["token"]) as tools:
@@ -221,7 +199,7 @@ class WindowOperator(CollectionOperator):
         return {"offset": given["offset"], "limit": given["limit"], **asdict(done)}
 
     def _wait_for_turn(self, context: Context) -> None:
-        """The run's ``max_subtasks`` may be smaller than what the DAG allows at a time."""
+        """Wait while the run's ``max_subtasks``, which may be less than the DAG's limit, is reached."""
         limit = context["task"].max_active_tis_per_dagrun
         if limit is not None and self.window["at_a_time"] >= limit:
             return
@@ -236,15 +214,10 @@ class WindowOperator(CollectionOperator):
 
 
 class VerifyOperator(CollectionOperator):
-    """Catch up with writers, build the ANN index, and prove the destination."""
+    """Catch up with writers, build the ANN index, and verify the destination."""
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """
-        Verify.
-
-        :param context: the task's context.
-        :returns: figures of the proof.
-        """
+        """Verify, and return the results."""
         folder = self.folder(context)
         skip_dry_run(folder)
         with airflow_errors():
@@ -255,12 +228,7 @@ class VerifyOperator(CollectionOperator):
                 return steps.verify(tools, folder, self.claimant(context), least_recall=least, queries=queries)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
-        """
-        What OpenLineage's listener asks for.
-
-        :param task_instance: the task instance.
-        :returns: from the source collection to the destination.
-        """
+        """Return the lineage from source to destination; called by OpenLineage's listener."""
         return lineage_of(task_instance, collection_lineage)
 
 
@@ -277,12 +245,7 @@ class SwitchOperator(CollectionOperator):
         self.on_switch = on_switch
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """
-        Switch.
-
-        :param context: the task's context.
-        :returns: what was switched.
-        """
+        """Switch, and return what was switched."""
         folder, seconds = self.folder(context), config.integer("switch_lock_seconds")
         skip_dry_run(folder)
         with airflow_errors():
@@ -306,16 +269,14 @@ class AggregateOperator(CollectionOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """
-        Aggregate.
+        Aggregate, and return the report; it is in XCom even when the task then fails.
 
-        :param context: the task's context.
-        :returns: the report; it is in XCom too when the task then fails.
         :raises AirflowFailException: the reindex is not done.
         """
         folder = self.folder(context)
         states = task_states(self.states_now(context), outcome.STEPS)
         if ITEMS not in folder.names() and (written := self.standing_report(folder, states)):
-            # Killed or cleared after the report was written: the account is gone, the report is there.
+            # Killed or cleared after the report was written: the outcomes are gone, the report exists.
             self._announce(context, written)
             return written
         params = context["params"]
@@ -323,7 +284,7 @@ class AggregateOperator(CollectionOperator):
         report = outcome.make_report(folder, context["dag_run"].run_id, states, source, dest)
         folder.write_json(REPORT, report.as_dict())
         self._tell(report)
-        # An unplanned run may have the list of an earlier life.
+        # A run without a plan may have the list of an earlier attempt.
         failed = account.read_failed(folder) if report.failed else ()
         metrics.count_run(context, report, metrics.ITEMS, report.count, (item.failure_stage for item in failed))
         if report.status is Status.DONE:
@@ -349,9 +310,9 @@ class AggregateOperator(CollectionOperator):
         event.add(collection_asset(made["conn_id"], made["dest"]), extra={"items": report["count"]})
 
     def _tidy(self, context: Context, folder: Folder) -> None:
-        # The report is written and the result is proven: a server that is away now must not turn the run red.
+        # The report is written and the result is proven: a server that is away now must not fail the run.
         plan = read_plan(folder)
-        # Before the claim is gone: who resumes this run sees that it has to begin anew.
+        # Before the claim is released: a resume of this run then sees that it has to start from the beginning.
         folder.remove(ITEMS)
         try:
             store = CollectionHook(plan.conn_id).store

@@ -1,4 +1,4 @@
-"""The tasks of a director-index build."""
+"""Operators of a director-index build."""
 
 from __future__ import annotations
 
@@ -46,11 +46,9 @@ INDEX_ALIAS = "director_index"
 
 def index_asset(conn_id: str, index_table: str) -> Asset:
     """
-    The asset of a director index.
+    Return the asset of a director index; its events carry the row count.
 
-    :param conn_id: the qserv connection.
-    :param index_table: the index table, ``<database>__<director_table>``.
-    :returns: the asset; its events carry the row count.
+    :param index_table: ``<database>__<director_table>``.
     """
     return Asset(name=index_table, uri=f"qserv://{conn_id}/{quote(index_table, safe='')}")
 
@@ -58,10 +56,10 @@ def index_asset(conn_id: str, index_table: str) -> Asset:
 @contextmanager
 def server_errors() -> Iterator[None]:
     """
-    Tell Airflow whether a retry makes sense, of what MySQL's servers say, too.
+    Translate errors, including those of MySQL servers, so that Airflow retries only what a retry may cure.
 
-    :raises AirflowFailException: for what a retry cannot mend.
-    :raises TransientError: for what it may.
+    :raises AirflowFailException: a retry cannot help.
+    :raises TransientError: a retry may help.
     """
     with airflow_errors():
         try:
@@ -71,7 +69,7 @@ def server_errors() -> Iterator[None]:
 
 
 class DirectorIndexOperator(ReindexOperator):
-    """What the tasks of a build have in common: the servers that its plan names."""
+    """Base of a build's operators: the servers that the plan names."""
 
     operator_extra_links: Collection[BaseOperatorLink] = (PageLink(), ReportLink(), IndexLink())
 
@@ -79,9 +77,7 @@ class DirectorIndexOperator(ReindexOperator):
         """
         The run's plan, and the servers that it names.
 
-        :param folder: the run's folder.
         :param token: the plan that this task was made for; ``None``: the present one.
-        :returns: both.
         :raises ReindexError: there is no plan, or it is another one.
         """
         plan = records.read_plan(folder, token)
@@ -90,12 +86,10 @@ class DirectorIndexOperator(ReindexOperator):
 
 class PlanOperator(DirectorIndexOperator):
     """
-    Check the request, claim the index, and fix which task reads which chunks.
+    Check the request, claim the index, and assign chunks to tasks.
 
-    Returns one small dict a group of chunks, for mapping.
-
-    :param request: the params of the build by name; ``None``: those of the run.
-    :param qserv_conn_id: the connection; ``None``: the run's param of that name.
+    :param request: the params of the build by name (templated); ``None``: those of the run.
+    :param qserv_conn_id: the connection (templated); ``None``: the run's param of that name.
     """
 
     template_fields: Sequence[str] = ("request", "qserv_conn_id")
@@ -111,8 +105,8 @@ class PlanOperator(DirectorIndexOperator):
         """
         Plan the build.
 
-        :param context: the task's context.
-        :returns: ``{"token", "group", "label"}`` of each group; none for a dry run or an empty catalog.
+        :returns: ``{"token", "group", "label"}`` of each group of chunks, for mapping; none for a dry run or an empty
+            catalog.
         """
         folder = self.folder(context)
         with server_errors(), recorded(folder, "plan") as record:
@@ -150,7 +144,7 @@ class ExtractOperator(DirectorIndexOperator):
     """
     Stage the chunks of one group as sorted runs.
 
-    :param group: one item of what :class:`PlanOperator` returned.
+    :param group: one item returned by :class:`PlanOperator`.
     """
 
     def __init__(self, *, group: dict[str, Any], **kwargs: Any) -> None:
@@ -158,12 +152,7 @@ class ExtractOperator(DirectorIndexOperator):
         self.group = group
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """
-        Extract.
-
-        :param context: the task's context.
-        :returns: the group's number, chunks and rows.
-        """
+        """Extract the group, and return its number, chunks and rows."""
         folder, memory = self.folder(context), config.task_memory()
         with server_errors():
             plan, servers = self.opened(folder, self.group["token"])
@@ -173,15 +162,10 @@ class ExtractOperator(DirectorIndexOperator):
 
 
 class SplitOperator(DirectorIndexOperator):
-    """Cut the key space into ranges of equal weight, and create the shadow table; returns one small dict a range."""
+    """Cut the key space into ranges of equal weight, and create the shadow table."""
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
-        """
-        Split.
-
-        :param context: the task's context.
-        :returns: ``{"token", "build", "range", "label"}`` of each key range; none for an empty catalog.
-        """
+        """Split, and return ``{"token", "build", "range", "label"}`` of each key range; none for an empty catalog."""
         folder = self.folder(context)
         skip_dry_run(folder)
         with server_errors():
@@ -197,7 +181,7 @@ class LoadOperator(DirectorIndexOperator):
     """
     Load one key range into the shadow table.
 
-    :param key_range: one item of what :class:`SplitOperator` returned.
+    :param key_range: one item returned by :class:`SplitOperator`.
     """
 
     def __init__(self, *, key_range: dict[str, Any], **kwargs: Any) -> None:
@@ -205,12 +189,7 @@ class LoadOperator(DirectorIndexOperator):
         self.key_range = key_range
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """
-        Load.
-
-        :param context: the task's context.
-        :returns: the range's number and rows.
-        """
+        """Load the range, and return its number and rows."""
         folder, given = self.folder(context), self.key_range
         with server_errors():
             plan, servers = self.opened(folder, given["token"])
@@ -223,12 +202,7 @@ class PublishOperator(DirectorIndexOperator):
     """Verify the shadow table and swap it in by one atomic rename."""
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """
-        Publish.
-
-        :param context: the task's context.
-        :returns: the index's rows, and where the previous one is kept.
-        """
+        """Publish, and return the index's rows and the name of the previous index."""
         folder = self.folder(context)
         skip_dry_run(folder)
         with server_errors():
@@ -237,12 +211,7 @@ class PublishOperator(DirectorIndexOperator):
         return {"rows": published.rows, "previous": published.previous}
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
-        """
-        What OpenLineage's listener asks for.
-
-        :param task_instance: the task instance.
-        :returns: from the director table to the index.
-        """
+        """Return the lineage from director table to index; called by OpenLineage's listener."""
         return lineage_of(task_instance, index_lineage)
 
 
@@ -258,16 +227,14 @@ class AggregateOperator(DirectorIndexOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """
-        Aggregate.
+        Aggregate, and return the report; it is in XCom even when the task then fails.
 
-        :param context: the task's context.
-        :returns: the report; it is in XCom too when the task then fails.
         :raises AirflowFailException: the build is not done.
         """
         folder = self.folder(context)
         states = task_states(self.states_now(context), outcome.STEPS)
         if folder.read_json(PLAN) is None and (written := self.standing_report(folder, states)):
-            # Killed or cleared after the report was written: the staged rows are gone, the proof is there.
+            # Killed or cleared after the report was written: the staged rows are gone, the proof exists.
             self._announce(context, written)
             return written
         report, failures = self._account(context, folder)
@@ -314,7 +281,7 @@ class AggregateOperator(DirectorIndexOperator):
         event.add(index_asset(index["qserv_conn_id"], index["table"]), extra={"rows": report["rows"]})
 
     def _forget_mark(self, plan: Plan) -> None:
-        # The report is written and the index is live: a server that is away now must not turn the run red.
+        # The report is written and the index is live: a server that is away now must not fail the run.
         try:
             steps.finish_build(QservHook(plan.conn_id).servers, plan)
         except (ReindexError, MySQLdb.Error) as error:

@@ -1,4 +1,4 @@
-"""What runs tell OpenLineage: which data became which. Nothing here is called where its provider is not installed."""
+"""Lineage for OpenLineage. Nothing here is called where its provider is not installed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,9 @@ def lineage_of(
     ti: Any, describe: Callable[[Folder], OperatorLineage[Any, Any] | None]
 ) -> OperatorLineage[Any, Any] | None:
     """
-    Describe the data of a task's run; what goes wrong is logged and fails nothing.
+    Return the lineage of a task's run, or ``None``; errors are logged and never fail the task.
 
-    :param ti: the task instance.
-    :param describe: takes the run's folder.
-    :returns: the lineage; ``None`` when there is nothing to tell.
+    :param describe: called with the run's folder.
     """
     try:
         return describe(staging.run_folder(ti.dag_id, ti.run_id))
@@ -36,12 +34,7 @@ def lineage_of(
 
 
 def index_lineage(folder: Folder) -> OperatorLineage[Any, Any] | None:
-    """
-    The lineage of a director index that was published.
-
-    :param folder: the run's folder.
-    :returns: from the director table to the index.
-    """
+    """Return the lineage of a published director index."""
     value = folder.read_json(PLAN)
     if value is None:
         # The event may come after the report: the plan is gone then, and the report has the same facts.
@@ -72,13 +65,8 @@ def _reported_index(folder: Folder) -> OperatorLineage[Any, Any] | None:
 
 
 def collection_lineage(folder: Folder) -> OperatorLineage[Any, Any] | None:
-    """
-    The lineage of a collection that was proven.
-
-    :param folder: the run's folder.
-    :returns: from the source collection to the destination.
-    """
-    # As it was written: its class would bring in what only the other job's installations have.
+    """Return the lineage of a verified collection."""
+    # Read as JSON: the plan's class would import what only the other job's installations have.
     plan = folder.read_json(PLAN)
     if plan is None:
         return None

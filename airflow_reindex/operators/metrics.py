@@ -1,4 +1,4 @@
-"""What runs tell the deployment's metrics, through Airflow's own client; a backend that fails never fails a task."""
+"""Metrics sent through Airflow's own client; a failing backend never fails a task."""
 
 from __future__ import annotations
 
@@ -25,10 +25,8 @@ def count_run(context: Context, report: Report, name: str, made: int, failures: 
     """
     Count a run that has its report.
 
-    :param context: of the task that made the report.
-    :param report: the report.
-    :param name: the counter of what such runs make, :data:`ROWS` or :data:`ITEMS`.
-    :param made: how much of it this run has made.
+    :param name: the counter of its output, :data:`ROWS` or :data:`ITEMS`.
+    :param made: rows or items made by this run.
     :param failures: the kind of each failed chunk or item.
     """
     tags = {"job": report.kind, "dag_id": context["dag_run"].dag_id}
@@ -43,11 +41,9 @@ def count_run(context: Context, report: Report, name: str, made: int, failures: 
 
 def count_task(context: Context, job: str, rows: int) -> None:
     """
-    Count what a mapped task has done that ends well.
+    Count the work of a mapped task that has succeeded.
 
-    :param context: the task's context.
-    :param job: its job.
-    :param rows: rows, or items, that went through it.
+    :param rows: rows or items that it processed.
     """
     with _harmless():
         tags = {"job": job, "dag_id": context["dag_run"].dag_id, "phase": context["ti"].task_id}

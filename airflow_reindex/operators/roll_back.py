@@ -1,4 +1,4 @@
-"""The task that takes a switch back."""
+"""Operator that rolls a switch back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RollBackOperator(ReindexOperator):
     """
     Point an alias back to the collection before the last switch.
 
-    :param on_switch: as for :class:`SwitchOperator`.
+    :param on_switch: as for ``SwitchOperator``.
     """
 
     def __init__(self, *, on_switch: Callable[[Pointer], None] | None = None, **kwargs: Any) -> None:
@@ -28,12 +28,7 @@ class RollBackOperator(ReindexOperator):
         self.on_switch = on_switch
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """
-        Roll back.
-
-        :param context: the task's context.
-        :returns: what readers follow now, and which newer writes it lacks.
-        """
+        """Roll back, and return the collection that readers follow now and the newer writes that it lacks."""
         params = context["params"]
         with airflow_errors():
             store = CollectionHook(params.get("collection_conn_id") or CollectionHook.default_conn_name).store

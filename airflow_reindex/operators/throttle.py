@@ -1,4 +1,4 @@
-"""The task that changes how fast a running build may go."""
+"""Operator that changes the speed limits of a running build."""
 
 from __future__ import annotations
 
@@ -17,15 +17,10 @@ if TYPE_CHECKING:
 
 
 class ThrottleOperator(ReindexOperator):
-    """Change the limits of the build of an index; its tasks, in whatever run, heed them within seconds."""
+    """Change the limits of an index's build; its tasks, in whatever run, apply them within seconds."""
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """
-        Throttle, or let go.
-
-        :param context: the task's context.
-        :returns: the run that builds the index, and its limits.
-        """
+        """Set or lift the limits, and return the run that builds the index with its limits."""
         params = context["params"]
         with server_errors():
             limits = Limits.parse(params)

@@ -1,4 +1,4 @@
-"""What the package adds to Airflow's API server."""
+"""Extension of Airflow's API server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_reindex.plugin.fair_share import FairShare
 
 
 def _made_once(factory: str) -> Any:
-    """An ASGI application that is made at its first request."""
+    """An ASGI application that is created at its first request."""
 
     # Every Airflow process loads plugins, but only the API server needs FastAPI and the auth manager.
     @cache
@@ -27,7 +27,7 @@ def _made_once(factory: str) -> Any:
 
 
 class ReindexPlugin(AirflowPlugin):
-    """Serves pages, reports and the contracts of both original systems; shares slots between runs."""
+    """Serves pages, reports and the contracts of both original systems, and shares slots between runs."""
 
     name = "airflow_reindex"
     fastapi_apps = [  # noqa: RUF012

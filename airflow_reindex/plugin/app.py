@@ -1,4 +1,4 @@
-"""The applications that the API server mounts: pages, reports and both contracts."""
+"""The mounted applications: pages, reports and both contracts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,7 @@ from airflow_reindex.plugin.limits import Limits
 
 
 def create_app() -> FastAPI:
-    """
-    Make the application with all routes.
-
-    :returns: an application whose every route asks Airflow's auth manager, its description too.
-    """
+    """Create the application; every route, its own description included, asks Airflow's auth manager."""
     app = _bare()
     for router in (reports.router, pages.router, qserv.router):
         app.include_router(router)
@@ -32,11 +28,7 @@ def create_app() -> FastAPI:
 
 
 def create_task_app() -> FastAPI:
-    """
-    Make the application that has the reindex tasks alone, for the address that EmbeddingStudio's clients know.
-
-    :returns: the application.
-    """
+    """Create the application with the reindex tasks alone, for the address that EmbeddingStudio's clients know."""
     app = _bare()
     app.include_router(reindex_tasks.router)
     _describe(app)
@@ -47,7 +39,7 @@ def _bare() -> FastAPI:
     app = FastAPI(title="airflow-reindex", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(HTTPException, _refuse)
     app.add_middleware(Guard, open_to_keys=qserv.ROUTES)
-    # Around the guard, as who tries keys or tokens is held up, too.
+    # Outside of the auth middleware, so that attempts to guess keys or tokens are limited, too.
     app.add_middleware(
         Limits,
         requests_a_minute=config.integer("api_requests_per_minute"),

@@ -1,4 +1,4 @@
-"""Nobody gets past it without being a user of Airflow: whatever is asked for, however malformed the request is."""
+"""ASGI middleware that rejects unauthenticated requests before routing."""
 
 from __future__ import annotations
 
@@ -16,26 +16,18 @@ if TYPE_CHECKING:
 
 class Guard:
     """
-    An ASGI middleware that lets through requests of Airflow's users alone.
+    ASGI middleware that lets only requests of Airflow users through.
 
-    The routes ask for rights themselves. But a route is asked only once its path, its method and the form of its body
-    are right, and strangers need not learn which are.
+    Routes check permissions themselves. But that happens only after path, method and body were found valid, and
+    strangers should not learn which are.
 
-    :param app: the application behind it.
-    :param open_to_keys: methods and paths of routes that know another way to tell who sends a request.
+    :param open_to_keys: methods and paths of routes that authenticate in another way.
     """
 
     def __init__(self, app: ASGIApp, *, open_to_keys: Collection[tuple[str, str]]) -> None:
         self._app, self._open = app, frozenset(open_to_keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """
-        Handle a request.
-
-        :param scope: as ASGI defines it.
-        :param receive: as ASGI defines it.
-        :param send: as ASGI defines it.
-        """
         if scope["type"] == "http" and not self._is_open(scope):
             request = Request(scope)
             try:

@@ -1,4 +1,4 @@
-"""What is answered instead of what was asked for: JSON for programs, a few words of HTML for a person's browser."""
+"""Error responses: JSON for programs, a short HTML page for browsers."""
 
 from __future__ import annotations
 
@@ -18,18 +18,12 @@ _PAGE = (
 
 
 def refusal(request: Request, error: HTTPException) -> Response:
-    """
-    Say no.
-
-    :param request: the request.
-    :param error: why.
-    :returns: the answer.
-    """
+    """Turn an HTTP error into a response."""
     if "text/html" not in request.headers.get("accept", ""):
         return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
     more = ""
     if error.status_code == 401:
-        # Airflow leads from there to wherever its auth manager signs people in, and back.
+        # Airflow redirects from there to the login of its auth manager, and back.
         target = f"{root()}/api/v2/auth/login?next={quote(str(request.url), safe='')}"
         more = f'<p><a target="_top" href="{target}">Sign in</a></p>'
     return HTMLResponse(_PAGE.format(why=escape(str(error.detail)), more=more), error.status_code, error.headers)

@@ -1,4 +1,4 @@
-"""How much a client may ask of the plugin's routes: size of bodies, number of requests; and headers for its pages."""
+"""Limits of requests to the plugin (body size, number of requests), and headers for its pages."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ class _TooLargeError(Exception):
 
 class Limits:
     """
-    An ASGI middleware that refuses what is too much, and adds headers to every answer.
+    ASGI middleware that refuses excessive requests, and adds headers to every answer.
 
-    :param app: the application behind it.
-    :param requests_a_minute: how many requests a client's address has in a minute; counted in each process.
-    :param body_bytes: the largest body.
+    :param requests_a_minute: per client address; counted in each process.
+    :param body_bytes: maximum size of a body.
     """
 
     def __init__(self, app: ASGIApp, *, requests_a_minute: int, body_bytes: int) -> None:
@@ -42,13 +41,6 @@ class Limits:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """
-        Handle a request.
-
-        :param scope: as ASGI defines it.
-        :param receive: as ASGI defines it.
-        :param send: as ASGI defines it.
-        """
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -62,7 +54,7 @@ class Limits:
 
         async def counted() -> Message:
             nonlocal left, refused
-            # Judged when it is asked for: who may send nothing at all is told that instead.
+            # Raised only when the application reads the body: a client without permission is told that instead.
             message = await receive() if left >= 0 else {}
             left -= len(message.get("body", b""))
             if left < 0:
@@ -71,7 +63,7 @@ class Limits:
             return message
 
         async def guarded(message: Message) -> None:
-            # The application takes a body that it cannot read for a bad one.
+            # The application treats a body that it cannot read as malformed.
             if refused:
                 return
             if message["type"] == "http.response.start":

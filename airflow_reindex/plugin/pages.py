@@ -1,4 +1,4 @@
-"""The page of a run, the list of runs, and the data that they show."""
+"""The page of a run, the list of runs, and their data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 def _file(name: str) -> Response:
     kind = _TYPES.get(name.rpartition(".")[2])
-    # By name from what there is: nothing else can be asked for.
+    # Looked up by name among existing files: no other path can be requested.
     found = {entry.name: entry for entry in files("airflow_reindex.plugin").joinpath("static").iterdir()}
     if kind is None or name not in found:
         raise HTTPException(status.HTTP_404_NOT_FOUND, f"there is no file '{name}'")
@@ -43,11 +43,7 @@ def _file(name: str) -> Response:
 
 @router.get("/static/{name}", responses=_MISSING, include_in_schema=False)
 def static(name: str, _: GetUserDep) -> Response:
-    """
-    A file of the pages.
-
-    :param name: its name.
-    """
+    """A static file of the pages."""
     return _file(name)
 
 
@@ -65,16 +61,12 @@ def run_page(_: VisibleRun) -> Response:
 
 @router.get("/replay/{dag_id}/{run_id}", include_in_schema=False)
 def replay_page(_: VisibleRun) -> Response:
-    """The page that asks whether to replay the failed items of a run."""
+    """The page that asks whether to replay a run's failed items."""
     return _file("replay.html")
 
 
 def page_of(facts: RunFacts) -> str:
-    """
-    Where the page of a run is.
-
-    :param facts: the run.
-    """
+    """Return the URL of a run's page."""
     return root() + run_path("page", facts.dag_id, facts.run_id)
 
 
@@ -82,15 +74,7 @@ def page_of(facts: RunFacts) -> str:
 def runs(
     user: GetUserDep, offset: Offset = 0, limit: Annotated[int, Query(ge=1, le=100)] = 50, dag_id: str = ""
 ) -> dict[str, Any]:
-    """
-    The runs of both jobs that the user may see, the newest first.
-
-    :param user: the user.
-    :param offset: how many to leave out.
-    :param limit: how many to give.
-    :param dag_id: of this DAG only.
-    :returns: ``total`` and ``runs``.
-    """
+    """The runs of both jobs that the user may see, newest first, as ``total`` and ``runs``."""
     dags = readable_dags(user)
     found, total = metadata.list_runs(dags & {dag_id} if dag_id else dags, offset=offset, limit=limit)
     return {"total": total, "dags": sorted(dags & metadata.reindex_dags()), "runs": [_row(facts) for facts in found]}
@@ -104,11 +88,7 @@ def _row(facts: RunFacts) -> dict[str, Any]:
 
 @router.get("/run/{dag_id}/{run_id}", responses=_MISSING)
 def run(facts: VisibleRun) -> dict[str, Any]:
-    """
-    A run at a glance.
-
-    :param facts: the run.
-    """
+    """The overview of a run."""
     seen = overview(looks.at(facts)[1], facts)
     dag, name = facts.dag_id, facts.run_id
     replay = facts.kind == COLLECTION and not facts.live and seen["failed"]
@@ -122,12 +102,7 @@ def run(facts: VisibleRun) -> dict[str, Any]:
 
 @router.get("/run/{dag_id}/{run_id}/chunks", responses=_MISSING)
 def chunks(facts: VisibleRun) -> dict[str, Any]:
-    """
-    Every chunk of a build, in columns.
-
-    :param facts: the run.
-    :raises HTTPException: 404: the run has no chunks, or has not planned them yet.
-    """
+    """The chunks of a build in columns; 404 when there are none, or none planned yet."""
     found = looks.at(facts)[1].chunks
     if found is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, f"run '{facts.run_id}' has no chunks (yet).")
@@ -136,14 +111,7 @@ def chunks(facts: VisibleRun) -> dict[str, Any]:
 
 @router.get("/run/{dag_id}/{run_id}/ranges", responses=_MISSING)
 def ranges(facts: VisibleRun, offset: Offset = 0, limit: Limit = 100) -> dict[str, Any]:
-    """
-    The key ranges or windows of a run.
-
-    :param facts: the run.
-    :param offset: how many to leave out.
-    :param limit: how many to give.
-    :returns: ``total`` and ``rows``.
-    """
+    """The key ranges or windows of a run, as ``total`` and ``rows``."""
     material = looks.at(facts)[1]
     wanted = replace(material, pieces=material.pieces[offset : offset + limit])
     return {"total": len(material.pieces), "rows": pieces(wanted, facts, now())}
@@ -165,12 +133,8 @@ Wanted = Annotated[Filter, Depends(_filter)]
 @router.get("/run/{dag_id}/{run_id}/failures", responses=_MISSING)
 def failures(facts: VisibleRun, wanted: Wanted, offset: Offset = 0, limit: Limit = 100) -> dict[str, Any]:
     """
-    What has failed in a run.
+    One page of what has failed in a run.
 
-    :param facts: the run.
-    :param wanted: which failures, in which order.
-    :param offset: how many to leave out.
-    :param limit: how many to give.
     :returns: ``total``, ``matched``, ``columns``, ``kinds``, ``workers`` and ``rows``.
     """
     return looks.failures(facts).page(wanted, offset, limit)
@@ -182,12 +146,7 @@ def failures(facts: VisibleRun, wanted: Wanted, offset: Offset = 0, limit: Limit
     responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}, "description": "CSV"}, **_MISSING},
 )
 def failures_csv(facts: VisibleRun, wanted: Wanted) -> StreamingResponse:
-    """
-    What has failed in a run, as CSV.
-
-    :param facts: the run.
-    :param wanted: which failures, in which order.
-    """
+    """What has failed in a run, as CSV."""
     lines: Iterator[str] = looks.failures(facts).csv(wanted)
     heading = {"Content-Disposition": f"attachment; filename*=UTF-8''failures-{quote(facts.run_id, safe='')}.csv"}
     return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=heading)
@@ -196,11 +155,9 @@ def failures_csv(facts: VisibleRun, wanted: Wanted) -> StreamingResponse:
 @router.post("/run/{dag_id}/{run_id}/replay", responses={**_MISSING, 400: {"description": "Nothing to replay"}})
 def replay(facts: VisibleRun, user: GetUserDep, x_requested_with: Annotated[str, Header()]) -> dict[str, str]:
     """
-    Trigger a run that tries the failed items of another one again.
+    Trigger a run that retries the failed items of another one.
 
-    :param facts: the run with the failed items.
-    :param user: the user.
-    :param x_requested_with: any text; pages of other sites cannot send it.
+    :param x_requested_with: any text; pages of other sites cannot send this header.
     :returns: ``run_id`` and ``page`` of the new run.
     :raises HTTPException: 400: the run is not of a collection, or has not ended.
     """

@@ -1,4 +1,4 @@
-"""Who may do what: every route asks Airflow's auth manager."""
+"""Authorization: every route asks Airflow's auth manager."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from airflow_reindex.monitoring.run_info import RunFacts
 
 Method = Literal["GET", "POST", "PUT"]
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_scheme)]
-#: What every guarded route may answer with.
+#: Error responses of every protected route.
 REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"description": "Not authenticated"},
     403: {"description": "No right on the DAG"},
@@ -30,11 +30,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 def check_right(user: BaseUser, dag_id: str, method: Method) -> None:
     """
-    Ask the auth manager whether a user has a right on a DAG's runs.
+    Require that a user has a right on a DAG's runs.
 
-    :param user: the user.
-    :param dag_id: the DAG.
-    :param method: what is to be done with them.
     :raises HTTPException: 403.
     """
     details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
@@ -47,10 +44,9 @@ def check_right(user: BaseUser, dag_id: str, method: Method) -> None:
 
 def right_on(dag_id: Callable[[], str], method: Method) -> Callable[..., BaseUser]:
     """
-    A dependency: the user, who has a right on the runs of one DAG.
+    Create a dependency that returns the user, who must have a right on the DAG's runs.
 
-    :param dag_id: gives the DAG.
-    :param method: what is to be done with them.
+    :param dag_id: called at each request.
     """
 
     def check(user: GetUserDep) -> BaseUser:
@@ -61,21 +57,14 @@ def right_on(dag_id: Callable[[], str], method: Method) -> Callable[..., BaseUse
 
 
 def readable_dags(user: BaseUser) -> set[str]:
-    """
-    The DAGs whose runs a user may see.
-
-    :param user: the user.
-    """
+    """The DAGs whose runs a user may see."""
     return set(get_auth_manager().get_authorized_dag_ids(user=user, method="GET"))
 
 
 def visible_run(dag_id: str, run_id: str, user: GetUserDep) -> RunFacts:
     """
-    A dependency: a run that the user may see.
+    Dependency: a run that the user may see.
 
-    :param dag_id: its DAG.
-    :param run_id: its id.
-    :param user: the user.
     :raises HTTPException: 401, 403; 404 when there is no such run of this package's jobs.
     """
     check_right(user, dag_id, "GET")
@@ -92,22 +81,13 @@ VisibleRun = Annotated[RunFacts, Depends(visible_run)]
 
 async def bearer_user(bearer: HTTPAuthorizationCredentials | None) -> BaseUser | None:
     """
-    The user of a bearer token; a browser's cookie does not count.
+    Return the user of a bearer token, ``None`` without one; a browser's cookie is not accepted.
 
-    :param bearer: the token.
-    :returns: ``None`` when there is none.
-    :raises HTTPException: 401, 403: the token is of no use.
+    :raises HTTPException: 401, 403: the token is invalid.
     """
     return await resolve_user_from_token(bearer.credentials) if bearer is not None else None
 
 
 async def check_right_aside(user: BaseUser, dag_id: str, method: Method) -> None:
-    """
-    As :func:`check_right`, from a coroutine.
-
-    :param user: the user.
-    :param dag_id: the DAG.
-    :param method: what is to be done.
-    :raises HTTPException: 403.
-    """
+    """Call :func:`check_right` from a coroutine."""
     await run_in_threadpool(check_right, user, dag_id, method)

@@ -22,16 +22,9 @@ router = APIRouter(
 
 @router.get("/report/{dag_id}/{run_id}")
 def report(dag_id: str, run_id: str) -> dict[str, Any]:
-    """
-    Read a run's report.
-
-    :param dag_id: its DAG.
-    :param run_id: its run.
-    :returns: the report.
-    :raises HTTPException: 404 when there is none yet.
-    """
+    """Return a run's report; 404 when there is none yet."""
     found, facts = run_folder(dag_id, run_id).read_json(REPORT), metadata.find_run(dag_id, run_id)
-    # One of an earlier life says nothing of what goes on now.
+    # A report of an earlier attempt does not describe the current one.
     if found is None or (facts is not None and facts.started_at and found["updated_at"] < facts.started_at):
         raise HTTPException(
             status.HTTP_404_NOT_FOUND,
@@ -43,12 +36,9 @@ def report(dag_id: str, run_id: str) -> dict[str, Any]:
 @router.get("/index/{dag_id}/{run_id}")
 def index(dag_id: str, run_id: str) -> dict[str, Any]:
     """
-    Say which index a run built, and whether it is published.
+    The index that a run built, and whether it is published; 404 when there is no report yet.
 
-    :param dag_id: its DAG.
-    :param run_id: its run.
-    :returns: connection, database, table, columns, rows and status; how to roll back, where the previous one is kept.
-    :raises HTTPException: 404 when there is no report yet.
+    :returns: connection, database, table, columns, rows, status; how to roll back where the previous index is kept.
     """
     found = report(dag_id, run_id)
     notes = found["notes"]
@@ -60,12 +50,9 @@ def index(dag_id: str, run_id: str) -> dict[str, Any]:
 @router.get("/collection/{dag_id}/{run_id}")
 def collection(dag_id: str, run_id: str) -> dict[str, Any]:
     """
-    Say which collection a run built, and whether readers follow it.
+    The collection that a run built, and whether readers follow it; 404 when there is no report yet.
 
-    :param dag_id: its DAG.
-    :param run_id: its run.
-    :returns: connection, source, destination, dimensions, metric, items and status; the switch, where there was one.
-    :raises HTTPException: 404 when there is no report yet.
+    :returns: connection, source, destination, dimensions, metric, items and status; the switch, if any.
     """
     found = report(dag_id, run_id)
     notes = found["notes"]

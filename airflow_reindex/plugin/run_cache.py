@@ -1,4 +1,4 @@
-"""Runs as several people look at them at the same time: read once for all of them, and not at each request."""
+"""Run cache: a run viewed by several people is read once for all of them, not at each request."""
 
 from __future__ import annotations
 
@@ -16,23 +16,21 @@ from airflow_reindex.monitoring.overview import fresh_report, overview
 from airflow_reindex.monitoring.run_info import RunFacts
 from airflow_reindex.monitoring.run_snapshot import Gatherer, Material
 
-#: For how long a look is good enough, in seconds.
+#: Seconds for which cached data is served.
 GOOD_SECONDS = 1.5
-#: Runs that are kept in memory.
+#: Most runs kept in memory.
 MOST_RUNS = 16
 
 
 @dataclass
 class Look:
     """
-    What was seen of a run.
+    Cached data of a run.
 
-    :param gatherer: reads its folder.
-    :param seen: when, by the monotonic clock.
-    :param state: what Airflow said of it then.
+    :param seen: when it was read, by the monotonic clock.
+    :param state: Airflow's state at that time.
     :param stamps: of the files in its folder.
-    :param material: what its folder had.
-    :param failures: what had failed, once somebody has asked for it.
+    :param failures: read on first request.
     """
 
     gatherer: Gatherer
@@ -50,19 +48,14 @@ class Look:
 
 
 class Looks:
-    """The runs that were looked at last."""
+    """The most recently viewed runs."""
 
     def __init__(self) -> None:
         self._looks: OrderedDict[tuple[str, str], Look] = OrderedDict()
         self._lock = threading.Lock()
 
     def at(self, facts: RunFacts) -> tuple[Look, Material]:
-        """
-        Look at a run.
-
-        :param facts: what Airflow knows of it now.
-        :returns: the look, and what the run's folder has.
-        """
+        """Return a run's cache entry and the contents of its folder, reread when outdated."""
         key = facts.dag_id, facts.run_id
         with self._lock:
             look = self._looks.setdefault(key, Look(Gatherer(run_folder(*key))))
@@ -77,7 +70,7 @@ class Looks:
             return look, look.material
 
     def _look_again(self, look: Look, facts: RunFacts, state: str) -> None:
-        # Of a run that has ended, nothing changes below the folder without a file in it.
+        # Once a run has ended, each change in its folder shows in the stamps of the files directly in it.
         stamps = None if facts.live else look.folder.stamps()
         if stamps is None or look.material is None or (look.state, look.stamps) != (state, stamps):
             look.material, look.failures = look.gatherer.gather(facts), None
@@ -85,10 +78,9 @@ class Looks:
 
     def listed(self, facts: RunFacts) -> dict[str, Any]:
         """
-        Describe a run for a list, which shows no phases: of one that has ended, its report says enough.
+        Return a run's overview for a list, which shows no phases: for an ended run the report is enough.
 
-        :param facts: what Airflow knows of it now.
-        :returns: as :func:`~airflow_reindex.monitoring.overview.overview`; its phases may lack their figures.
+        :returns: as :func:`~airflow_reindex.monitoring.overview.overview`, perhaps without the phases' figures.
         """
         if not facts.live:
             folder = run_folder(facts.dag_id, facts.run_id)
@@ -99,11 +91,7 @@ class Looks:
         return overview(self.at(facts)[1], facts)
 
     def failures(self, facts: RunFacts) -> Failures:
-        """
-        Look at what has failed in a run.
-
-        :param facts: what Airflow knows of it now.
-        """
+        """Return what has failed in a run."""
         look, material = self.at(facts)
         with look.lock:
             if look.failures is None:

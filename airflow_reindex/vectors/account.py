@@ -1,4 +1,4 @@
-"""What windows and the verification leave in the run's folder: figures, and one line for each item that failed."""
+"""Files in the run's folder written by windows and the verification: counts, and one line for each failed item."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from airflow_reindex.core.staging import Folder
 
 if TYPE_CHECKING:
-    # Those who only read accounts need not have what embeds.
+    # Code that only reads accounts does not need the embedding packages.
     from airflow_reindex.vectors.embedding.bisect import Failed
     from airflow_reindex.vectors.model.plan import Window
     from airflow_reindex.vectors.sync.reconcile import Tally
 
-#: What each window has done: figures and failed items, a pair of files each.
+#: The outcome of each window: counts (.json) and failed items (.ndjson).
 OUTCOMES = "windows"
 #: The run's failed items, one JSON object a line.
 FAILED = "failed.ndjson"
@@ -24,14 +24,13 @@ FAILED = "failed.ndjson"
 @dataclass(frozen=True, kw_only=True)
 class FailedItem:
     """
-    An item that is not in the destination.
+    A source item that is not in the destination.
 
-    :param object_id: the item.
     :param failure_stage: ``on_downloading``, ``on_splitting``, ``on_inference``, ``on_upsert`` or ``other``.
-    :param detail: why, at most 1500 characters.
-    :param collection: the collection that holds its payload under the same id.
-    :param item_info: its storage metadata: where its content lies.
-    :param window: the window that it belongs to, by offset and limit.
+    :param detail: at most 1500 characters.
+    :param collection: the collection with the payload; it uses the same object id.
+    :param item_info: the storage metadata: where the content is.
+    :param window: its window, as ``offset`` and ``limit``.
     """
 
     object_id: str
@@ -43,24 +42,17 @@ class FailedItem:
 
     @property
     def place(self) -> tuple[str, str, str]:
-        """Its place in the error map: collection, window, item."""
+        """Sort key in the error map: collection, window, item."""
         return self.collection, self.window, self.object_id
 
     @property
     def message(self) -> str:
-        """What went wrong, and where."""
+        """The stage and the reason."""
         return f"{self.failure_stage}: {self.detail}"
 
 
 def failed_items(failed: Iterable[Failed], collection: str, window: str) -> Iterator[FailedItem]:
-    """
-    Describe failures as a report does.
-
-    :param failed: what failed.
-    :param collection: the source.
-    :param window: where it was planned.
-    :yields: one a failure.
-    """
+    """Turn failures into the records of a report."""
     for item in failed:
         info = None if item.storage_meta_json is None else json.loads(item.storage_meta_json)
         yield FailedItem(
@@ -74,14 +66,7 @@ def failed_items(failed: Iterable[Failed], collection: str, window: str) -> Iter
 
 
 def write_failed(folder: Folder, name: str, items: Iterable[FailedItem]) -> int:
-    """
-    Write failed items, one JSON object a line.
-
-    :param folder: the run's folder.
-    :param name: the file's name.
-    :param items: the items.
-    :returns: how many.
-    """
+    """Write failed items, one JSON object a line, and return their number."""
     count = 0
     with folder.create(name) as stream:
         for count, item in enumerate(items, 1):  # noqa: B007
@@ -90,13 +75,7 @@ def write_failed(folder: Folder, name: str, items: Iterable[FailedItem]) -> int:
 
 
 def read_failed(folder: Folder, name: str = FAILED) -> Iterator[FailedItem]:
-    """
-    Read failed items.
-
-    :param folder: a run's folder.
-    :param name: the file's name.
-    :yields: the items; none when there is no such file.
-    """
+    """Yield failed items; none when there is no such file."""
     try:
         stream = folder.open(name)
     except FileNotFoundError:
@@ -109,16 +88,13 @@ def read_failed(folder: Folder, name: str = FAILED) -> Iterator[FailedItem]:
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """
-    What a task has done to a part of the collection.
+    What a task has done to its part of the collection, in items.
 
-    :param token: the plan that it worked for.
-    :param seen: the source's originals in its range.
-    :param embedded: items embedded and landed.
+    :param token: the plan that the task worked for.
+    :param seen: originals of the source in the range.
     :param parts: vectors written.
-    :param unchanged: items that were there already.
-    :param deleted: items removed.
-    :param failed: items that failed.
-    :param left_alone: objects that others have written, changed or removed in the destination.
+    :param unchanged: items that were up to date already.
+    :param left_alone: objects that other writers have written, changed or removed in the destination.
     """
 
     token: str
@@ -133,14 +109,9 @@ class Outcome:
 
 def write_outcome(folder: Folder, name: str, token: str, tally: Tally, failed: Iterable[FailedItem]) -> Outcome:
     """
-    Write down what a task has done; the figures come after the list, so that figures always have their list.
+    Write a task's outcome: the failed items first, so that counts never exist without their list.
 
-    :param folder: the run's folder.
-    :param name: whose outcome it is: a window's number, or a task's id.
-    :param token: the plan.
-    :param tally: what was done.
-    :param failed: the items that failed.
-    :returns: what was written.
+    :param name: a window's number, or a task's id.
     """
     count = write_failed(folder, f"{OUTCOMES}/{name}.ndjson", failed)
     outcome = Outcome(
@@ -159,26 +130,16 @@ def write_outcome(folder: Folder, name: str, token: str, tally: Tally, failed: I
 
 def read_outcome(folder: Folder, name: str, token: str) -> Outcome | None:
     """
-    Read what a task has done.
+    Return a task's outcome; ``None`` when the task has not finished for this plan.
 
-    :param folder: the run's folder.
-    :param name: whose outcome it is.
-    :param token: the plan at hand.
-    :returns: ``None`` when the task has not come to its end for this plan.
+    :param name: a window's number, or a task's id.
     """
     value: Mapping[str, Any] | None = folder.read_json(f"{OUTCOMES}/{name}.json")
     return Outcome(**value) if value and value["token"] == token else None
 
 
 def failed_so_far(folder: Folder, token: str, windows: Sequence[Window]) -> list[FailedItem]:
-    """
-    The failures of all windows that have come to their end.
-
-    :param folder: the run's folder.
-    :param token: the plan.
-    :param windows: the plan's windows.
-    :returns: one a failed item.
-    """
+    """Return the failed items of all finished windows."""
     return [
         item
         for window in windows

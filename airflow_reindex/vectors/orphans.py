@@ -1,4 +1,4 @@
-"""What reindexes have left in a store of collections: claims, and collections that were never finished."""
+"""What reindexes have left in a store: claims, and unfinished collections."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ def look(store: Store, conn_id: str, claim_timeout: float) -> list[Leftover]:
     """
     List claims, and collections without an ANN index that no alias follows. Changes nothing.
 
-    :param store: the store.
-    :param conn_id: its connection, for advice.
-    :param claim_timeout: after how many silent seconds a claim's owner counts as dead.
-    :returns: what was found, claims first.
+    :param conn_id: the store's connection, for the advice.
+    :param claim_timeout: seconds without a heartbeat after which a claim's owner counts as dead.
+    :returns: orphans and live claims, claims first.
     """
     claims = {claim.dest: claim for claim in store.claims()}
     found = [_of_claim(claim, conn_id, claim_timeout) for claim in claims.values()]
@@ -40,16 +39,15 @@ def look(store: Store, conn_id: str, claim_timeout: float) -> list[Leftover]:
 
 def give_up(store: Store, target: str, claim_timeout: float) -> list[str]:
     """
-    Give up a reindex that has died: remove what it has built of its destination, and its claim.
+    Abandon a dead reindex: remove its claim and its unfinished destination.
 
     A destination that was finished once, or that readers follow, stays.
 
-    :param store: the store.
     :param target: the destination.
-    :param claim_timeout: after how many silent seconds the run counts as dead.
+    :param claim_timeout: seconds without a heartbeat after which the run counts as dead.
     :returns: what was removed.
     :raises ConflictError: the run is alive.
-    :raises RequestError: there is nothing to give up.
+    :raises RequestError: there is nothing to abandon.
     """
     claim = next((claim for claim in store.claims() if claim.dest == target), None)
     if claim is not None and claim.silent <= claim_timeout:

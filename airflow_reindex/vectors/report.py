@@ -1,4 +1,4 @@
-"""The last step of a reindex: compare what was planned with what was seen, and decide the final status."""
+"""The last step of a reindex: compare the plan with the outcomes, and decide the final status."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from airflow_reindex.vectors.model.plan import ITEMS, ReindexPlan, Window, plann
 from airflow_reindex.vectors.sync.foreign import explain
 
 KIND = "reindex_collection"
-#: The steps in their order; an earlier step's error explains a later one's.
+#: Steps in their order; an earlier step's error explains a later one's.
 STEPS = ("plan", "reindex", "verify", "approve", "switch")
-#: What a verification found that a report repeats.
+#: Results of the verification that the report repeats.
 PROOFS = ("same_vectors", "recall_at_10", "ann_ms", "exact_ms", "quality")
-#: What is said of each item of a window whose task was killed or never ran; EmbeddingStudio's preset detail.
+#: Detail of each item of a window whose task was killed or never ran; EmbeddingStudio's preset text.
 UNDONE = "Unable to create upsertion task for item"
 
 
@@ -27,12 +27,9 @@ def make_report(folder: Folder, run_id: str, states: Mapping[str, States], sourc
     """
     Account for every item, decide the status, and write the list of failed items.
 
-    :param folder: the run's folder.
-    :param run_id: the run.
     :param states: from :func:`airflow_reindex.core.run_outcome.task_states`.
-    :param source: what was asked to be read.
-    :param dest: what was asked to be built.
-    :returns: the report.
+    :param source: as requested by the run, also when there is no plan.
+    :param dest: likewise.
     """
     records = {(record.task, record.index): record for record in task_records(folder)}
     planned = records.get(("plan", -1))
@@ -80,7 +77,7 @@ def _proof(plan: ReindexPlan, records: Sequence[TaskRecord], states: Mapping[str
     """The record of the task that proved the result: the switch, or the verification of a run that does not switch."""
     last = "switch" if plan.request.deploy_as_blue else "verify"
     if states[last].get(-1) == "upstream_failed":
-        # It has not had its turn since something was cleared: what it said before is of another state of things.
+        # It has not run since something was cleared: its earlier record describes an earlier state.
         return None
     return next((r for r in records if r.task == last and r.result and r.ended_at and not r.error), None)
 
@@ -88,7 +85,7 @@ def _proof(plan: ReindexPlan, records: Sequence[TaskRecord], states: Mapping[str
 def _account(
     folder: Folder, plan: ReindexPlan, records: Sequence[TaskRecord], states: Mapping[str, States]
 ) -> tuple[int, Iterator[FailedItem]]:
-    """How many items there are in all, and those that failed."""
+    """Number of all items, and those that failed."""
     for name in ("switch", "verify"):
         whole = read_outcome(folder, name, plan.token)
         if whole is not None:
@@ -149,7 +146,7 @@ def _notes(folder: Folder, plan: ReindexPlan, records: Sequence[TaskRecord], fai
 
 
 def _left_alone(folder: Folder, plan: ReindexPlan) -> int:
-    """How many objects of others the last look at everything has found."""
+    """Number of foreign objects found by the last full pass."""
     for name in ("switch", "verify"):
         if whole := read_outcome(folder, name, plan.token):
             return whole.left_alone

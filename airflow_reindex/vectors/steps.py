@@ -1,4 +1,4 @@
-"""The steps of a reindex after its plan, one function a task; each can be done again and does only what is left."""
+"""The steps of a reindex after its plan, one function per task; each can be repeated and does only what is left."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from airflow_reindex.vectors.sync.tools import Tools
 
 log = logging.getLogger(__name__)
 
-#: How often the verification catches up with writers before it leaves the rest to the switch.
+#: Most passes of the verification's catch-up with writers; the switch does the rest.
 CATCH_UPS = 5
-#: The tasks whose outcome is an account of the whole collection.
+#: The tasks whose outcome covers the whole collection.
 VERIFY, SWITCH = "verify", "switch"
 
 
@@ -37,24 +37,20 @@ def reindex_window(tools: Tools, folder: Folder, owner: Owner, token: str, numbe
     """
     Reconcile one window.
 
-    :param tools: store, models, loader.
-    :param folder: the run's folder.
-    :param owner: the run.
     :param token: the plan that the window belongs to.
-    :param number: its number.
-    :returns: what was done.
     :raises DataError: too many items of the run have failed already.
     """
     before = folder.read_json(f"{TASKS}/reindex-{number}.json")
     with recorded(folder, "reindex", number, token) as record:
         plan = read_plan(folder, token)
         window = plan.windows[number]
-        # What an earlier try of this window said, and a verification after it, no longer holds.
+        # The outcome of an earlier attempt at this window, and of a verification after it, no longer holds.
         for name in (str(number), VERIFY, SWITCH):
             folder.remove(f"{account.OUTCOMES}/{name}.json")
         with session(tools, plan, owner) as at:
             failed = at.dest.count_failed(token)
-            # Whoever clears a window may have mended items, also those of windows that are tried again beside it.
+            # Someone who clears a window may have repaired items, also those of other windows that are retried at the
+            # same time.
             again = before is not None and before["token"] == token
             if not again and plan.request.limit.exceeded(failed, plan.total):
                 raise DataError(f"not started: {_too_many(plan, failed, plan.total)}")
@@ -89,16 +85,12 @@ def verify(
     queries: list[Query] | None = None,
 ) -> dict[str, Any]:
     """
-    Prove the destination: every item of the source is there, or listed as failed, and the ANN index finds it.
+    Prove that every item of the source is in the destination or listed as failed, and that the ANN index finds it.
 
-    :param tools: store, models, loader.
-    :param folder: the run's folder.
-    :param owner: the run.
-    :param least_recall: the smallest recall@10 that is accepted.
-    :param queries: to compare both models' answers.
+    :param least_recall: the lowest accepted recall@10.
+    :param queries: for a comparison of both models' results.
     :returns: figures for the report.
-    :raises DataError: too many items failed, vectors are missing or do not tell texts apart, or the index does not find
-        what it should.
+    :raises DataError: too many items failed, vectors are missing or do not distinguish texts, or the recall is too low.
     """
     with recorded(folder, VERIFY) as record:
         plan = read_plan(folder)
@@ -109,7 +101,7 @@ def verify(
                 raise DataError(_too_many(plan, len(before), plan.total))
             caught_up = _catch_up(at)
             at.dest.build_index(plan.token)
-            # The index took its time; what was written meanwhile goes through it.
+            # Building the index takes long; this pass sends what was written meanwhile through it.
             tally = at.whole()
             tally.embedded, tally.deleted = tally.embedded + caught_up.embedded, tally.deleted + caught_up.deleted
             _check_vectors(at, tally)
@@ -130,7 +122,7 @@ def verify(
 
 
 def _catch_up(at: Session) -> Tally:
-    """Pass over the collection until nothing is left, or writers are as fast as this run."""
+    """Repeat full passes until nothing is left, or writers are as fast as this run."""
     done = Tally()
     for number in range(1, CATCH_UPS + 1):
         tally = at.whole()
@@ -149,7 +141,7 @@ def _check_vectors(at: Session, tally: Tally) -> None:
         incomplete, orphans = _damaged(at, after, upto)
         if not incomplete and not orphans:
             continue
-        # Somebody else has removed them.
+        # Another writer has removed them.
         rules = at.rules(skip_failed=True)
         mended = at.reconciler.run(after, upto, rules, only=frozenset(incomplete), anew=True, what="mend")
         tally.failed += [item for item in mended.failed if item.object_id not in known]
@@ -163,7 +155,7 @@ def _check_vectors(at: Session, tally: Tally) -> None:
 
 
 def _damaged(at: Session, after: str | None, upto: str | None) -> tuple[list[str], int]:
-    """Objects without their vectors, and parts without objects; others' objects do not count where others may write."""
+    """Objects without vectors, and parts without objects; foreign ones are not counted where others may write."""
     damage = at.dest.damage(after, upto)
     found, orphans = list(damage.incomplete), damage.orphans
     if not at.spares:
@@ -177,7 +169,7 @@ def _damaged(at: Session, after: str | None, upto: str | None) -> tuple[list[str
 
 
 def _named(tally: Tally, before: list[FailedItem], plan: ReindexPlan) -> Iterator[FailedItem]:
-    """The failures of the whole collection, with what windows said of an item and its mark does not."""
+    """Failures of the whole collection, with the details that windows reported where marks have none."""
     known = {item.object_id: item for item in before}
     for item in failed_items(tally.failed, plan.source.collection_id, ""):
         then = known.get(item.object_id, item)
@@ -190,12 +182,8 @@ def switch(
     """
     Switch readers over; when that has happened already, only finish it.
 
-    :param tools: store, models, loader.
-    :param folder: the run's folder.
-    :param owner: the run.
-    :param hook: tells a registry elsewhere.
-    :param lock_seconds: how long to wait for writers of the source.
-    :returns: what was switched.
+    :param hook: informs a registry elsewhere.
+    :param lock_seconds: longest wait for writers of the source.
     """
     with recorded(folder, SWITCH) as record:
         plan = read_plan(folder)
@@ -215,11 +203,5 @@ def switch(
 
 
 def finish(tools: Tools, plan: ReindexPlan, owner: Owner) -> None:
-    """
-    Give the claim back, once the report is written.
-
-    :param tools: store, models, loader.
-    :param plan: the plan.
-    :param owner: the run.
-    """
+    """Release the claim, once the report is written."""
     tools.store.release(claim_of(plan, owner))

@@ -1,1 +1,1 @@
-"""HTTP interfaces of other products that this one answers."""
+"""HTTP interfaces of other products that this package implements."""

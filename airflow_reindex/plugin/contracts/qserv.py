@@ -1,4 +1,4 @@
-"""Qserv's service that builds director indexes, for its clients: they need not know of DAGs."""
+"""Qserv's service that builds director indexes, for its clients, which need not know DAGs."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["Qserv"])
 VERSION_PATH, BUILD_PATH = "/meta/version", "/ingest/index/secondary"
-#: What may be asked for with a key.
+#: Routes that accept a key.
 ROUTES = (("GET", VERSION_PATH), ("POST", BUILD_PATH))
 
-#: How often a waiting answer looks at its run, and says something, so that nobody on the way hangs up; in seconds.
+#: Seconds between two polls of a run by a waiting answer, and between two blanks sent to keep the connection open.
 LOOK_SECONDS, ALIVE_SECONDS = 1.0, 15.0
-#: For how long it goes on waiting when nothing can be read of its run, in seconds.
+#: Seconds to keep waiting while nothing can be read of the run.
 PATIENCE_SECONDS = 600.0
 #: The oldest version of the services that do not build.
 _LEAST_META = 12
-#: How often a run is triggered anew when another process was faster.
+#: Most attempts to trigger a run when another process is faster.
 _TRIES = 5
 
 _ENVELOPE: dict[str, Any] = {
@@ -111,11 +111,10 @@ def dag_id() -> str:
 @router.get(VERSION_PATH, responses=_ANSWERS, openapi_extra={"parameters": [_VERSION_QUERY]})
 async def version(request: Request, bearer: Bearer) -> Response:
     """
-    Say which version of Qserv's API this service has.
+    Return the service's kind and API version.
 
-    :param request: the request; it may have a key in its body.
+    :param request: may have a key in its body.
     :param bearer: an Airflow user's token.
-    :returns: the service's kind and version.
     """
     try:
         body = await _authorized(request, bearer, "GET")
@@ -129,7 +128,7 @@ async def version(request: Request, bearer: Bearer) -> Response:
         "id": "airflow-reindex",
         "instance_id": await run_in_threadpool(config.deployment),
         "version": VERSION,
-        # There is no such database of this service's own.
+        # This service has no such database.
         "database_schema_version": 0,
     }
     return JSONResponse(envelope(warning=warning, **about))
@@ -138,11 +137,9 @@ async def version(request: Request, bearer: Bearer) -> Response:
 @router.post(BUILD_PATH, responses=_ANSWERS, openapi_extra=_body_doc(_REQUEST))
 async def build(request: Request, bearer: Bearer) -> Response:
     """
-    Build or rebuild a director index; answer when that has ended.
+    Build or rebuild a director index, and answer when that has ended.
 
-    :param request: the request.
-    :param bearer: an Airflow user's token; else the body must have a key.
-    :returns: the service's answer.
+    :param bearer: an Airflow user's token; without it the body must have a key.
     """
     try:
         body = await _authorized(request, bearer, "POST")
@@ -162,10 +159,10 @@ async def build(request: Request, bearer: Bearer) -> Response:
 
 
 async def _authorized(request: Request, bearer: Any, method: Method) -> dict[str, Any]:
-    """The request's body, when its sender has the right."""
+    """Return the request's body if its sender is authorized."""
     user = await bearer_user(bearer)
     text = await request.body()
-    # Of another type the service does not read it.
+    # Qserv's service does not read a body of another type.
     is_json = request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
     if user is not None:
         await check_right_aside(user, dag_id(), method)
@@ -173,7 +170,7 @@ async def _authorized(request: Request, bearer: Any, method: Method) -> dict[str
     try:
         body = read_body(text if is_json else b"")
     except ContractError:
-        # Whoever has not said who he is hears of nothing else.
+        # An unauthenticated sender learns nothing but that.
         body = {}
     await run_in_threadpool(_check_key, body)
     return body
@@ -198,10 +195,8 @@ def _check_key(body: Mapping[str, Any]) -> None:
 
 def start(call: IndexCall) -> str:
     """
-    Trigger the run of a request, or join the one that an equal request has started and that goes on.
+    Trigger the request's run, or join the unfinished one of an equal request; return the run's id.
 
-    :param call: the request.
-    :returns: the run's id.
     :raises RequestError: the DAG cannot be triggered.
     """
     for attempt in range(1, _TRIES + 1):
@@ -210,7 +205,7 @@ def start(call: IndexCall) -> str:
             return live
         number = call.number_of(newest or "") + attempt
         try:
-            # Equal requests at the same instant form the same id, and only one of them can have it.
+            # Simultaneous equal requests compute the same id, and only one of them can have it.
             return metadata.trigger(dag_id(), call.conf, run_id=f"{call.run_prefix}{number}", user="qserv")
         except ConflictError:
             continue
@@ -218,7 +213,7 @@ def start(call: IndexCall) -> str:
 
 
 async def _answer(call: IndexCall, run_id: str) -> AsyncIterator[bytes]:
-    """JSON may begin with white space: it keeps the connection alive until the answer is there."""
+    """JSON may begin with white space, which keeps the connection open until the answer is known."""
     said = seen = time.monotonic()
     yield b"\n"
     while True:
@@ -226,7 +221,7 @@ async def _answer(call: IndexCall, run_id: str) -> AsyncIterator[bytes]:
             found = await run_in_threadpool(outcome, call, run_id)
             seen = time.monotonic()
         except (SQLAlchemyError, OSError) as error:
-            # Hours of waiting are not to be lost as the database or the staging folder is away for a moment.
+            # A short outage of the database or the staging folder must not waste hours of waiting.
             log.warning("what became of run %s cannot be read: %s", run_id, error)
             found = _unknown(call, run_id, error) if time.monotonic() - seen > PATIENCE_SECONDS else None
         if found is not None:
@@ -247,13 +242,7 @@ def _unknown(call: IndexCall, run_id: str, error: Exception) -> dict[str, Any]:
 
 
 def outcome(call: IndexCall, run_id: str) -> dict[str, Any] | None:
-    """
-    The answer for a run that has ended.
-
-    :param call: the request.
-    :param run_id: its run.
-    :returns: ``None`` while it goes on.
-    """
+    """The answer for a run that has ended; ``None`` before."""
     if metadata.state_of(dag_id(), run_id) in metadata.LIVE:
         return None
     facts = metadata.find_run(dag_id(), run_id)

@@ -1,8 +1,8 @@
 """
 The contract of Qserv's service that builds director indexes: requests, versions, answers and their texts.
 
-The source of the rules is Qserv's Master Replication Controller, REST API version 55: the page "Director Index
-Management" of its documentation, and what its service answers.
+Source of the rules: Qserv's Master Replication Controller, REST API version 55 (the page "Director Index Management" of
+its documentation, and the answers of its service).
 """
 
 from __future__ import annotations
@@ -19,25 +19,24 @@ from airflow_reindex.core.failures import ReindexError, RequestError
 from airflow_reindex.core.params import flag
 from airflow_reindex.director.model.request import BuildRequest
 
-#: The version of the API that is served, and the oldest one whose requests this service understands.
+#: The served API version, and the oldest one whose requests are accepted.
 VERSION, MIN_VERSION = 55, 22
 NO_VERSION = "No version number was provided in the request."
 _OBSOLETE = {"allow_for_published": 22, "local": 20}
-#: What the service itself reads, params of every run, and all params of a build.
+#: Fields that the service itself reads, params of every run, and all params of a build.
 _SERVICE = frozenset({"version", "wait", "auth_key", "admin_auth_key", "allow_for_published"})
 _ALWAYS = ("database", "director_table", "rebuild", "local")
 _PARAMS = frozenset(BuildRequest(database="d", director_table="t").as_params())
-#: How many unknown fields a warning names.
+#: Most unknown fields that a warning names.
 _NAMED = 20
 NOT_BUILT = "dry_run: nothing was built"
 
 
 class ContractError(ReindexError):
     """
-    A request that the service answers with an error of its own.
+    A request that the service answers with one of its own errors.
 
-    :param error: the error's text.
-    :param ext: what belongs into ``error_ext``.
+    :param ext: the value of ``error_ext``.
     """
 
     def __init__(self, error: str, ext: Mapping[str, Any] | None = None) -> None:
@@ -55,8 +54,8 @@ class IndexCall:
     A request to build an index.
 
     :param conf: params of the DAG run.
-    :param wait: whether to answer at the build's end.
-    :param warning: what the answer has to warn of.
+    :param wait: answer only when the build has ended.
+    :param warning: for the answer.
     """
 
     conf: Mapping[str, Any]
@@ -70,42 +69,34 @@ class IndexCall:
 
     @property
     def run_prefix(self) -> str:
-        """What the ids of runs for equal requests begin with."""
+        """Common prefix of the ids of runs for equal requests."""
         digest = hashlib.sha256(json.dumps(self.conf, sort_keys=True).encode()).hexdigest()[:16]
         name = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{self.conf['database']}.{self.conf['director_table']}")
         return f"qserv__{name}__{digest}__"
 
     def number_of(self, run_id: str) -> int:
-        """
-        Which of the runs for equal requests a run is.
-
-        :param run_id: its id.
-        :returns: its number; 0 for an id that somebody else has made.
-        """
+        """Return a run's number among those of equal requests; 0 for an id made elsewhere."""
         text = run_id.removeprefix(self.run_prefix)
         return int(text) if text.isdecimal() and len(text) < 10 else 0
 
 
 def envelope(error: str = "", ext: Mapping[str, Any] | None = None, warning: str = "", **more: Any) -> dict[str, Any]:
     """
-    What every answer carries.
+    Return the attributes that every answer has.
 
-    :param error: empty when all is well.
+    :param error: empty on success.
     :param ext: ``error_ext``.
     :param warning: warnings, joined by ``"; "``.
-    :param more: attributes of the service.
-    :returns: the answer.
+    :param more: further attributes of the service.
     """
     return {**more, "success": int(not error), "error": error, "error_ext": dict(ext or {}), "warning": warning}
 
 
 def read_body(text: bytes) -> dict[str, Any]:
     """
-    Read the body of a request.
+    Parse a request's body; empty for an empty one.
 
-    :param text: the body.
-    :returns: its members; none for an empty body.
-    :raises ContractError: it is no JSON object.
+    :raises ContractError: it is not a JSON object.
     """
     try:
         value = json.loads(text) if text.strip() else {}
@@ -121,12 +112,11 @@ def read_body(text: bytes) -> dict[str, Any]:
 
 def check_key(body: Mapping[str, Any], key: str, admin_key: str) -> None:
     """
-    Compare the authorization key of a request with the configured one, in constant time.
+    Compare the request's authorization key with the configured one, in constant time.
 
-    :param body: the request.
     :param key: the configured key; empty when there is none.
-    :param admin_key: the administrator's; empty when there is none.
-    :raises KeyRefusedError: the request has none, or another one.
+    :param admin_key: the configured administrator's key; empty when there is none.
+    :raises KeyRefusedError: the key is missing or wrong.
     """
     prefix = "failed to pass authorization requirements, ex: "
     name = "admin_auth_key" if "admin_auth_key" in body else "auth_key"
@@ -136,7 +126,7 @@ def check_key(body: Mapping[str, Any], key: str, admin_key: str) -> None:
             "provide one."
         )
     known, given = (admin_key if name == "admin_auth_key" else key), body[name]
-    # Compared in any case, so that the time tells nothing.
+    # Compared in every case, so that timing reveals nothing.
     equal = hmac.compare_digest(str(given).encode("utf-8", "replace"), known.encode("utf-8", "replace"))
     if not (equal and known and isinstance(given, str)):
         whose = "administrator's " if name == "admin_auth_key" else ""
@@ -147,12 +137,11 @@ def check_key(body: Mapping[str, Any], key: str, admin_key: str) -> None:
 
 def check_version(value: object, least: int = MIN_VERSION) -> str:
     """
-    Check the version of the API that a client asks for.
+    Check the API version that a client requests, and return a warning or an empty text.
 
     :param value: a number or a text that is one; ``None`` or 0 for none.
-    :param least: the oldest version that the service understands.
-    :returns: a warning; empty when there is nothing to warn of.
-    :raises ContractError: the version is no number, or not served.
+    :param least: the oldest accepted version.
+    :raises ContractError: the version is not a number, or not served.
     """
     supported = {"min_version": least, "max_version": VERSION}
     number: int | None = None
@@ -175,14 +164,12 @@ def read_index_call(
     body: Mapping[str, Any], version: object, local: int, known: Mapping[str, Any] | None = None
 ) -> IndexCall:
     """
-    Read a request to build an index. The DAG's own params are heeded, too, except for those that name connections.
+    Read a request to build an index. The DAG's own params are accepted, except for those that name connections.
 
-    :param body: the request.
-    :param version: the version that the request's query has; the body's counts more.
-    :param local: what ``local`` is in requests that do not say.
-    :param known: the params of the DAG with their defaults; nothing when they are not known.
-    :returns: the call.
-    :raises ContractError: the version is not served, a parameter is missing, makes no sense, or cannot be set.
+    :param version: the query's version; the body's takes precedence.
+    :param local: the default of ``local``.
+    :param known: the DAG's params with their defaults; empty when unknown.
+    :raises ContractError: the version is not served, or a parameter is missing, invalid, or cannot be set.
     """
     known = known or {}
     warnings = [check_version(body.get("version", version))]
@@ -215,7 +202,7 @@ def read_index_call(
 
 
 def _conf(request: BuildRequest, body: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """The params of the run that build an index. What the DAG does anyway is left out, so that equal requests are."""
+    """The run's params, without those equal to the DAG's defaults, so that equal requests have equal params."""
     asked = request.as_params()
     names = {"database": request.database, "director_table": request.director_table}
     try:
@@ -229,14 +216,14 @@ def _conf(request: BuildRequest, body: Mapping[str, Any], known: Mapping[str, An
         default = usual.get(name, "unknown") if known else "unknown"
         if asked[name] is not None and (asked[name] != default or name == "unique_primary_key"):
             result[name] = asked[name]
-    # Also where it is the DAG's default: the answer tells whether it was asked for.
+    # Also where it is the DAG's default: the answer tells whether it was requested.
     if request.dry_run:
         result["dry_run"] = 1
     return result
 
 
 def _others(body: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Params of the DAG that are none of a build; those that name connections are its author's."""
+    """Params of the DAG that are not a build's; those that name connections are reserved for its author."""
     connections = [name for name in body if name.endswith("conn_id") and (name in known or name == "qserv_conn_id")]
     if connections:
         raise RequestError(f"the parameter {connections[0]} cannot be set by requests to this service: leave it out")
@@ -248,14 +235,7 @@ def _joined(*warnings: str) -> str:
 
 
 def begun(call: IndexCall, run_id: str, dag_id: str) -> dict[str, Any]:
-    """
-    The answer to a request that does not wait.
-
-    :param call: the request.
-    :param run_id: its run.
-    :param dag_id: the run's DAG.
-    :returns: the answer.
-    """
+    """The answer to a request that does not wait."""
     warning = _joined(call.warning, "dry_run: nothing will be built" if call.dry_run else "")
     return envelope(warning=warning, run_id=run_id, dag_id=dag_id)
 
@@ -266,12 +246,10 @@ def answer(
     """
     The answer to a request whose build has ended.
 
-    :param call: the request.
-    :param status: the run's.
+    :param status: the run's status.
     :param detail: why it is not done.
-    :param failed: ``{table: {worker: {chunk: error}}}``, of all failures.
-    :param flat: whether ``error_ext`` goes without the tables, as the service has it since version 21.
-    :returns: the answer.
+    :param failed: all failures, as ``{table: {worker: {chunk: error}}}``.
+    :param flat: omit the tables in ``error_ext``, as the service does since version 21.
     """
     if status == "done":
         built = "dry_run was not heeded by the DAG: the index was built" if call.dry_run else ""
@@ -289,7 +267,7 @@ def answer(
 
 
 def _refusal(detail: str, conf: Mapping[str, Any]) -> str:
-    """The service's own words for what the plan refuses."""
+    """The service's own wording for what the plan refuses."""
     database, table = conf["database"], conf["director_table"]
     if detail.startswith("no such database"):
         return f"operation failed due to: CONFIG  _databaseInfo no such database '{database}'."
@@ -299,7 +277,7 @@ def _refusal(detail: str, conf: Mapping[str, Any]) -> str:
             f"'{database}'."
         )
     if detail.startswith("the director table") and "is not published" in detail:
-        # The blank is the service's.
+        # The leading blank is the service's.
         return f" the director table '{table}' of the database '{database}' is not published."
     if detail.startswith("director table has not been properly configured"):
         return f"director table has not been properly configured in database '{database}'"

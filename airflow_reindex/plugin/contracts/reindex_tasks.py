@@ -1,4 +1,4 @@
-"""Reindex tasks as EmbeddingStudio's internal API has them; each is a run of the DAG that moves collections."""
+"""Reindex tasks of EmbeddingStudio's internal API; each is a run of the DAG that moves collections."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from airflow_reindex.vectors.account import FAILED, read_failed
 from airflow_reindex.vectors.model.request import ReindexRequest
 
 PATH = "/reindex-tasks"
-#: Failed items that a task shows unless more are asked for, and at most.
+#: Failed items shown by default, and at most.
 FEW, MANY = 100, 10_000
-#: The longest detail.
+#: Maximum length of a detail.
 _DETAIL = 500
-#: Airflow's ids of runs.
+#: Airflow's run ids.
 _ID = r"^[A-Za-z0-9_.~:+-]{1,200}$"
 
 looks = Looks()
@@ -46,7 +46,7 @@ Changer = Annotated[BaseUser, Depends(right_on(dag_id, "PUT"))]
 
 
 class ModelParams(BaseModel):
-    """A model: the id of its connection."""
+    """A model, given by the id of its connection."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,7 +54,7 @@ class ModelParams(BaseModel):
 
 
 class ReindexTaskRunRequest(BaseModel):
-    """What to move, and whether readers follow. Further params of the DAG may also stand beside these fields."""
+    """The models, and whether readers are switched. Further params of the DAG may stand beside these fields."""
 
     model_config = ConfigDict(populate_by_name=True, extra="allow")
 
@@ -79,7 +79,7 @@ class FailedDataItem(BaseModel):
 
 
 class ReindexTaskResponse(BaseModel):
-    """A task as it is now."""
+    """The present state of a task."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -107,11 +107,9 @@ router = APIRouter(prefix=PATH, tags=["Reindex tasks"], responses=REFUSALS)
 @router.post("/run", response_model=ReindexTaskResponse, responses={**_WRONG, **_CONFLICT})
 def run(body: ReindexTaskRunRequest, user: Runner) -> ReindexTaskResponse:
     """
-    Begin a task; one that is there already is given back as it is.
+    Start a task, or return the existing one of that id.
 
-    :param body: what to do.
-    :param user: the user.
-    :raises HTTPException: 400: the request makes no sense, or the DAG cannot run.
+    :raises HTTPException: 400: the request is invalid, or the DAG cannot run.
     """
     task_id = body.task_id or uuid4().hex[:24]
     if metadata.state_of(dag_id(), task_id) is None:
@@ -151,11 +149,9 @@ def _conf(body: ReindexTaskRunRequest) -> Mapping[str, Any]:
 @router.get("/info", response_model=ReindexTaskResponse, responses=_MISSING)
 def info(task_id: TaskId, _: Reader, failed_limit: Annotated[int, Query(ge=0, le=MANY)] = FEW) -> ReindexTaskResponse:
     """
-    A task as it is now.
+    Return a task; 404 when it does not exist.
 
-    :param task_id: its id.
-    :param failed_limit: how many of its failed items to give.
-    :raises HTTPException: 404.
+    :param failed_limit: most failed items to return.
     """
     return _whole(_facts(task_id), failed_limit)
 
@@ -168,11 +164,9 @@ def tasks(
     status: Annotated[Status | None, Query()] = None,
 ) -> list[ReindexTaskResponse]:
     """
-    The tasks, the newest first.
+    Return tasks, newest first.
 
-    :param offset: how many to leave out.
-    :param limit: how many to give.
-    :param status: in this state only.
+    :param status: only tasks of this status.
     """
     if status is None:
         found, _total = metadata.list_runs([dag_id()], offset=offset, limit=limit)
@@ -182,7 +176,7 @@ def tasks(
 
 
 def _of_status(wanted: str, states: list[str]) -> Any:
-    """Airflow knows less states than a task has: look at each run that may have the wanted one."""
+    """Airflow's states are coarser than a task's: check each run that may have the wanted status."""
     step, offset = 100, 0
     while True:
         found, total = metadata.list_runs([dag_id()], states, offset=offset, limit=step)
@@ -197,12 +191,7 @@ def _of_status(wanted: str, states: list[str]) -> Any:
 
 @router.put("/restart", response_model=ReindexTaskResponse, responses={**_MISSING, **_WRONG})
 def restart(task_id: TaskId, _: Changer) -> ReindexTaskResponse:
-    """
-    Do again what has failed of a task that has ended; one that goes on is left alone.
-
-    :param task_id: its id.
-    :raises HTTPException: 404.
-    """
+    """Repeat what has failed of an ended task; does nothing while it runs. 404 when it does not exist."""
     facts = _facts(task_id)
     if not facts.live:
         try:
@@ -214,13 +203,7 @@ def restart(task_id: TaskId, _: Changer) -> ReindexTaskResponse:
 
 @router.put("/cancel", response_model=ReindexTaskResponse, responses={**_MISSING, **_WRONG})
 def cancel(task_id: TaskId, user: Changer) -> ReindexTaskResponse:
-    """
-    End a task and its children; one that has ended is left alone.
-
-    :param task_id: its id.
-    :param user: the user.
-    :raises HTTPException: 404.
-    """
+    """Cancel a task and its children; does nothing when it has ended. 404 when it does not exist."""
     facts = _facts(task_id)
     if facts.live:
         try:
@@ -238,11 +221,11 @@ def _facts(task_id: str) -> RunFacts:
 
 
 def _whole(facts: RunFacts, failed_limit: int = FEW) -> ReindexTaskResponse:
-    """A task with its failed items."""
+    """Build the response of a task with its failed items."""
     material = looks.at(facts)[1]
     items: list[FailedDataItem] = []
     report = fresh_report(material, facts)
-    # A report that lists none may lie beside the list of an earlier life.
+    # A report without failed items may be beside the list of an earlier attempt.
     if failed_limit and facts.kind == COLLECTION and report is not None and report["failed"]:
         listed = read_failed(run_folder(facts.dag_id, facts.run_id), FAILED)
         items = [

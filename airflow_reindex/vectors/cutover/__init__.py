@@ -1,1 +1,1 @@
-"""The proof of a new collection, the switch of readers, and the way back."""
+"""Verification of a new collection, switch of readers, and roll-back."""

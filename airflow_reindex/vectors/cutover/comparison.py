@@ -1,4 +1,4 @@
-"""The same queries put to the old and the new model, side by side: what a person wants to see before a switch."""
+"""Search results of the old and the new model for the same queries, for a person who decides about a switch."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Query = str
-#: The answers of all queries, beside the report.
+#: The search results of all queries; written beside the report.
 QUALITY = "quality.json"
-#: Objects compared a query, and parts looked at to find so many different objects.
+#: Objects compared per query, and parts fetched to find that many different objects.
 K, PARTS = 10, 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
     """
-    What one model answers.
+    One model's search results.
 
-    :param objects: the nearest objects of each query, the nearest first.
+    :param objects: the nearest objects of each query, nearest first.
     :param embed_ms: median time to embed one query.
     :param search_ms: median time of one search.
     """
@@ -44,13 +44,9 @@ class Answers:
 
 def answers(model: EmbeddingModel, collection: Collection, queries: Sequence[Query], k: int = K) -> Answers:
     """
-    Put queries to a collection.
+    Search a collection for each query.
 
-    :param model: the collection's model.
-    :param collection: the collection.
-    :param queries: texts.
-    :param k: objects a query.
-    :returns: the answers.
+    :param k: objects per query.
     """
     objects, embedding, searching = [], [], []
     for query in queries:
@@ -72,13 +68,9 @@ def compare_models(
     tools: Tools, source: Collection, dest: Collection, queries: Sequence[Query], folder: Folder
 ) -> dict[str, Any]:
     """
-    Put queries to source and destination, each with its own model.
+    Search source and destination, each with its own model.
 
-    :param tools: both models.
-    :param source: the old collection.
-    :param dest: the new one.
-    :param queries: texts.
-    :param folder: where the answers are written in full.
+    :param folder: gets the full results.
     :returns: ``queries``, ``overlap_at_10`` (mean share of common objects), and both sides' times.
     """
     model = tools.source_model()

@@ -1,4 +1,4 @@
-"""What a switch and a roll-back share: whether readers may be pointed, and that they were."""
+"""What switch and roll-back share: whether an alias may be pointed elsewhere, and the note that it was."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from dataclasses import replace
 from airflow_reindex.core.failures import ConflictError
 from airflow_reindex.vectors.model.store import Pointer, Store
 
-#: A run whose claim is older than this has no task at work.
+#: A run whose last heartbeat is older than this has no task running.
 ALIVE_SECONDS = 60.0
 
 
 def note_hooked(store: Store, pointer: Pointer, token: str | None) -> None:
     """
-    Note that nothing is left to do for a switch.
+    Note that the deployment's hook has been told of the switch.
 
-    :param store: the store.
-    :param pointer: what readers follow now.
-    :param token: the claim that fences it; ``None`` for a roll-back.
-    :raises ConflictError: somebody has pointed the alias elsewhere meanwhile.
+    :param token: the claim that fences the change; ``None`` for a roll-back.
+    :raises ConflictError: the alias has been pointed elsewhere meanwhile.
     """
     present = store.pointer(pointer.alias)
     if present is None or present.collection_id != pointer.collection_id:
@@ -29,12 +27,10 @@ def note_hooked(store: Store, pointer: Pointer, token: str | None) -> None:
 
 def refuse_busy(store: Store, collection_id: str, token: str = "") -> None:
     """
-    Refuse to touch a collection that a run which gives signs of life builds or reads.
+    Refuse to change a collection that a live run builds or reads.
 
-    :param store: the store.
-    :param collection_id: the collection.
-    :param token: the claim of the run that asks.
-    :raises ConflictError: such a run exists.
+    :param token: the claim of the run that asks; it does not count.
+    :raises ConflictError: another run's heartbeat is recent.
     """
     for claim in store.claims():
         if claim.token != token and claim.silent < ALIVE_SECONDS and collection_id in (claim.dest, claim.source):

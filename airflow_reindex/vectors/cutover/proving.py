@@ -1,4 +1,4 @@
-"""The last proof before a switch, while writers of the source are held: the destination is what it should be."""
+"""The last verification before a switch, while writers of the source are held."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow_reindex.vectors.sync.foreign import refuse_empty
 from airflow_reindex.vectors.sync.reconcile import Tally
 from airflow_reindex.vectors.sync.session import RANGE_ITEMS, Session
 
-#: Passes over everything under the lock, until destination and source agree: others may write to the destination.
+#: Full passes under the lock until destination and source agree: others may write to the destination meanwhile.
 PASSES = 3
 
 
@@ -18,12 +18,11 @@ def last_catch_up(at: Session, horizon: str, passed: Tally) -> tuple[Tally, Tall
     """
     Catch up while writers of the source are held.
 
-    Only rows written since the horizon are compared; what was removed shows in the count, and is looked for by its key.
+    Only rows written since the watermark are compared; removals show in the count and are then found by key.
 
-    :param at: the session.
-    :param horizon: the source's moment before the last pass over everything.
-    :param passed: what that pass has found.
-    :returns: what was done, and the last pass over everything, with the failures of all.
+    :param horizon: the source's watermark from before the last full pass.
+    :param passed: the result of that pass.
+    :returns: what was done, and the last full pass with the failures of all passes.
     """
     tally = at.reconciler.run(None, None, at.rules(skip_failed=True), since=horizon)
     if at.protect:
@@ -45,10 +44,9 @@ def last_catch_up(at: Session, horizon: str, passed: Tally) -> tuple[Tally, Tall
 
 def difference(at: Session, passed: Tally) -> int:
     """
-    How many items the destination lacks that have not failed, and that nobody has removed; negative: surplus.
+    Number of items that the destination lacks beyond failures and foreign removals; negative: surplus.
 
-    :param at: the session.
-    :param passed: the last pass over everything: it knows what others have written and removed.
+    :param passed: the last full pass, which knows what others have written and removed.
     """
     expected = at.source.count() - at.dest.count_failed(at.plan.token) - passed.removed + passed.surplus
     return expected - at.dest.count()
@@ -56,10 +54,9 @@ def difference(at: Session, passed: Tally) -> int:
 
 def still_failed(at: Session, failed: Sequence[Failed]) -> list[Failed]:
     """
-    Those that are marked as failed by now; the latest word of each.
+    Return those that are still marked as failed, each with its latest reason.
 
-    :param at: the session.
-    :param failed: what passes have said, in their order.
+    :param failed: failures of all passes, in order.
     """
     known = {item.object_id: item for item in failed}
     states = at.dest.states(None, None, list(known))
@@ -68,12 +65,11 @@ def still_failed(at: Session, failed: Sequence[Failed]) -> list[Failed]:
 
 def prove(at: Session, failed: int, passed: Tally) -> None:
     """
-    The last word before the switch: counts, while nobody writes.
+    Compare counts before the switch, while nobody writes.
 
-    :param at: the session.
-    :param failed: how many items failed.
-    :param passed: the last pass over everything.
-    :raises DataError: the destination is not the source minus the failures, or too many failed.
+    :param failed: number of failed items.
+    :param passed: the last full pass.
+    :raises DataError: the destination is not the source minus the failures, or too many items failed.
     """
     plan = at.plan
     total = at.source.count()

@@ -1,4 +1,4 @@
-"""How well the ANN index finds what an exact search finds."""
+"""Recall of the ANN index against exact search."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from airflow_reindex.vectors.model.collection import Collection
 
 log = logging.getLogger(__name__)
 
-#: Stored vectors that are searched for, and hits compared.
+#: Stored vectors used as queries, and hits compared per query.
 SAMPLE, K = 50, 10
 
 
 def measure_recall(dest: Collection, least: float) -> dict[str, Any]:
     """
-    Search for a sample of stored vectors, by the index and by looking at all.
+    Search for a sample of stored vectors, by the index and exactly.
 
-    :param dest: the collection, with its index.
-    :param least: the smallest recall that is accepted.
+    :param least: the lowest recall that is accepted.
     :returns: ``recall_at_10``, ``ann_ms`` and ``exact_ms`` (medians of one search); empty for an empty collection.
-    :raises DataError: the index finds too little.
+    :raises DataError: the recall is lower.
     """
     found, times = [], {True: list[float](), False: list[float]()}
     for vector in dest.sample(SAMPLE):
@@ -33,7 +32,7 @@ def measure_recall(dest: Collection, least: float) -> dict[str, Any]:
             began = time.perf_counter()
             distances[exact] = [hit.distance for hit in dest.search(vector, K, exact=exact)]
             times[exact].append((time.perf_counter() - began) * 1e3)
-        # Parts at equal distances are equally right: what counts is whether hits are as near as the true ones.
+        # Parts at equal distances are equally right, so distances are compared and not ids.
         if distances[True]:
             edge = distances[True][-1] + 1e-6 * max(1.0, abs(distances[True][-1]))
             found.append(sum(distance <= edge for distance in distances[False]) / len(distances[True]))

@@ -1,4 +1,4 @@
-"""The way back: readers follow the collection of before."""
+"""Roll-back of a switch: readers follow the previous collection again."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from airflow_reindex.vectors.cutover.pointers import note_hooked, refuse_busy
 from airflow_reindex.vectors.model.store import Pointer, Store
 from airflow_reindex.vectors.sync.session import RANGE_ITEMS
 
-#: How many items a roll-back names that differ.
+#: Most differing items that a roll-back names.
 NAMED = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class RolledBack:
     """
-    A switch that was taken back.
+    The result of a roll-back.
 
-    :param alias: what readers follow.
-    :param collection_id: the collection that they follow again.
+    :param collection_id: the collection that readers follow again.
     :param embedding_model_id: the model that queries must be embedded with again.
     :param was: the collection that they followed until now.
-    :param missing: items of that one that the old one lacks or has in another version.
-    :param resurrected: items of the old one that had been removed since.
+    :param missing: number of items of ``was`` that the old collection lacks or has in another version.
+    :param resurrected: number of items of the old collection that had been removed since.
     :param named: the first of both.
     """
 
@@ -40,15 +39,11 @@ class RolledBack:
 
 def roll_back(store: Store, alias: str, hook: Callable[[Pointer], None] | None, run_id: str) -> RolledBack:
     """
-    Point an alias back to the collection before the last switch, and say which newer writes that one lacks.
+    Point an alias back to the collection before the last switch, and report the newer writes that it lacks.
 
-    :param store: the store.
-    :param alias: what readers follow.
-    :param hook: tells a registry elsewhere.
-    :param run_id: who does it.
-    :returns: what was done.
+    :param hook: informs a registry elsewhere.
     :raises RequestError: there is no such alias.
-    :raises ConflictError: there is nothing to go back to.
+    :raises ConflictError: there is nothing to go back to, or a run uses the old collection.
     """
     pointer = store.pointer(alias)
     if pointer is None:

@@ -1,4 +1,4 @@
-"""Whether vectors tell texts apart: those that several parts have in common, held against the parts' texts."""
+"""Check that vectors distinguish texts: compares the texts of parts whose vectors are equal."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Pairs of equal vectors whose texts are compared.
+#: Pairs of parts with equal vectors whose texts are compared.
 PAIRS = 200
-#: Vectors of different texts that are never too many, unless none is allowed.
+#: Up to this number of vectors shared by different texts is accepted, unless the limit is 0.
 FEW = 2
 
 
 def check_sameness(at: Session, most: float) -> dict[str, Any]:
     """
-    Count the vectors that belong to several texts which are clearly different.
+    Count the vectors that belong to several clearly different texts.
 
-    All vectors are compared; of those that several parts have, the texts of a sample of pairs. Letters' case, accents,
-    blanks, punctuation and the order of words make no difference: there are models that do not see these.
+    All vectors are compared, and the texts of a sample of the pairs that share one. Case, accents, whitespace,
+    punctuation and word order are ignored, as some models ignore them.
 
-    :param at: the session.
-    :param most: the share of all parts that may have such a vector.
-    :returns: ``parts`` (how many have one, extrapolated), ``share``, ``examples`` (pairs of objects); empty for none.
-    :raises DataError: there are too many.
+    :param most: the largest accepted share of parts with such a vector.
+    :returns: ``parts`` (their number, extrapolated), ``share``, ``examples`` (pairs of objects); empty when there are
+        none.
+    :raises DataError: the share is larger.
     """
     twins = at.dest.twins(PAIRS)
     words = _words_of(at, sorted({part for _, *pair in twins.pairs for part in pair}))
@@ -61,7 +61,7 @@ def check_sameness(at: Session, most: float) -> dict[str, Any]:
 
 
 def _words_of(at: Session, parts: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:
-    """The words of parts, given by their ids and objects', as far as these are what was embedded."""
+    """Return the words of parts by part id and object id, where the current text is still the one that was embedded."""
     keys = sorted({object_id for _, object_id in parts})
     if not keys:
         return {}
@@ -74,7 +74,7 @@ def _words_of(at: Session, parts: Sequence[tuple[str, str]]) -> dict[tuple[str, 
     kitchen = at.tools.kitchen
     texts: dict[str, list[str]] = {}
     for item, content in zip(items, kitchen.loader.load(items), strict=True):
-        # Contents outside of the row may be others by now.
+        # Content outside of the row may have changed since.
         mark = states[item.object_id].mark
         if isinstance(content, Content) and mark and mark.content == content.version:
             texts[item.object_id] = kitchen.splitter.split(content.text)
@@ -87,11 +87,6 @@ def _words_of(at: Session, parts: Sequence[tuple[str, str]]) -> dict[tuple[str, 
 
 
 def words_of(text: str) -> list[str]:
-    """
-    What is left of a text for a model that sees little.
-
-    :param text: the text.
-    :returns: its words without case and accents, sorted.
-    """
+    """Return the words of a text without case and accents, sorted."""
     plain = unicodedata.normalize("NFKD", text.casefold())
     return sorted(re.findall(r"\w+", "".join(char for char in plain if not unicodedata.combining(char))))

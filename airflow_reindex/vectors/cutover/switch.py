@@ -1,4 +1,4 @@
-"""Switching readers over: the last catch-up and the repointing while writers are held."""
+"""Switch of readers: last catch-up and repointing while writers are held."""
 
 from __future__ import annotations
 
@@ -22,15 +22,13 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class Switched:
     """
-    A switch that has happened.
+    The result of a switch.
 
-    :param alias: what readers follow.
-    :param previous: the collection that they followed before; empty when the alias is new.
+    :param previous: the collection that readers followed before; empty for a new alias.
     :param items: originals in the collection that they follow now.
     :param caught_up: items embedded or removed while writers were held.
-    :param stragglers: writes that had waited for the lock, carried over after it.
-    :param failed: items that are missing in it, all listed.
-    :param source_deleted: whether the previous collection was removed.
+    :param stragglers: late writes: they waited for the lock, and were carried over after the switch.
+    :param failed: items missing in the new collection, all of them listed.
     """
 
     alias: str
@@ -43,13 +41,7 @@ class Switched:
 
 
 def already_switched(store: Store, plan: ReindexPlan) -> Switched | None:
-    """
-    Look whether there is nothing left to do: a try of this task that died after its last deed is tried again.
-
-    :param store: the store.
-    :param plan: the plan.
-    :returns: what was switched; ``None`` when there is something to do.
-    """
+    """Return the switch when nothing is left to do (an earlier attempt died after its last action), else ``None``."""
     pointer = store.pointer(plan.request.alias)
     if not pointer or pointer.collection_id != plan.dest.collection_id or not pointer.hooked:
         return None
@@ -75,15 +67,13 @@ def switch_readers(
     """
     Do the last catch-up, and point the alias to the destination.
 
-    :param at: the session.
-    :param hook: tells a registry elsewhere; called again when the task is tried again before it succeeded.
-    :param lock_seconds: how long to wait for writers of the source.
-    :param account: is told how many items there are, which of them failed, and how many objects were left alone,
-        before anything is switched.
-    :returns: what was switched.
-    :raises DataError: the destination is not the source minus the listed failures, or too many failed.
+    :param hook: informs a registry elsewhere; called again when the task is retried.
+    :param lock_seconds: longest wait for writers of the source.
+    :param account: called before the switch with the number of items, the failed ones, and the number of foreign
+        objects.
+    :raises DataError: the destination is not the source minus the listed failures, or too many items failed.
     :raises ConflictError: users' objects would be lost.
-    :raises TransientError: writers or readers hold on to what has to be locked.
+    :raises TransientError: writers or readers hold what has to be locked.
     """
     plan, store = at.plan, at.tools.store
     request = plan.request
@@ -95,7 +85,7 @@ def switch_readers(
     horizon = at.source.horizon()
     passed = at.whole()
     with store.hold_writers(plan.source.collection_id, lock_seconds):
-        # Once more: from now on no other run switches readers of the source, and users' objects do not come.
+        # Checked again: from here on no other run can switch readers of the source, and no users' objects can appear.
         present = store.pointer(request.alias)
         twice = present if present and _is_own(present, plan) else None
         if twice is None:
@@ -112,7 +102,7 @@ def switch_readers(
             if hook is not None:
                 hook(switched)
     if twice is not None:
-        # The same task was delivered twice, and the other one was quicker: readers may have written since.
+        # The same task was delivered twice and the other one switched first: readers may have written since.
         return _finish_switch(at, hook, lock_seconds, twice)
     stragglers = _stragglers(at, after, lock_seconds, passed)
     note_hooked(store, switched, plan.token)
@@ -128,20 +118,20 @@ def switch_readers(
 
 
 def _is_own(pointer: Pointer, plan: ReindexPlan) -> bool:
-    """Whether this very run has switched."""
+    """Whether this run itself has switched."""
     return (pointer.collection_id, pointer.run_id) == (plan.dest.collection_id, plan.run_id)
 
 
 def _finish_switch(
     at: Session, hook: Callable[[Pointer], None] | None, lock_seconds: float, pointer: Pointer
 ) -> Switched:
-    """What is left after an earlier try, or an earlier run, has switched."""
+    """Finish a switch that an earlier attempt, or an earlier run, has done."""
     plan, store = at.plan, at.tools.store
     stragglers = 0
     if not pointer.hooked:
         if hook is not None:
             hook(pointer)
-        # Of an earlier run's switch the source is no longer the truth.
+        # After an earlier run's switch the source is no longer authoritative.
         if pointer.run_id == plan.run_id:
             stragglers = _stragglers(at, None, lock_seconds, Tally())
         note_hooked(store, pointer, plan.token)
@@ -166,14 +156,14 @@ def _repoint(at: Session, present: Pointer | None) -> Pointer:
 
 
 def _stragglers(at: Session, since: str | None, lock_seconds: float, passed: Tally) -> int:
-    """Carry over what had waited for the lock and was written to the source after the switch."""
-    # Who waited comes before this in the queue, and has ended when it is its turn.
+    """Carry over late writes: those that had waited for the lock and reached the source after the switch."""
+    # Writers that waited are ahead of this request in the lock queue, so they have finished when it is granted.
     with at.tools.store.hold_writers(at.plan.source.collection_id, lock_seconds):
         left = at.source.count()
     rules = Rules(recipe=bytes.fromhex(at.plan.recipe), run=at.plan.token, protect=True, skip_failed=True)
     tally = at.whole(rules) if since is None else at.reconciler.run(None, None, rules, since=since)
-    # Where writers write to the destination, removals from the source mean nothing; and who empties the old collection
-    # does not mean the new one.
+    # Where writers write to the destination, removals from the source mean nothing; and emptying the old collection is
+    # not meant for the new one.
     if left and not at.plan.protect and difference(at, tally if since is None else passed) < 0:
         tally.add(at.whole(replace(rules, drop_gone=True)))
     for item in tally.failed:

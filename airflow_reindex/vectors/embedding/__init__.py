@@ -1,1 +1,1 @@
-"""From items to vectors: contents, requests to models, and which item a failure belongs to."""
+"""From items to vectors: contents, model requests, and the attribution of failures to items."""

@@ -1,4 +1,4 @@
-"""Finding the items that make a batch fail, so that the others land: the batch is halved until the culprit is alone."""
+"""Bisection of failing batches: a batch is halved until the bad item is alone, so that all others are written."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from airflow_reindex.vectors.embedding.requests import check_vectors, embed_text
 from airflow_reindex.vectors.model.collection import Embedded, Item, Mark, Stage
 from airflow_reindex.vectors.model.embedding_model import EmbeddingModel, SuspectError
 
-#: A text that every sound model embeds: it tells a poisonous item from a server that fails at everything.
+#: A text that every working model embeds: tells a bad item from a server that fails at everything.
 PROBE = "The quick brown fox jumps over the lazy dog."
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """
-    An item whose content is there.
+    An item with its content.
 
-    :param item: the item.
     :param texts: its parts, at least one.
-    :param mark: what is to be remembered when it has landed.
+    :param mark: stored with the item once it is written.
     """
 
     item: Item
@@ -32,13 +31,11 @@ class Prepared:
 @dataclass(frozen=True, slots=True)
 class Failed:
     """
-    An item that failed by its own fault.
+    An item that failed through its own fault.
 
-    :param object_id: the item.
     :param version: its row's version.
-    :param stage: where it failed.
-    :param detail: why, at most 1500 characters.
-    :param storage_meta_json: where its content lies, as JSON text, or ``None``.
+    :param detail: at most 1500 characters.
+    :param storage_meta_json: JSON text that says where its content is.
     """
 
     object_id: str
@@ -49,29 +46,22 @@ class Failed:
 
     @classmethod
     def of(cls, item: Item, stage: Stage, error: BaseException | str) -> Failed:
-        """
-        An item's failure.
-
-        :param item: the item.
-        :param stage: where it failed.
-        :param error: why.
-        """
+        """Create the failure of an item from an exception or a message."""
         return cls(item.object_id, item.version, stage.value, detail(error), item.storage_meta_json)
 
 
 def embed_items(model: EmbeddingModel, items: Sequence[Prepared]) -> tuple[list[Embedded], list[Failed]]:
     """
-    Embed items, and set those apart that the model refuses or gives no usable vector for.
+    Embed items, and separate those that the model refuses or returns no usable vector for.
 
-    An item is charged only when it failed alone while the model did well at a harmless text: among others it may have
-    failed because of one of them, and alone because the server was away for a moment.
+    An item fails only when it failed alone while the model embedded a harmless text: in a batch another item may be the
+    cause, and alone a short outage of the server.
 
-    :param model: the model.
-    :param items: the items, each once.
-    :returns: those with their vectors, and those that failed, in the order of the items.
-    :raises RequestError: the model, its address or its credentials are wrong, or all its vectors have another length
-        than its connection says.
-    :raises TransientError: it is away or busy, or fails at a harmless text, too.
+    :param items: each item once.
+    :returns: embedded and failed items, both in the order given.
+    :raises RequestError: the model, its address or its credentials are wrong, or all vectors differ in length from the
+        connection's ``dimensions``.
+    :raises TransientError: the server is away or busy, or fails at a harmless text, too.
     """
     answer = _ask(model, items)
     if answer.why is None:
@@ -85,7 +75,7 @@ def embed_items(model: EmbeddingModel, items: Sequence[Prepared]) -> tuple[list[
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """Items that are well, those that are not, and why the first of them is not; ``None`` when all are well."""
+    """Good and bad items of one request, and the error of the first bad one; ``None`` when all are good."""
 
     good: list[Embedded]
     bad: Sequence[Prepared]
@@ -116,7 +106,7 @@ def _ask(model: EmbeddingModel, items: Sequence[Prepared]) -> _Answer:
 
 
 def _settle(model: EmbeddingModel, items: Sequence[Prepared], answer: _Answer) -> tuple[list[Embedded], list[Failed]]:
-    """Ask for the bad ones of an answer again, with fewer neighbours each time, until each is well or failed alone."""
+    """Retry the bad items of an answer in ever smaller groups until each is embedded or has failed alone."""
     if answer.why is None:
         return answer.good, []
     if len(items) == 1:
@@ -128,14 +118,14 @@ def _settle(model: EmbeddingModel, items: Sequence[Prepared], answer: _Answer) -
     one, other = items[:middle], items[middle:]
     first = _ask(model, one)
     good, failed = _settle(model, one, first)
-    # When one half is well, the cause is in the other, which need not fail as a whole once more.
+    # When one half is good, the cause is in the other, which need not be sent whole once more.
     known = first.why is None and len(other) > 1
     second = _settle(model, other, _Answer([], other, answer.why) if known else _ask(model, other))
     return good + second[0], failed + second[1]
 
 
 def _judge(model: EmbeddingModel, prepared: Prepared) -> tuple[list[Embedded], list[Failed]]:
-    """Ask once more for an item that failed alone, with a harmless text before and after it."""
+    """Retry an item that failed alone, with a harmless text before and after it."""
     _probe(model)
     answer = _ask(model, [prepared])
     if answer.why is None:
@@ -145,7 +135,7 @@ def _judge(model: EmbeddingModel, prepared: Prepared) -> tuple[list[Embedded], l
 
 
 def _probe(model: EmbeddingModel) -> None:
-    """Raise when the model fails at a harmless text, too: then it is no item's fault."""
+    """Raise when the model fails at a harmless text, too: then no item is at fault."""
     spec = model.spec
     everything = f"model '{spec.model_id}' fails at everything"
     try:
@@ -156,10 +146,10 @@ def _probe(model: EmbeddingModel) -> None:
         raise RequestError(f"{everything}: {error}") from error
     complaint = check_vectors(vectors, spec.dimensions, spec.metric)[0]
     if complaint and vectors.shape[1] != spec.dimensions:
-        # It is another one than its connection says.
+        # The model is not the one that its connection describes.
         raise RequestError(f"{everything}: {complaint}. Set 'dimensions' in its connection to what the model gives.")
     if complaint:
-        # It did well when the run was planned, and may do so again.
+        # It worked when the run was planned, and may work again.
         raise TransientError(f"{everything}: for a harmless text, too, {complaint}. Look at its server.")
 
 
@@ -167,11 +157,10 @@ def write_items(
     put: Callable[[Sequence[Embedded]], object], items: Sequence[Embedded]
 ) -> tuple[list[Embedded], list[Failed]]:
     """
-    Write items, and set those apart that the store refuses.
+    Write items, and separate those that the store refuses.
 
     :param put: writes all of a batch or nothing.
-    :param items: the items.
-    :returns: those that landed, and those that failed.
+    :returns: written and failed items.
     """
     if not items:
         return [], []

@@ -1,4 +1,4 @@
-"""Reading, embedding and writing at the same time, in bounded memory."""
+"""Concurrent reading, embedding and writing in bounded memory."""
 
 from __future__ import annotations
 
@@ -17,21 +17,15 @@ from airflow_reindex.vectors.model.embedding_model import EmbeddingModel
 from airflow_reindex.vectors.model.loader import Content, Loader
 from airflow_reindex.vectors.model.splitting import Splitter
 
-#: Items read from the source at a time.
+#: Items per read from the source.
 READ_ITEMS = 256
-#: Parts written in one transaction: what a killed task may have embedded in vain.
+#: Parts per write transaction: the most work that a killed task loses.
 WRITE_PARTS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kitchen:
-    """
-    What turns an item into vectors.
-
-    :param model: the destination's embedding model.
-    :param loader: fetches contents.
-    :param splitter: cuts them into parts.
-    """
+    """The model, loader and splitter that turn an item into vectors."""
 
     model: EmbeddingModel
     loader: Loader
@@ -41,11 +35,10 @@ class Kitchen:
 @dataclass(frozen=True, slots=True)
 class Unit:
     """
-    What one worker thread embeds: about one request's worth of texts, and items that failed before.
+    Work for one embedding thread: about one request's texts, and items that failed before.
 
-    :param ready: items to embed.
-    :param failed: items without content.
-    :param gone: how many items are not in the source any more.
+    :param failed: items without usable content.
+    :param gone: number of items that are no longer in the source.
     """
 
     ready: list[Prepared]
@@ -56,11 +49,9 @@ class Unit:
 @dataclass(frozen=True, slots=True)
 class Batch:
     """
-    What is written together.
+    Items that are written together.
 
-    :param embedded: items with their vectors.
-    :param failed: items that failed.
-    :param gone: how many items are not in the source any more.
+    :param gone: number of items that are no longer in the source.
     """
 
     embedded: list[Embedded]
@@ -74,16 +65,13 @@ def embed_stream(
     """
     Read, load, split and embed items, ahead of the caller, who writes them.
 
-    A thread reads; ``in_flight`` threads embed; at most four times as many requests' worth of items are held, and one
-    batch.
+    One thread reads and ``in_flight`` threads embed; at most one batch and the items of ``4 * in_flight`` requests are
+    held.
 
-    :param source: where the items are.
-    :param keys: their ids.
-    :param kitchen: loader, splitter and model.
     :param mark: makes an item's mark from the item and its content's version.
     :yields: batches of about 2000 parts, in the order of the keys.
     :raises RequestError: a setting or a credential is wrong.
-    :raises TransientError: the source, the content's place or the model is away or busy.
+    :raises TransientError: the source, the content's server or the model is away or busy.
     """
     in_flight = kitchen.model.spec.in_flight
     with closing(_ahead(read_units(source, keys, kitchen, mark), in_flight)) as units:
@@ -92,7 +80,7 @@ def embed_stream(
         try:
             for unit in units:
                 pending.append(pool.submit(_embed, kitchen.model, unit))
-                # Twice as many as work at a time, so that no thread waits for the writer.
+                # Twice the number of threads, so that none waits for the writer.
                 if len(pending) >= 2 * in_flight:
                     yield from _full(pending)
             while pending:
@@ -102,10 +90,10 @@ def embed_stream(
 
 
 def _full(pending: deque[Future[Batch]]) -> Iterator[Batch]:
-    """The oldest units, as many as are done, in one batch."""
+    """Merge the oldest finished units into one batch."""
     batch = Batch([], [], 0)
     parts, gone = 0, 0
-    # A unit that has failed is left for the next call: what came before it is written first.
+    # A failed unit is left for the next call, so that everything before it is written first.
     while pending and parts < WRITE_PARTS and (not parts or _is_good(pending[0])):
         done = pending.popleft().result()
         batch.embedded.extend(done.embedded)
@@ -130,13 +118,9 @@ def read_units(
     source: Collection, keys: Sequence[str], kitchen: Kitchen, mark: Callable[[Item, str], Mark]
 ) -> Iterator[Unit]:
     """
-    Read items, and pack their texts to requests.
+    Read items, and pack their texts into units of about one request each.
 
-    :param source: where the items are.
-    :param keys: their ids.
-    :param kitchen: loader, splitter and model.
     :param mark: makes an item's mark from the item and its content's version.
-    :yields: units of about one request each.
     """
     size = kitchen.model.spec.batch_size
     unit, texts = Unit([], []), 0
@@ -149,7 +133,7 @@ def read_units(
             if isinstance(prepared, Failed):
                 unit.failed.append(prepared)
                 continue
-            # A long item is not cut over two units: they would be embedded and written apart.
+            # An item is not split over two units, which would be embedded and written separately.
             if texts and texts + len(prepared.texts) > size:
                 yield unit
                 unit, texts = Unit([], []), 0
@@ -173,7 +157,7 @@ def _prepare(
 
 
 def _ahead(units: Iterator[Unit], room: int) -> Generator[Unit]:
-    """Run an iterator in a thread of its own, a few steps ahead."""
+    """Run an iterator in its own thread, a few steps ahead."""
     handed: queue.Queue[Unit | BaseException | None] = queue.Queue(maxsize=2 * room)
     stopped = threading.Event()
 

@@ -1,4 +1,4 @@
-"""What a plan asks an embedding model before anything is touched: do its answers depend on all of the text?"""
+"""Checks of an embedding model during planning: whether its vectors depend on the whole text."""
 
 from __future__ import annotations
 
@@ -17,39 +17,37 @@ from airflow_reindex.vectors.model.splitting import Splitter
 
 log = logging.getLogger(__name__)
 
-#: What a long text may end with: no word of one is in the other, or before it.
+#: Endings of a long text; they share no word with each other or with what precedes them.
 _ENDS = ("green river stone", "music engine paper")
-#: Texts that have nothing in common. A model may know one script only, and take all others for the same.
+#: Texts without anything in common. A model may know one script only, and treat all others alike.
 TEXTS = (PROBE, "Снег идёт с самого утра.", "今天的市场很安静。", "3141592653 2718281828", *_ENDS)
-#: Common words, about as many characters to a token as English has: a model that takes parts of prose takes this.
+#: Common words, with about as many characters per token as English prose: a model that takes parts of prose takes this.
 _SENTENCE = "The house by the lake was built of old wood, and it has a red door and two windows to the south. "
-#: Vectors that differ by less than this share of their largest number are taken for the same.
+#: Vectors are equal when they differ by less than this share of their largest number.
 _NOISE = 1e-5
-#: No model's largest number is outside of this; numbers that were read with another width are.
+#: Every model's largest number is within these; numbers decoded with the wrong width are not.
 _LEAST, _MOST = 1e-6, 1e6
 
 
 @runtime_checkable
 class ChecksEncoding(Protocol):
-    """A model that can tell whether its server's numbers are read as they were meant."""
+    """A model that can check whether its server's numbers are decoded correctly."""
 
     def check_encoding(self, text: str) -> None:
         """
-        Look whether numbers are read as they were meant.
+        Check the decoding with any text.
 
-        :param text: any text.
-        :raises RequestError: they are not, and what to do about it.
+        :raises RequestError: the numbers are decoded wrongly; says what to do.
         """
 
 
 def check_model(model: EmbeddingModel, splitter: Splitter, *, allow_cut: bool = False) -> None:
     """
-    Embed a few texts, so that a wrong address, key or number of dimensions shows, and answers that mean nothing.
+    Embed a few texts, to detect a wrong address, key or number of dimensions, and meaningless answers.
 
-    :param model: the model.
     :param splitter: makes the parts that the model will get.
-    :param allow_cut: only warn of a model that does not read its input to the end.
-    :raises RequestError: the model cannot be used, its vectors do not depend on the text, or it cuts long texts.
+    :param allow_cut: only warn when the model truncates its input.
+    :raises RequestError: the model cannot be used, its vectors do not depend on the text, or it truncates long texts.
     :raises TransientError: it is away or busy.
     """
     spec = model.spec
@@ -73,17 +71,16 @@ def check_model(model: EmbeddingModel, splitter: Splitter, *, allow_cut: bool = 
             f"the answers of model '{spec.model_id}' do not depend on the text: {len(TEXTS)} texts that have nothing "
             "in common get the same vector. Look at its server."
         )
-    # Who does not know these words at all cannot be asked with them.
+    # A model that does not know these words at all cannot be tested with them.
     if not _same(vectors[-2], vectors[-1]):
         _check_end(model, splitter, allow_cut=allow_cut)
 
 
 def check_encoding(model: EmbeddingModel) -> None:
     """
-    Let a model look whether numbers are read as they were meant, where it can.
+    Run the model's own encoding check, if it has one.
 
-    :param model: the model.
-    :raises RequestError: they are not.
+    :raises RequestError: numbers are decoded wrongly.
     """
     if isinstance(model, ChecksEncoding):
         model.check_encoding(PROBE)
@@ -91,10 +88,9 @@ def check_encoding(model: EmbeddingModel) -> None:
 
 def long_texts(characters: int) -> tuple[str, str]:
     """
-    Two texts that differ in their last words only.
+    Return two texts that differ in their last words only.
 
-    :param characters: the most that they may have.
-    :returns: one with each end; shorter than an end is none.
+    :param characters: the most characters in one; exceeded when it is less than an ending has.
     """
     room = max(characters - 1 - max(map(len, _ENDS)), 0)
     body = (_SENTENCE * (room // len(_SENTENCE) + 1))[:room].rpartition(" ")[0]
@@ -103,7 +99,7 @@ def long_texts(characters: int) -> tuple[str, str]:
 
 
 def _check_end(model: EmbeddingModel, splitter: Splitter, *, allow_cut: bool) -> None:
-    """Refuse a model that does not read the end of the longest parts, without a word."""
+    """Refuse a model that silently ignores the end of the longest parts."""
     spec, most = model.spec, splitter.characters
     one, other = long_texts(most)
     if len(one) > most:
@@ -116,7 +112,7 @@ def _check_end(model: EmbeddingModel, splitter: Splitter, *, allow_cut: bool) ->
     if any(check_vectors(vectors, spec.dimensions, spec.metric)):
         log.warning("model '%s' gives no vector for a part of %s characters, the most in one", spec.model_id, most)
         return
-    # Servers that compute with few bits give other vectors in another place of the same request.
+    # Servers that compute in low precision return other vectors at another position of the same request.
     noise = float(np.abs(vectors[0] - vectors[2]).max())
     if not _same(vectors[0], vectors[1], noise):
         return
@@ -132,7 +128,7 @@ def _check_end(model: EmbeddingModel, splitter: Splitter, *, allow_cut: bool) ->
 
 
 def _reach(model: EmbeddingModel, most: int) -> int:
-    """About how many characters a model reads."""
+    """Estimate the number of characters that a model reads."""
     read, unread = 0, most
     while unread - read > max(8, most // 100):
         middle = (read + unread) // 2

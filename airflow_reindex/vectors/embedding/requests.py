@@ -1,4 +1,4 @@
-"""What is alike for all embedding models: prefixes, requests of the right size, and whether vectors can be stored."""
+"""What all embedding models share: prefixes, request sizes, and the check that vectors can be stored."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ from airflow_reindex.vectors.model.embedding_model import EmbeddingModel, Kind
 
 def embed_texts(model: EmbeddingModel, texts: Sequence[str], kind: Kind = "document") -> Vectors:
     """
-    Embed any number of texts, one request after the other.
+    Embed any number of texts, one request after the other; raises like :meth:`EmbeddingModel.embed`.
 
-    :param model: the model.
-    :param texts: the texts, without the model's prefix.
-    :param kind: whether they are stored or searched for.
-    :returns: one vector a text, shape ``(len(texts), n)``; :func:`check_vectors` says whether they are right.
-    :raises RequestError: as :meth:`EmbeddingModel.embed`, or it did not give one vector a text.
-    :raises TransientError: as :meth:`EmbeddingModel.embed`.
-    :raises DataError: as :meth:`EmbeddingModel.embed`, or the vectors of some texts are longer than others'.
+    :param texts: without the model's prefix.
+    :returns: shape ``(len(texts), n)``; see :func:`check_vectors` for their check.
+    :raises RequestError: also when the model did not return one vector per text.
+    :raises DataError: also when vectors differ in length.
     """
     spec = model.spec
     prefix = spec.document_prefix if kind == "document" else spec.query_prefix
@@ -45,13 +42,13 @@ def check_vectors(vectors: Vectors, dimensions: int, metric: Metric = "cosine") 
     Find vectors that cannot be stored or searched.
 
     :param vectors: shape ``(n, length)``.
-    :param dimensions: how long they must be.
-    :param metric: how distances are measured; a zero vector has no direction for ``cosine``.
-    :returns: for each vector why it is bad, or ``None``.
+    :param dimensions: the required length.
+    :param metric: with ``cosine`` a zero vector has no direction and is bad.
+    :returns: for each vector the reason why it is bad, or ``None``.
     """
     if vectors.shape[1] != dimensions:
         return [f"the model returned {vectors.shape[1]} numbers instead of {dimensions}"] * len(vectors)
-    # Stores compute in single precision, so squares that overflow or vanish there are as bad as infinity and zero.
+    # Stores compute in single precision, where an overflow or underflow of squares is as bad as infinity or zero.
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         squares = np.einsum("ij,ij->i", vectors, vectors)
     messages: list[str | None] = [None] * len(vectors)

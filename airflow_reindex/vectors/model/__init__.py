@@ -1,1 +1,1 @@
-"""What a reindex is made of: request, plan, and the interfaces of stores, models and loaders."""
+"""Data model of a reindex: request, plan, and the interfaces of stores, models and loaders."""

@@ -1,4 +1,4 @@
-"""A vector collection: what it is made of, and what a run asks of one."""
+"""A vector collection: its data types, and the interface that runs need."""
 
 from __future__ import annotations
 
@@ -32,14 +32,11 @@ class Stage(StrEnum):
 @dataclass(frozen=True, kw_only=True)
 class CollectionInfo:
     """
-    What a collection is made of.
+    Properties of a collection.
 
-    :param collection_id: its id.
     :param embedding_model_id: the model of its vectors; empty when the store does not know it.
-    :param dimensions: of its vectors.
-    :param metric: how distances are measured.
-    :param m: HNSW: links a node.
-    :param ef_construction: HNSW: candidates looked at while building.
+    :param m: HNSW: links per node.
+    :param ef_construction: HNSW: candidates considered per insertion.
     """
 
     collection_id: str
@@ -55,15 +52,11 @@ class Item:
     """
     One original object of a collection, without its vectors.
 
-    Payload and storage metadata are kept as the JSON text that the store gave, so that they are copied to the last
-    digit.
+    Payload and storage metadata stay the JSON text that the store returned, so that numbers keep all their digits.
 
-    :param object_id: its key, at most 128 characters.
-    :param payload_json: JSON text, or ``None``.
-    :param storage_meta_json: JSON text that says where the content lies, or ``None``.
-    :param version: equal for equal contents of the row, 16 bytes.
-    :param user_id: whose it is, or ``None``.
-    :param session_id: where it comes from, or ``None``.
+    :param object_id: at most 128 characters.
+    :param storage_meta_json: JSON text that says where the content is.
+    :param version: 16 bytes, equal for equal contents of the row.
     """
 
     object_id: str
@@ -75,26 +68,26 @@ class Item:
 
     @property
     def payload(self) -> Any:
-        """The payload, parsed anew at each call."""
+        """The payload, parsed at each call."""
         return None if self.payload_json is None else json.loads(self.payload_json)
 
     @property
     def storage_meta(self) -> Any:
-        """The storage metadata, parsed anew at each call."""
+        """The storage metadata, parsed at each call."""
         return None if self.storage_meta_json is None else json.loads(self.storage_meta_json)
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
     """
-    What a destination remembers of an item beside its row: what was embedded, or why it could not be.
+    Sync state of an item, stored beside a destination's row: what was embedded, or why it failed.
 
     :param version: the source row's version at that time.
-    :param recipe: how it was embedded: model, loader, splitter.
-    :param content: the version of content that lies outside of the row (an ETag); empty when there is none.
-    :param stage: empty for an item that landed, else where it failed.
+    :param recipe: the embedding config hash: model, loader, splitter.
+    :param content: the version of content outside of the row (an ETag); empty when there is none.
+    :param stage: where it failed; empty for an item that was written.
     :param detail: why it failed, at most 1500 characters.
-    :param run: the run that wrote the mark.
+    :param run: the token of the plan that wrote the mark.
     """
 
     version: bytes
@@ -110,8 +103,7 @@ class State:
     """
     An item in a destination.
 
-    :param row: the version of its row, or ``None`` when there is no row.
-    :param mark: its mark, or ``None``.
+    :param row: the version of its row; ``None`` when there is no row.
     """
 
     row: bytes | None
@@ -119,9 +111,9 @@ class State:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether somebody else has written, changed or removed the row since this package did."""
+        """Whether another writer has written, changed or removed the row since this package wrote it."""
         if self.row is None:
-            # What failed has never landed; what landed and is gone was removed.
+            # An item that failed was never written; one that was written and has no row was removed.
             return self.mark is not None and not self.mark.stage
         return self.mark is None or self.row != self.mark.version
 
@@ -131,9 +123,7 @@ class Embedded:
     """
     An item with its vectors, ready to be written.
 
-    :param item: the item.
-    :param vectors: one a part, shape ``(parts, dimensions)``, at least one part.
-    :param mark: what is to be remembered.
+    :param vectors: one per part, shape ``(parts, dimensions)``, at least one.
     """
 
     item: Item
@@ -142,7 +132,7 @@ class Embedded:
 
     @property
     def average(self) -> Vectors:
-        """The object's own average, shape ``(dimensions,)``."""
+        """The mean of the parts' vectors, shape ``(dimensions,)``."""
         return np.asarray(self.vectors.mean(axis=0, dtype=np.float64), dtype=np.float32)
 
     @property
@@ -155,9 +145,7 @@ def part_ids(object_id: str, parts: int) -> list[str]:
     """
     Name an object's parts as EmbeddingStudio does: ``<object id>:<number>`` and ``<object id>:average``.
 
-    :param object_id: the object, at most 128 characters.
-    :param parts: how many.
-    :returns: ``parts + 1`` ids of at most 128 characters; a long object id is cut, and told apart by its hash.
+    :returns: ``parts + 1`` ids of at most 128 characters; a long object id is cut and made unique by its hash.
     """
     room = MAX_ID - len(":average")
     stem = object_id
@@ -170,11 +158,9 @@ def part_ids(object_id: str, parts: int) -> list[str]:
 @dataclass(frozen=True, slots=True)
 class Hit:
     """
-    A part that a search has found.
+    A part found by a search.
 
-    :param part_id: the part.
-    :param object_id: its object.
-    :param distance: the smaller the nearer, whatever the metric.
+    :param distance: smaller is nearer, whatever the metric.
     """
 
     part_id: str
@@ -185,10 +171,10 @@ class Hit:
 @dataclass(frozen=True, kw_only=True)
 class Damage:
     """
-    What is wrong with the vectors of a range.
+    Integrity errors among the vectors of a key range.
 
-    :param incomplete: objects without parts or without their average, the first hundred.
-    :param orphans: parts of objects that are not there.
+    :param incomplete: the first hundred objects without parts or without their average.
+    :param orphans: number of parts whose object does not exist.
     """
 
     incomplete: Sequence[str] = field(default_factory=tuple)
@@ -198,11 +184,11 @@ class Damage:
 @dataclass(frozen=True, kw_only=True)
 class Twins:
     """
-    Parts of originals, no averages, whose vectors are equal.
+    Parts of originals (averages not counted) with equal vectors.
 
-    :param parts: how many parts there are.
-    :param shared: how many of them have a vector that another one has, too.
-    :param pairs: of the vectors that most have: how many have it, and two parts, each as part id and object id.
+    :param parts: number of all parts.
+    :param shared: number of parts whose vector another part has, too.
+    :param pairs: for the most frequent vectors: number of parts, and two of them as ``(part id, object id)``.
     """
 
     parts: int = 0
@@ -212,78 +198,58 @@ class Twins:
 
 class Collection(Protocol):
     """
-    One collection. *Originals* are objects that belong to no user's personalised copy (``original_id`` is NULL).
+    One collection. *Originals* are objects that are not a user's personalised copy (``original_id`` is NULL).
 
-    Key ranges ``(after, upto]`` are in the store's own order of keys; ``None`` leaves an end open. Methods may be
-    called from several threads. What changes a destination is one transaction, fenced by the claim's token.
+    Key ranges ``(after, upto]`` follow the store's own order of keys; ``None`` leaves an end open. Methods may be
+    called from several threads. Each change of a destination is one transaction, fenced by the claim's ``token``; with
+    ``only_unchanged`` it skips what another writer has written or removed, and returns the skipped ids.
     """
 
     @property
     def info(self) -> CollectionInfo:
-        """What it is made of."""
+        """Properties of the collection."""
 
     def count(self) -> int:
-        """How many originals it has."""
+        """Number of originals."""
 
     def count_user_objects(self) -> int:
-        """How many objects belong to users (``original_id`` is set)."""
+        """Number of users' objects (``original_id`` is set)."""
 
     def keys(self, batch: int) -> Iterator[list[str]]:
-        """
-        All originals' ids in one ordered pass, at most ``batch`` at a time, in bounded memory.
-
-        :param batch: the most keys in a list.
-        """
+        """Yield all originals' ids in one ordered pass, at most ``batch`` at a time, in bounded memory."""
 
     def versions(self, after: str | None, upto: str | None, since: str | None = None) -> dict[str, bytes]:
         """
-        The versions of the originals in a range.
+        Return the versions of a range's originals by object id.
 
-        :param after: the range's open lower end.
-        :param upto: its upper end.
-        :param since: from :meth:`horizon`: rows that have surely not changed since may be left out.
-        :returns: by object id.
+        :param since: a watermark from :meth:`horizon`; rows that have certainly not changed since may be omitted.
         """
 
     def horizon(self) -> str:
-        """A moment for ``since``, in a form of the store's own."""
+        """Return a watermark for ``since``, in the store's own format."""
 
     def items(self, keys: Sequence[str]) -> list[Item]:
-        """
-        Read originals.
-
-        :param keys: their ids.
-        :returns: those that are there, in no particular order.
-        """
+        """Read originals; missing ones are omitted, the order is arbitrary."""
 
     def absent(self, keys: Sequence[str]) -> list[str]:
-        """
-        Which objects are not there; much cheaper than reading them.
-
-        :param keys: ids.
-        :returns: those that are no original's, in their order.
-        """
+        """Return those ids that are not an original's, in order; much cheaper than reading items."""
 
     def states(self, after: str | None, upto: str | None, keys: Sequence[str] | None = None) -> dict[str, State]:
         """
-        What a destination has in a range: rows of originals, and marks.
+        Return rows of originals and marks of a destination, by object id.
 
-        :param after: the range's open lower end.
-        :param upto: its upper end.
-        :param keys: of these objects only; ``None``: of all.
-        :returns: by object id, of each object that has a row or a mark.
+        :param keys: restricts the range to these objects.
         """
 
     def put(self, token: str, batch: Sequence[Embedded], *, only_unchanged: bool = False) -> list[str]:
         """
         Insert or replace objects with all their parts and marks, in one transaction.
 
-        :param token: the claim.
-        :param batch: the objects, each once.
-        :param only_unchanged: leave alone what somebody else has written or removed: a row that is not the one that
-            the object's present mark describes, and an object that has landed but whose row is gone.
-        :returns: the ids that were left alone.
-        :raises ClaimLostError: the claim is another's.
+        :param batch: each object once.
+        :param only_unchanged: skip rows that differ from their object's mark, and objects that were written and are
+            gone.
+        :returns: the ids that were skipped.
+        :raises ClaimLostError: another run holds the claim.
         :raises DataError: the store refuses one of them; nothing was written.
         :raises TransientError: the store is away or busy.
         """
@@ -292,71 +258,44 @@ class Collection(Protocol):
         self, token: str, failed: Mapping[str, Mark], *, keep_rows: bool = False, only_unchanged: bool = False
     ) -> list[str]:
         """
-        Remember items that failed, and remove older rows of theirs.
+        Store the marks of failed items, and remove their older rows.
 
-        :param token: the claim.
         :param failed: marks with a stage, by object id.
-        :param keep_rows: leave rows as they are.
-        :param only_unchanged: leave alone, mark and row, what somebody else has written or removed.
-        :returns: the ids that were left alone.
+        :param keep_rows: keep the older rows.
+        :returns: the ids that were skipped.
         """
 
     def delete(self, token: str, keys: Sequence[str], *, only_unchanged: bool = False) -> list[str]:
         """
-        Remove objects, their parts and marks, and the personalised copies that users have of them.
+        Remove objects, their parts and marks, and users' personalised copies of them.
 
-        :param token: the claim.
-        :param keys: their ids; unknown ones do not matter.
-        :param only_unchanged: leave alone a row that is not the one that the object's mark describes.
-        :returns: the ids that were left alone.
+        :param keys: unknown ids are ignored.
+        :param only_unchanged: skip rows that differ from their object's mark.
+        :returns: the ids that were skipped.
         """
 
     def count_failed(self, run: str) -> int:
-        """
-        How many items a run has marked as failed.
-
-        :param run: the run.
-        """
+        """Number of items marked as failed by a run (its plan's token)."""
 
     def damage(self, after: str | None, upto: str | None) -> Damage:
-        """
-        Look for objects whose vectors are not complete.
-
-        :param after: the range's open lower end.
-        :param upto: its upper end.
-        """
+        """Find objects of a range whose vectors are incomplete."""
 
     def twins(self, size: int) -> Twins:
-        """
-        Look for parts with equal vectors.
-
-        :param size: how many pairs at most.
-        """
+        """Find parts with equal vectors; at most ``size`` pairs."""
 
     def has_index(self) -> bool:
-        """Whether the ANN index is there and usable."""
+        """Whether the ANN index exists and is usable."""
 
     def build_index(self, token: str) -> None:
-        """
-        Build the ANN index over the vectors, with the parallelism that the server allows; fine when it is there.
-
-        :param token: the claim.
-        """
+        """Build the ANN index unless it exists, with the parallelism that the server allows."""
 
     def sample(self, size: int) -> Vectors:
-        """
-        Draw stored vectors of parts.
-
-        :param size: how many at most.
-        :returns: shape ``(n, dimensions)``.
-        """
+        """Draw at most ``size`` stored vectors of parts, shape ``(n, dimensions)``."""
 
     def search(self, vector: Vectors, k: int, *, exact: bool = False) -> list[Hit]:
         """
-        The nearest parts.
+        Return the ``k`` nearest parts, nearest first.
 
         :param vector: shape ``(dimensions,)``.
-        :param k: how many.
-        :param exact: by looking at all vectors; else by the ANN index.
-        :returns: the nearest first.
+        :param exact: compare all vectors instead of using the ANN index.
         """

@@ -1,4 +1,4 @@
-"""What an embedding model must offer."""
+"""Interface of embedding models."""
 
 from __future__ import annotations
 
@@ -17,19 +17,16 @@ class ModelSpec:
     """
     An embedding model as its connection describes it.
 
-    :param model_id: the connection's id, which is the seed's ``embedding_model_id``.
-    :param backend: the backend's name.
-    :param name: what the backend calls the model.
-    :param dimensions: of its vectors.
-    :param metric: how its distances are measured.
-    :param batch_size: texts a request.
-    :param in_flight: requests at the same time.
-    :param url: where its server answers; empty for one without a server.
-    :param secret: its key or token; never shown.
+    :param model_id: the connection's id, which is EmbeddingStudio's ``embedding_model_id``.
+    :param name: how the backend names the model.
+    :param batch_size: texts per request.
+    :param in_flight: simultaneous requests.
+    :param url: empty for a model without a server.
+    :param secret: key or token; never shown.
     :param timeout: seconds until a request counts as failed.
-    :param document_prefix: put before each text that is stored.
-    :param query_prefix: put before each text that is searched for.
-    :param collection_id: the id of the collection of its vectors; by default the model's own.
+    :param document_prefix: prepended to each stored text.
+    :param query_prefix: prepended to each query.
+    :param collection_id: the id of its collection; by default the model's own.
     :param price: of a million tokens, for estimates; ``None`` when unknown.
     :param options: further settings of the backend.
     """
@@ -53,10 +50,9 @@ class ModelSpec:
 
 class SuspectError(TransientError):
     """
-    The server failed on this very request, also when asked again: one of its texts may be the cause.
+    The server keeps failing on this very request: one of its texts may be the cause.
 
-    Halving the batch finds the text, if it is one: it keeps failing alone while others succeed. When all fail, the
-    server is at fault.
+    Bisection of the batch tells: a bad text fails alone while others succeed; when all fail, the server is at fault.
     """
 
 
@@ -64,8 +60,8 @@ class EmbeddingModel(Protocol):
     """
     Turns texts into vectors.
 
-    One call is one request; it is made from several threads at a time. A class of the deployment's own that is
-    registered as a backend is called with a :class:`ModelSpec` and offers these.
+    Each call is one request; calls come from several threads. The deployment may register its own class as a backend:
+    it is called with a :class:`ModelSpec` and implements this interface.
     """
 
     @property
@@ -76,15 +72,14 @@ class EmbeddingModel(Protocol):
         """
         Embed texts.
 
-        :param texts: at most ``spec.batch_size`` texts, none of them empty.
-        :param kind: whether they are stored or searched for.
-        :returns: one vector a text, shape ``(len(texts), n)``, in the order of the texts. Whether ``n`` and the
-            numbers are right is the caller's to check: one bad vector is its text's failure alone.
+        :param texts: at most ``spec.batch_size``, none of them empty.
+        :returns: shape ``(len(texts), n)``, in the order of the texts. The caller checks ``n`` and the numbers, as a
+            bad vector is the failure of its text alone.
         :raises RequestError: the model, its address or its credentials are wrong.
-        :raises TransientError: it is away or busy, also after several tries.
-        :raises SuspectError: it fails on this request; perhaps because of one of the texts.
+        :raises TransientError: it is away or busy, also after several attempts.
+        :raises SuspectError: it fails on this request, perhaps because of one of the texts.
         :raises DataError: it refuses one of the texts.
         """
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""

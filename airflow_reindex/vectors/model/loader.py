@@ -1,4 +1,4 @@
-"""Where an item's content comes from: what a loader must offer."""
+"""Interface of loaders, which fetch the contents of items."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from airflow_reindex.vectors.model.collection import Item
 @dataclass(frozen=True, slots=True)
 class Content:
     """
-    What an item's vectors are made from.
+    The text of an item.
 
-    :param text: the text.
-    :param version: of content that lies outside of the collection (an ETag, a hash); empty for what is in the row.
+    :param version: of content outside of the collection (an ETag, a hash); empty for content from the row.
     """
 
     text: str
@@ -28,28 +27,25 @@ class Loader(Protocol):
 
     @property
     def recipe(self) -> str:
-        """Its settings as a text: with other settings the same item may give another content. No secrets."""
+        """Settings that determine contents, as a text without secrets; part of the embedding config hash."""
 
     @property
     def outside(self) -> bool:
-        """Whether contents lie outside of the collection, so that they can change while the row does not."""
+        """Whether contents are outside of the collection, so that they can change while the row does not."""
 
     def load(self, items: Sequence[Item]) -> list[Content | DataError]:
         """
         Fetch contents.
 
-        :param items: the items.
-        :returns: for each item, in their order, its content, or why it has none.
+        :returns: for each item, in order, its content or the reason why it has none.
         :raises RequestError: the loader's settings or credentials are wrong.
-        :raises TransientError: the place is away or busy, also after several tries.
+        :raises TransientError: the server is away or busy, also after several attempts.
         """
 
     def versions(self, items: Sequence[Item]) -> list[str | DataError]:
         """
-        Ask for the versions that contents have now, as cheaply as the place allows; only for one that is ``outside``.
+        Return current versions of contents, as cheaply as possible; called only when ``outside``. Raises like
+        :meth:`load`.
 
-        :param items: the items.
-        :returns: for each item, in their order, its content's version, or why it has none.
-        :raises RequestError: as for :meth:`load`.
-        :raises TransientError: as for :meth:`load`.
+        :returns: for each item, in order, its content's version or the reason why it has none.
         """

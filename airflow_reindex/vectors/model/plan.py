@@ -1,4 +1,4 @@
-"""The plan of a reindex: what moves where, and which mapped task does which window."""
+"""The plan of a reindex: source, destination, and the window of each mapped task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_reindex.core.windows import MAX_MAPPED_TASKS
 from airflow_reindex.vectors.model.collection import CollectionInfo
 from airflow_reindex.vectors.model.request import ReindexRequest
 
-#: The planned ids, one row group a window: what a window that was lost would have done.
+#: The planned ids, one row group per window: the failed items of a window whose task was lost.
 ITEMS = "items.parquet"
 _SCHEMA = pa.schema([("object_id", pa.string())])
 
@@ -23,13 +23,13 @@ _SCHEMA = pa.schema([("object_id", pa.string())])
 @dataclass(frozen=True, kw_only=True)
 class Window:
     """
-    What one mapped task does: the originals in the key range ``(after, upto]``.
+    The work of one mapped task: the originals in the key range ``(after, upto]``.
 
-    :param number: its map index.
-    :param offset: how many planned items lie before it; with ``limit`` the seed's label.
-    :param limit: how many items were planned for it.
-    :param after: the range's open lower end; ``None`` for the first window.
-    :param upto: its upper end; ``None`` for the last one, which also takes what is appended meanwhile.
+    :param number: the map index.
+    :param offset: number of planned items before it; with ``limit`` EmbeddingStudio's label.
+    :param limit: number of items planned for it.
+    :param after: ``None`` for the first window.
+    :param upto: ``None`` for the last window, which also takes items appended meanwhile.
     """
 
     number: int
@@ -40,27 +40,22 @@ class Window:
 
     @property
     def label(self) -> str:
-        """What the UI calls its task."""
+        """The map index label of its task in the UI."""
         return f"offset {self.offset}, limit {self.limit}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReindexPlan:
     """
-    A reindex, as its tasks read it.
+    A reindex as its tasks read it.
 
-    :param token: the claim's token.
-    :param request: what was asked for.
-    :param run_id: the run.
-    :param conn_id: the connection of the collections.
-    :param source: the collection that is read.
-    :param dest: the collection that is built.
-    :param protect: whether the destination may have newer rows than the source: then none of them is removed or
-        overwritten.
-    :param recipe: how items are embedded, hexadecimal.
+    :param token: of the claim; empty for a dry run.
+    :param conn_id: the Airflow connection of the collections.
+    :param protect: the destination may have rows newer than the source's: none of them is removed or overwritten.
+    :param recipe: the embedding config hash, hexadecimal.
     :param total: originals when the plan was made.
-    :param windows: the windows, in the order of keys.
-    :param listed_only: whether windows do only the items that were listed (``only_failed_of``).
+    :param windows: in the order of keys.
+    :param listed_only: windows process only the listed items (``only_failed_of``).
     :param started_at: UTC, ISO 8601.
     """
 
@@ -79,16 +74,12 @@ class ReindexPlan:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The plan as JSON can hold it."""
+        """The plan as JSON-compatible values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ReindexPlan:
-        """
-        Read a plan.
-
-        :param value: from :meth:`as_dict`.
-        """
+        """Read a plan from :meth:`as_dict`."""
         return cls(
             **{
                 **value,
@@ -101,26 +92,19 @@ class ReindexPlan:
 
 
 def window_size(total: int, batch_size: int) -> int:
-    """
-    How many items a window gets.
-
-    :param total: items in all.
-    :param batch_size: what was asked for.
-    :returns: that, or as many more as it takes to stay within the number of mapped tasks that Airflow allows.
-    """
+    """Return ``batch_size``, or more where Airflow's limit of mapped tasks requires it."""
     return max(batch_size, -(-total // MAX_MAPPED_TASKS))
 
 
 def write_windows(folder: Folder, keys: Iterator[list[str]], size: int) -> list[Window]:
     """
-    Cut an ordered pass over the keys into windows, and write down which items each was planned for.
+    Cut an ordered pass over the keys into windows, and write the ids that each was planned for.
 
     Memory is bounded by one window and one batch of keys.
 
-    :param folder: the run's folder.
-    :param keys: ids in the store's order, in batches of any size.
-    :param size: items a window.
-    :returns: the windows: their ranges cover the whole key space, and no key is in two of them.
+    :param keys: in the store's order, in batches of any size.
+    :param size: items per window.
+    :returns: windows whose ranges are disjoint and cover the whole key space.
     """
     made: list[Window] = []
     offset, after = 0, None
@@ -135,8 +119,8 @@ def write_windows(folder: Folder, keys: Iterator[list[str]], size: int) -> list[
 
         for batch in keys:
             waiting += batch
-            # One more than a window is kept back: the last window has no upper end. It takes the rest, should the
-            # collection have grown while its keys were read.
+            # One item more than a window is kept back, as the last window has no upper end. It takes the rest if the
+            # collection has grown while its keys were read.
             while len(waiting) > size and len(made) < MAX_MAPPED_TASKS - 1:
                 cut(waiting[:size])
                 waiting = waiting[size:]
@@ -149,13 +133,7 @@ def write_windows(folder: Folder, keys: Iterator[list[str]], size: int) -> list[
 
 
 def planned_items(folder: Folder, number: int) -> list[str]:
-    """
-    The ids that a window was planned for.
-
-    :param folder: the run's folder.
-    :param number: the window's number.
-    :returns: ids in the store's order.
-    """
+    """Return the ids that a window was planned for, in the store's order."""
     with folder.open(ITEMS) as stream:
         ids: list[str] = pq.ParquetFile(stream).read_row_group(number).column("object_id").to_pylist()
     return ids
@@ -165,8 +143,8 @@ def coarse_ranges(windows: Sequence[Window], items: int) -> list[tuple[str | Non
     """
     Join windows into larger key ranges, for passes over the whole collection.
 
-    :param windows: in the order of keys; may be none.
-    :param items: about how many items a range should have.
+    :param windows: in the order of keys; may be empty.
+    :param items: approximate items per range.
     :returns: ranges ``(after, upto]`` that cover the whole key space.
     """
     result: list[tuple[str | None, str | None]] = []
@@ -183,9 +161,7 @@ def read_plan(folder: Folder, token: str | None = None) -> ReindexPlan:
     """
     Read the run's plan.
 
-    :param folder: the run's folder.
-    :param token: the token that the caller was given; ``None`` to take what is there.
-    :returns: the plan.
-    :raises ReindexError: there is none, or it is another plan than the caller's.
+    :param token: the plan that the caller expects; ``None`` for any.
+    :raises ReindexError: there is no plan, or it is another one.
     """
     return ReindexPlan.from_dict(plan_value(folder, token))

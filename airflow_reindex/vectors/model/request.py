@@ -1,4 +1,4 @@
-"""What the user asked for: the params of `reindex_collection`, checked before anything is touched."""
+"""The params of `reindex_collection`, checked before anything is touched."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any, Literal
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.params import flag
 
-#: Items a sub-task. A mapped task costs Airflow a second or so; it should be worth that.
+#: Items per sub-task; large enough to outweigh the second or so that a mapped task costs Airflow.
 BATCH_SIZE = 2000
-#: The share of vectors that may belong to different texts: some models know neither numbers nor rare words.
+#: The accepted share of vectors shared by different texts: some models know neither numbers nor rare words.
 MAX_SAME_VECTORS = 0.01
 
 
 @dataclass(frozen=True)
 class FailureLimit:
     """
-    How many items may fail.
+    Number of items that may fail.
 
     :param value: -1: any number; a whole number from 0; or a fraction of the total, strictly between 0 and 1.
     """
@@ -29,11 +29,9 @@ class FailureLimit:
     @classmethod
     def parse(cls, value: object) -> FailureLimit:
         """
-        Read the param ``max_failed``.
+        Read the param ``max_failed``: a number, or a string that plainly means one.
 
-        :param value: a number, or a string that plainly means one.
-        :returns: the limit.
-        :raises RequestError: it is below -1, or a broken number above 1.
+        :raises RequestError: it is below -1, or a fraction above 1.
         """
         try:
             if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -46,24 +44,14 @@ class FailureLimit:
         raise _bad_limit(value)
 
     def exceeded(self, failed: int, total: int) -> bool:
-        """
-        Whether too many items have failed.
-
-        :param failed: how many.
-        :param total: of how many.
-        """
+        """Whether too many items have failed."""
         if self.value == -1:
             return False
-        # As it was written: 0.29 * 100 is a little less than 29.
+        # Compared as it was written: 0.29 * 100 is a little less than 29 in floating point.
         return failed > (Fraction(str(self.value)) * total if 0 < self.value < 1 else self.value)
 
     def forbids_switch(self, failed: int, total: int) -> bool:
-        """
-        Whether readers must not be switched over; without a limit a single failure is enough.
-
-        :param failed: how many.
-        :param total: of how many.
-        """
+        """Whether readers must not be switched over; without a limit a single failure is enough."""
         return failed > 0 if self.value == -1 else self.exceeded(failed, total)
 
     def __str__(self) -> str:
@@ -82,26 +70,24 @@ class ReindexRequest:
     """
     A request to move a collection to another embedding model.
 
-    :param source_embedding_model_id: the model whose collection is read.
-    :param dest_embedding_model_id: the model whose collection is built.
-    :param batch_size: items a sub-task.
-    :param max_subtasks: sub-tasks at a time.
+    :param batch_size: items per sub-task.
+    :param max_subtasks: simultaneous sub-tasks.
     :param max_failed: see :class:`FailureLimit`.
-    :param max_same_vectors: the share of vectors that may belong to different texts, from 0 to 1; 1: any, also of a
-        model that cuts its input.
-    :param alias: what readers follow; needed for a switch.
-    :param writes_go_to: where writers write while the run goes on.
-    :param deploy_as_blue: whether readers are switched over.
-    :param wait_on_conflict: whether to wait for another run's claim instead of failing.
-    :param loader: the name of a loader that the deployment defines.
-    :param delete_source: whether to remove the source after the switch.
-    :param overwrite_foreign: whether what others have written to the destination, or removed from it, is made as the
-        source has it; else it is left alone.
-    :param drop_user_objects: whether a switch may leave personalised copies behind, which are not carried over.
-    :param force_takeover: whether to take the claim from a run that seems to be alive.
+    :param max_same_vectors: accepted share of vectors shared by different texts, from 0 to 1; 1 accepts any, also a
+        model that truncates its input.
+    :param alias: the name that readers follow; required for a switch.
+    :param writes_go_to: the collection that writers write to during the run.
+    :param deploy_as_blue: switch readers over.
+    :param wait_on_conflict: wait for another run's claim instead of failing.
+    :param loader: the name of a loader defined by the deployment.
+    :param delete_source: remove the source after the switch.
+    :param overwrite_foreign: overwrite what others have written to the destination, or removed from it; else it is
+        kept.
+    :param drop_user_objects: allow a switch that leaves personalised copies behind, which are not carried over.
+    :param force_takeover: take the claim from a run that seems to be alive.
     :param only_failed_of: a run of this DAG whose failed items are tried again; empty: all items.
-    :param query_set: the name of queries that the deployment defines, for the comparison of both models; or empty.
-    :param dry_run: whether to stop after the checks.
+    :param query_set: the name of the deployment's queries for the comparison of both models; may be empty.
+    :param dry_run: stop after the checks.
     """
 
     source_embedding_model_id: str
@@ -126,10 +112,8 @@ class ReindexRequest:
     @classmethod
     def parse(cls, params: Mapping[str, Any]) -> ReindexRequest:
         """
-        Read the params of a run; a string or boolean that plainly means a number is accepted.
+        Read a run's params; a string or boolean that plainly means a number is accepted.
 
-        :param params: the run's params by name.
-        :returns: the request.
         :raises RequestError: a param is missing, malformed, or contradicts another one.
         """
         writes = params.get("writes_go_to") or "source"
@@ -175,11 +159,10 @@ class ReindexRequest:
 
     @property
     def limit(self) -> FailureLimit:
-        """How many items may fail."""
         return FailureLimit(self.max_failed)
 
     def as_dict(self) -> dict[str, Any]:
-        """The request as JSON can hold it."""
+        """The request as JSON-compatible values."""
         return asdict(self)
 
 
@@ -197,7 +180,7 @@ def _text(params: Mapping[str, Any], name: str, *, required: bool = False) -> st
 
 
 def _flag(params: Mapping[str, Any], name: str) -> bool:
-    # Empty means no: EmbeddingStudio's flags are nullable.
+    # Empty means false: EmbeddingStudio's flags are nullable.
     return flag(params.get(name) or 0, name)
 
 

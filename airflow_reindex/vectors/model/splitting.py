@@ -1,4 +1,4 @@
-"""Cut texts into parts that a model takes."""
+"""Splitting of texts into parts of a size that a model accepts."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from semantic_text_splitter import TextSplitter
 
 from airflow_reindex.core.failures import DataError, RequestError
 
-#: The library's time grows with the square of a text without ends of sentences, so it is given this many parts' worth
-#: of a text at a time.
+#: The library's time grows with the square of the length of a text without sentence ends, so it gets blocks of this
+#: number of parts.
 _BLOCK = 10
-#: Where a block had best end.
+#: Preferred ends of a block.
 _BREAKS = ("\n\n", "\n", ". ", "。", " ")
 
 
 class Splitter:
     """
-    Cuts at the ends of paragraphs, sentences or words, whichever fit. Equal texts give equal parts.
+    Splits at the ends of paragraphs, sentences or words, whichever fit. Equal texts give equal parts.
 
-    :param characters: the most characters in a part.
-    :param overlap: the most characters that a part repeats of the one before.
+    :param characters: most characters in a part.
+    :param overlap: most characters that a part repeats of the one before.
     :raises RequestError: these are not whole numbers with ``0 <= overlap < characters``.
     """
 
@@ -39,21 +39,19 @@ class Splitter:
 
     @property
     def characters(self) -> int:
-        """The most characters in a part."""
         return self._characters
 
     @property
     def recipe(self) -> str:
-        """Its settings as a text: with other settings the same text may give other parts."""
+        """Settings as a text; part of the embedding config hash, as other settings may give other parts."""
         return json.dumps({"characters": self._characters, "overlap": self._overlap}, sort_keys=True)
 
     def split(self, text: str) -> list[str]:
         """
-        Cut a text.
+        Split a text.
 
-        :param text: the text.
-        :returns: its parts in order, at least one, none of them blank; each non-blank character is in some part.
-        :raises DataError: the text is blank, or has characters that cannot be written as UTF-8.
+        :returns: at least one part, in order, none of them blank; each non-blank character is in some part.
+        :raises DataError: the text is blank, or cannot be encoded as UTF-8.
         """
         try:
             parts = [part for block in self._blocks(text) for part in self._splitter.chunks(block) if part.strip()]
@@ -71,7 +69,7 @@ class Splitter:
             found = (text.rfind(ending, half, end) + len(ending) for ending in _BREAKS if ending in text[half:end])
             end = next(found, end)
             yield text[start:end]
-            # A block begins with the overlap, from a whole word on when there is one.
+            # A block begins with the overlap, cut to whole words where possible.
             repeated = text[end - self._overlap : end] if self._overlap else ""
             start = end - len(repeated) + (repeated.find(" ") + 1)
         yield text[start:]

@@ -1,4 +1,4 @@
-"""What a reindex would take: counted, and extrapolated from a sample that is really embedded."""
+"""Estimate of a reindex: counted, and extrapolated from a sample that is embedded for real."""
 
 from __future__ import annotations
 
@@ -16,20 +16,17 @@ from airflow_reindex.vectors.sync.foreign import rules_of
 if TYPE_CHECKING:
     from airflow_reindex.vectors.model.plan import ReindexPlan
 
-#: Items compared at a time, and items in the sample.
+#: Items per comparison, and items in the sample.
 RANGE, SAMPLE = 20_000, 64
-#: Characters that make a token, in English and roughly.
+#: Rough average for English.
 CHARACTERS_PER_TOKEN = 4
 
 
 def estimate(kitchen: Kitchen, source: Collection, dest: Collection | None, plan: ReindexPlan) -> dict[str, Any]:
     """
-    Count what is to do, and say what it will take. Nothing is written.
+    Count the work, and extrapolate its duration. Writes nothing.
 
-    :param kitchen: loader, splitter and model.
-    :param source: the source.
-    :param dest: the destination, or ``None`` when it is not there yet.
-    :param plan: the plan so far.
+    :param dest: ``None`` when it does not exist yet.
     :returns: ``items``, ``to_embed``, ``unchanged``, ``to_delete``, ``left_alone`` (if any), ``parts``, ``tokens``,
         ``cost`` (``None`` without a price), ``time``, ``seconds``, ``sample_failed``.
     """
@@ -38,7 +35,7 @@ def estimate(kitchen: Kitchen, source: Collection, dest: Collection | None, plan
     sample: list[str] = []
     after = None
     for keys in [*source.keys(RANGE), []]:
-        # The last range has no upper end: what the destination has beyond the source's last key is to go.
+        # The last range has no upper end: destination rows beyond the source's last key are to be removed.
         upto = keys[-1] if keys else None
         states = dest.states(after, upto) if dest else {}
         decision = decide(source.versions(after, upto), states, rules)
@@ -52,7 +49,7 @@ def estimate(kitchen: Kitchen, source: Collection, dest: Collection | None, plan
 
 
 def _thin(keys: Sequence[str]) -> list[str]:
-    """At most a sample's number of keys, evenly spaced."""
+    """Return evenly spaced keys, at most as many as a sample has."""
     return list(keys[:: -(-len(keys) // SAMPLE)]) if keys else []
 
 

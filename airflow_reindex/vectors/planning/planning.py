@@ -26,9 +26,9 @@ from airflow_reindex.vectors.sync.tools import Tools
 
 log = logging.getLogger(__name__)
 
-#: Keys read at a time while the windows are cut.
+#: Keys per read while windows are cut.
 KEYS_AT_A_TIME = 10_000
-#: Seconds between two looks at another run's claim.
+#: Seconds between two checks of another run's claim.
 WAIT_SECONDS = 10.0
 
 
@@ -42,14 +42,10 @@ def make_plan(
     listed: Sequence[str] | None = None,
 ) -> tuple[ReindexPlan, dict[str, Any]]:
     """
-    Plan a reindex. Nothing is changed before all checks have passed; a dry run changes nothing at all.
+    Plan a reindex. Nothing changes before all checks have passed; a dry run changes nothing at all.
 
-    :param tools: store, models, loader.
-    :param request: what to do.
-    :param folder: the run's folder.
-    :param contender: the run.
-    :param conn_id: the connection of the collections.
-    :param listed: the items to do; ``None``: all.
+    :param contender: the run that claims the destination.
+    :param listed: ids of the items to process; ``None``: all.
     :returns: the plan (without a token for a dry run), and figures for the log and the report.
     :raises RequestError: the request or the deployment is wrong.
     :raises ConflictError: another run builds the destination, or readers follow what must not be changed.
@@ -81,7 +77,7 @@ def make_plan(
         there = store.open(dest.collection_id) if exists else None
         return plan, estimate(tools.kitchen, opened, there, plan)
     token = _take(store, plan, contender, judge)
-    # Until this run was alone, another one may have switched readers over, or removed the source.
+    # Until the claim was taken, another run may have switched readers over, or removed the source.
     source, dest, _ = _collections(tools, request)
     live = _check_switch(store, request, source, dest)
     plan = replace(plan, token=token, source=source, dest=dest, **_protection(request, live))
@@ -91,7 +87,7 @@ def make_plan(
 
 
 def _collections(tools: Tools, request: ReindexRequest) -> tuple[CollectionInfo, CollectionInfo, bool]:
-    """The source, the destination as it shall be, and whether this package has made it already."""
+    """Return source, wanted destination, and whether this package has created the destination already."""
     store, wanted = tools.store, tools.dest_spec
     source_id, dest_id = collection_of(tools.source_spec), collection_of(wanted)
     if source_id == dest_id:
@@ -127,12 +123,7 @@ def _collections(tools: Tools, request: ReindexRequest) -> tuple[CollectionInfo,
 
 
 def collection_of(spec: ModelSpec) -> str:
-    """
-    The id of a model's collection.
-
-    :param spec: the model.
-    :returns: the model's own id, as EmbeddingStudio does, unless its connection names another.
-    """
+    """Return a model's collection id: the model's own (as in EmbeddingStudio), unless its connection names another."""
     return spec.collection_id or spec.model_id
 
 
@@ -167,18 +158,15 @@ def _check_switch(store: Store, request: ReindexRequest, source: CollectionInfo,
 
 
 def _protection(request: ReindexRequest, live: bool) -> dict[str, Any]:
-    """What a plan says of a destination that may be newer than the source."""
+    """The plan's fields for a destination that may be newer than the source."""
     return {"protect": request.writes_go_to == "dest" or live, "notes": {"dest_is_live": live} if live else {}}
 
 
 def check_pointer(pointer: Pointer | None, source: CollectionInfo, dest: CollectionInfo) -> None:
     """
-    Refuse a switch of readers who see something else than the source.
+    Refuse a switch of readers who follow neither source nor destination.
 
-    :param pointer: the alias.
-    :param source: the source.
-    :param dest: the destination.
-    :raises ConflictError: they do.
+    :raises ConflictError: they follow another collection.
     """
     if pointer and pointer.collection_id not in (source.collection_id, dest.collection_id):
         raise ConflictError(
@@ -191,11 +179,9 @@ def check_user_objects(source: Collection, request: ReindexRequest) -> None:
     """
     Refuse a switch that would leave users' personalised copies behind.
 
-    Their vectors were learned for one user in the old model's space; they cannot be embedded anew from content.
+    Their vectors were learned for one user in the old model's space; they cannot be embedded from content.
 
-    :param source: the source.
-    :param request: the request.
-    :raises ConflictError: there are some, and the request does not give them up.
+    :raises ConflictError: there are some, and the request does not drop them.
     """
     count = 0 if request.drop_user_objects else source.count_user_objects()
     if count:

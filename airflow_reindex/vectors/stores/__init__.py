@@ -1,1 +1,1 @@
-"""Where collections lie; each store has the same interface."""
+"""Stores of collections; all implement the same interface."""

@@ -1,1 +1,1 @@
-"""Bringing a range of the destination in line with the source."""
+"""Synchronization of a key range of the destination with the source."""

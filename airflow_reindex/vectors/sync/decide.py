@@ -1,4 +1,4 @@
-"""Which items of a key range have to be embedded, and which are to go."""
+"""Which items of a key range are embedded, and which are removed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ class Rules:
     """
     What may be done to the destination.
 
-    :param recipe: how items are embedded in this run.
-    :param run: the run.
-    :param protect: leave alone what somebody else has written: no row that is not what its mark says is overwritten or
-        removed, and none that somebody removed comes back.
-    :param drop_gone: with ``protect``: remove what is gone from the source as long as nobody has written to it since;
-        else nothing is removed, as the destination may be newer than the source.
-    :param drop_failed: with ``protect``: remove the older row of an item that failed, as long as nobody has written to
-        it since; else it stays.
-    :param skip_failed: leave items alone that have failed in this run already, unless they have changed since.
+    :param recipe: the run's embedding config hash.
+    :param run: the plan's token.
+    :param protect: preserve newer rows: rows that differ from their mark are neither overwritten nor removed, and rows
+        that another writer removed do not come back.
+    :param drop_gone: with ``protect``: still remove what is gone from the source, if no other writer has changed it;
+        otherwise nothing is removed, as the destination may be newer than the source.
+    :param drop_failed: with ``protect``: still remove the older row of a failed item, if no other writer has changed
+        it.
+    :param skip_failed: skip items that have failed in this run already, unless they have changed since.
     """
 
     recipe: bytes
@@ -35,16 +35,16 @@ class Rules:
 @dataclass(frozen=True, kw_only=True)
 class Decision:
     """
-    What is to be done in a key range.
+    The work in a key range.
 
     :param embed: items that are missing or have changed.
     :param delete: items that are gone from the source.
-    :param unchanged: items that the destination has as they are.
-    :param written: objects that somebody else has written or changed: they are left alone, also those that the source
-        does not have.
-    :param removed: items of the source whose rows somebody else has removed: they do not come back.
-    :param surplus: how many objects the destination has for ``written`` that the source's items do not account for.
-    :param failed: items that have failed in this run, and are left alone.
+    :param unchanged: items that are up to date.
+    :param written: objects that another writer has written or changed, also those that the source does not have;
+        skipped.
+    :param removed: items of the source whose rows another writer has removed; they do not come back.
+    :param surplus: number of ``written`` objects that the source's items do not account for.
+    :param failed: items that have failed in this run; skipped.
     """
 
     embed: Sequence[str] = field(default_factory=tuple)
@@ -60,10 +60,9 @@ def decide(source: Mapping[str, bytes], dest: Mapping[str, State], rules: Rules)
     """
     Compare a key range of source and destination.
 
-    :param source: the versions of the source's originals.
-    :param dest: what the destination has.
-    :param rules: what may be done to it.
-    :returns: each of the source's items is embedded, unchanged, failed, or somebody else's (written or removed).
+    :param source: versions of the source's originals, by id.
+    :param dest: states of the destination's objects, by id.
+    :returns: each of the source's items is embedded, unchanged, failed, written or removed.
     """
     embed, unchanged, written, removed = list[str](), list[str](), list[str](), list[str]()
     failed: dict[str, Mark] = {}
@@ -96,7 +95,7 @@ def decide(source: Mapping[str, bytes], dest: Mapping[str, State], rules: Rules)
 
 
 def _counts_as_failed(state: State, rules: Rules) -> bool:
-    """Whether this run counts an item as failed whose row somebody else has written since."""
+    """Whether this run counts an item as failed although another writer has changed its row since."""
     return state.mark is not None and bool(state.mark.stage) and state.mark.run == rules.run
 
 
@@ -120,7 +119,7 @@ def _stays(version: bytes, state: State | None, rules: Rules) -> bool:
 def _gone(source: Mapping[str, bytes], dest: Mapping[str, State], rules: Rules) -> list[str]:
     if rules.protect and not rules.drop_gone:
         return []
-    # What has no row any more is only forgotten.
+    # An object without a row only loses its mark.
     return [
         key
         for key, state in dest.items()

@@ -1,4 +1,4 @@
-"""What others have written to a destination: what that means is said, and nothing is proven by its absence."""
+"""Rows of other writers in a destination: how they are treated, explained and verified."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from airflow_reindex.vectors.sync.decide import Rules
 
 def rules_of(plan: ReindexPlan, *, protect: bool, skip_failed: bool = False) -> Rules:
     """
-    What may be done to a plan's destination.
+    Return what may be done to a plan's destination.
 
-    :param plan: the plan.
-    :param protect: whether the destination may be newer than the source: then removals from it mean nothing.
-    :param skip_failed: leave alone what has failed in this run already.
+    :param protect: the destination may be newer than the source, so removals from it are kept.
+    :param skip_failed: skip what has failed in this run already.
     """
     return Rules(
         recipe=bytes.fromhex(plan.recipe),
-        # Of the plan rather than the run: when it is made anew, what has failed before does not count.
+        # The plan's token and not the run's id: failures of an earlier plan of the run do not count.
         run=plan.token,
         protect=protect or not plan.request.overwrite_foreign,
         drop_gone=not protect,
@@ -28,12 +27,7 @@ def rules_of(plan: ReindexPlan, *, protect: bool, skip_failed: bool = False) -> 
 
 
 def explain(count: int, dest: str) -> str:
-    """
-    What it means that objects were left alone, and what to do.
-
-    :param count: how many.
-    :param dest: the destination.
-    """
+    """Explain why objects were left alone, and what to do."""
     return (
         f"{count:,} objects of the destination '{dest}' were written, changed or removed there by others, and were "
         "left as they are: it does not have the source's versions of them. If writers write to the destination by "
@@ -44,12 +38,11 @@ def explain(count: int, dest: str) -> str:
 
 def refuse_empty(dest: Collection, seen: int, failed: int) -> None:
     """
-    Refuse to call a destination done that has nothing of what it should have.
+    Refuse an empty destination whose items others have removed.
 
-    :param dest: the destination.
-    :param seen: the source's items.
-    :param failed: how many of them failed.
-    :raises DataError: it is empty, and others have removed what it had.
+    :param seen: number of the source's items.
+    :param failed: number of them that failed.
+    :raises DataError: it is empty.
     """
     if seen > failed and dest.count() == 0:
         name = dest.info.collection_id

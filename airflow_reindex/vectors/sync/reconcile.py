@@ -1,4 +1,4 @@
-"""One key range: compare source and destination, embed what is missing or has changed, remove what is gone."""
+"""Reconciliation of one key range: embed what is missing or has changed, remove what is gone."""
 
 from __future__ import annotations
 
@@ -23,17 +23,15 @@ log = logging.getLogger(__name__)
 @dataclass
 class Tally:
     """
-    What became of a key range.
+    The result of reconciling a key range, in items.
 
-    :param seen: the source's originals in it.
-    :param embedded: items that were embedded and have landed.
+    :param seen: originals of the source in the range.
     :param parts: vectors written, averages not counted.
-    :param unchanged: items that the destination had already.
-    :param deleted: items removed from the destination.
-    :param left_alone: objects that somebody else has written, changed or removed in the destination.
-    :param removed: those of them that are the source's items, and that the destination does not have.
+    :param unchanged: items that were up to date.
+    :param left_alone: objects that another writer has written, changed or removed in the destination.
+    :param removed: those of them that are in the source and not in the destination.
     :param surplus: objects of the destination that neither the source's items nor failures account for.
-    :param failed: items that failed, in this pass or before it in this run.
+    :param failed: items that failed in this run, in this pass or earlier.
     """
 
     seen: int = 0
@@ -48,27 +46,18 @@ class Tally:
 
     @property
     def changes(self) -> int:
-        """How much was done."""
+        """Number of items embedded or removed."""
         return self.embedded + self.deleted
 
     def add(self, other: Tally) -> None:
-        """
-        Add another range's figures.
-
-        :param other: the other range.
-        """
+        """Add another range's figures."""
         for name in ("seen", "embedded", "parts", "unchanged", "deleted", "left_alone", "removed", "surplus"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.failed += other.failed
 
 
 def recipe_of(kitchen: Kitchen) -> bytes:
-    """
-    What an item's vectors depend on besides the item: with another recipe all items are embedded anew.
-
-    :param kitchen: model, loader and splitter.
-    :returns: 16 bytes.
-    """
+    """Return the embedding config hash (16 bytes) of model, loader and splitter; a new one re-embeds all items."""
     spec: ModelSpec = kitchen.model.spec
     parts = [spec.backend, spec.name, spec.dimensions, spec.document_prefix, kitchen.loader.recipe]
     text = json.dumps([*parts, kitchen.splitter.recipe])
@@ -80,10 +69,8 @@ class Reconciler:
     """
     Makes key ranges of the destination equal to the source's.
 
-    :param source: the collection that is read.
-    :param dest: the collection that is built.
-    :param kitchen: loader, splitter and model.
-    :param token: the claim's token.
+    :param kitchen: the embedding pipeline.
+    :param token: of the claim.
     :param check: raises when the claim is lost.
     """
 
@@ -106,17 +93,13 @@ class Reconciler:
         what: str = "",
     ) -> Tally:
         """
-        Reconcile one key range. Done again, it does only what is left.
+        Reconcile one key range. Repeated, it does only what is left.
 
-        :param after: the range's open lower end.
-        :param upto: its upper end.
-        :param rules: what may be done to the destination.
-        :param only: these items only; then nothing is removed.
-        :param anew: embed them all, also those that are there.
-        :param since: look only at rows of the source that may have changed since this moment; nothing is removed.
-        :param contents: whether to ask the loader if contents outside of the row have changed.
-        :param what: how the log calls the range; empty: no progress is logged.
-        :returns: what became of it.
+        :param only: restrict to these items, and remove nothing.
+        :param anew: embed all of them, also those that are up to date.
+        :param since: a watermark: consider only rows of the source that may have changed since, and remove nothing.
+        :param contents: ask the loader whether contents outside of the row have changed.
+        :param what: the range's name in the log; empty: log no progress.
         """
         versions = self.source.versions(after, upto, since)
         if only is not None:
@@ -151,7 +134,7 @@ class Reconciler:
         left = set[str]()
 
         def put(batch: Sequence[Embedded]) -> None:
-            # What somebody else wrote since the ranges were compared.
+            # What other writers wrote since the comparison.
             left.update(self.dest.put(self.token, batch, only_unchanged=rules.protect))
 
         progress = Progress(log.info, what, len(keys), unit="items") if what else None
@@ -185,7 +168,7 @@ class Reconciler:
         tally.failed += [item for item in failed if item.object_id not in left]
 
     def _changed_contents(self, decision: Decision, marks: Mapping[str, Mark], rules: Rules, tally: Tally) -> list[str]:
-        """Items whose row is as it was, while their content is not."""
+        """Return items whose content has changed although their row has not."""
         changed: list[str] = []
         keys = [key for key in decision.unchanged if key in marks]
         for start in range(0, len(keys), READ_ITEMS):

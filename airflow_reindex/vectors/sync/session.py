@@ -1,4 +1,4 @@
-"""A claimed reindex at work: source, destination and plan."""
+"""A running task of a claimed reindex: source, destination and plan."""
 
 from __future__ import annotations
 
@@ -23,15 +23,10 @@ RANGE_ITEMS = 20_000
 @dataclass(frozen=True, kw_only=True)
 class Session:
     """
-    A task at work: its plan, the opened collections, and a claim that is kept alive.
+    A running task: its plan, the opened collections, and a claim kept alive by heartbeats.
 
-    :param plan: the plan.
-    :param tools: store, models, loader.
-    :param source: the collection that is read.
-    :param dest: the collection that is built.
-    :param reconciler: makes key ranges equal.
     :param check: raises when the claim is lost.
-    :param protect: whether the destination may be newer than the source: the plan says so, or readers follow it by now.
+    :param protect: the destination may be newer than the source: the plan says so, or readers follow it by now.
     """
 
     plan: ReindexPlan
@@ -44,14 +39,14 @@ class Session:
 
     @property
     def spares(self) -> bool:
-        """Whether what others have written to the destination, or removed from it, is left alone."""
+        """Whether rows written or removed by others in the destination are preserved."""
         return self.rules().protect
 
     def rules(self, *, skip_failed: bool = False) -> Rules:
         """
-        What may be done to the destination.
+        Return what may be done to the destination.
 
-        :param skip_failed: leave alone what has failed in this run already.
+        :param skip_failed: skip what has failed in this run already.
         """
         return rules_of(self.plan, protect=self.protect, skip_failed=skip_failed)
 
@@ -59,7 +54,7 @@ class Session:
         """
         Reconcile the whole collection, range by range.
 
-        :param rules: what may be done; ``None``: the session's, failures of this run counted, not tried again.
+        :param rules: ``None``: the session's; failures of this run are counted and not retried.
         """
         tally = Tally()
         for after, upto in coarse_ranges(self.plan.windows, RANGE_ITEMS):
@@ -73,12 +68,8 @@ def session(tools: Tools, plan: ReindexPlan, owner: Owner) -> Iterator[Session]:
     """
     Open the collections of a plan, and keep its claim alive.
 
-    :param tools: store, models, loader.
-    :param plan: the plan.
-    :param owner: the run.
-    :yields: the session.
     :raises ClaimLostError: another run has taken over.
-    :raises RequestError: vectors would be others than the plan's.
+    :raises RequestError: the embedding config hash differs from the plan's.
     """
     if recipe_of(tools.kitchen).hex() != plan.recipe:
         raise RequestError(
@@ -120,10 +111,5 @@ def _why_lost(store: Store, plan: ReindexPlan) -> str:
 
 
 def claim_of(plan: ReindexPlan, owner: Owner) -> Claim:
-    """
-    A plan's claim.
-
-    :param plan: the plan.
-    :param owner: the run.
-    """
+    """Return a plan's claim."""
     return Claim(dest=plan.dest.collection_id, source=plan.source.collection_id, token=plan.token, owner=owner)

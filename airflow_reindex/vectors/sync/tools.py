@@ -1,4 +1,4 @@
-"""What every step of a reindex works with."""
+"""What every step of a reindex needs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from airflow_reindex.vectors.model.store import Store
 @dataclass(frozen=True, kw_only=True)
 class Tools:
     """
-    What a reindex works with.
+    Store, models and loader of a reindex.
 
-    :param store: where both collections are.
-    :param source_spec: the source's embedding model.
-    :param source_model: makes the source's model, where it is needed: to compare searches.
-    :param kitchen: the destination's model, the loader and the splitter.
+    :param source_model: opens the source's model, which only the comparison of searches needs.
+    :param kitchen: the destination's embedding pipeline.
     """
 
     store: Store
@@ -28,5 +26,5 @@ class Tools:
 
     @property
     def dest_spec(self) -> ModelSpec:
-        """The destination's embedding model."""
+        """The description of the destination's model."""
         return self.kitchen.model.spec

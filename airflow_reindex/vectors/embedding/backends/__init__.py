@@ -1,4 +1,4 @@
-"""Embedding models by the name of their backend. Modules are imported when they are used: each needs other packages."""
+"""Embedding models by backend name. Modules are imported on use, as each needs other packages."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ BUILT_IN = {
 
 def open_model(spec: ModelSpec, registered: Mapping[str, str]) -> EmbeddingModel:
     """
-    Make the model that a description asks for.
+    Create the model for a description; no request is sent yet.
 
-    :param spec: the description.
     :param registered: the deployment's own backends, ``package.module.Class`` by name.
-    :returns: the model; it has not been reached yet.
-    :raises RequestError: there is no such backend, it cannot be imported, or it refuses the description.
+    :raises RequestError: the backend does not exist, cannot be imported, or refuses the description.
     """
     taken = registered.keys() & BUILT_IN.keys()
     if taken:

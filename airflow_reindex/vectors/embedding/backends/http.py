@@ -1,4 +1,4 @@
-"""What the HTTP backends share: a pool of connections, retries, and what a server's answers mean."""
+"""What the HTTP backends share: connection pool, retries, and the classification of answers."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from airflow_reindex.vectors.model.collection import Vectors
 from airflow_reindex.vectors.model.embedding_model import ModelSpec, SuspectError
 
 CONNECT_TIMEOUT = 10.0
-#: How often a request is sent at most: to a server that is away or busy, and to one that fails on it.
+#: Most attempts per request: for a server that is away or busy, and for one that fails on this request.
 TRIES, SUSPECT_TRIES = 5, 3
-#: After how many seconds no further try is begun.
+#: No attempt is begun after this number of seconds.
 MOST_SECONDS = 300.0
-#: The longest ``Retry-After`` that is waited for; a task that is tried again later serves longer ones better.
+#: The longest ``Retry-After`` to wait for; longer ones are better served by a retry of the task.
 MOST_WAIT = 60.0
-#: The wait before the second try is at most this long; it doubles with each try.
+#: Upper limit of the wait before the second attempt; it doubles with each attempt.
 FIRST_WAIT = 0.5
-#: How much of a server's answer a message quotes.
+#: Characters of a server's answer that a message quotes.
 QUOTED = 300
 
 _BUSY = {408, 425, 429, 502, 503, 504}
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 
 class _AgainError(Exception):
-    """A try has failed, and another may help."""
+    """An attempt failed, and another may succeed."""
 
     def __init__(self, error: TransientError, after: float | None = None) -> None:
         super().__init__(str(error))
@@ -64,12 +64,12 @@ class HttpModel:
     """
     A model behind an HTTP server.
 
-    :param spec: its description; ``options`` may hold ``verify``: the path of a file with CA certificates, or
-        ``false``, which only a server on this machine allows.
-    :raises RequestError: the description lacks what is needed.
+    :param spec: ``options`` may hold ``verify``: the path of a file with CA certificates, or ``false``, which is
+        allowed for a server on this machine only.
+    :raises RequestError: the description lacks something.
     """
 
-    #: Options besides ``verify``; another one is a typing error that would change vectors unnoticed.
+    #: Options besides ``verify``; an unknown one is refused, as a misspelt option would change vectors unnoticed.
     options: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -89,9 +89,9 @@ class HttpModel:
         self._url = spec.url.rstrip("/")
         headers = {"Authorization": f"Bearer {spec.secret}"} if spec.secret else {}
         if not (spec.secret.isascii() and spec.secret.isprintable()) or " " in spec.secret:
-            # The HTTP library would refuse it with a message that quotes it.
+            # The HTTP library would refuse it with a message that quotes the key.
             raise RequestError(f"{self._label}: the key has blanks, line breaks or signs that no key has.")
-        # One line a request at level INFO would fill the task's log.
+        # One line per request at level INFO would fill the task's log.
         log = logging.getLogger("httpx")
         if log.level == logging.NOTSET:
             log.setLevel(logging.WARNING)
@@ -99,9 +99,9 @@ class HttpModel:
         self._client = httpx.Client(
             headers=headers,
             verify=self._verify(local),
-            # A proxy is for servers elsewhere.
+            # No proxy for a server on this machine.
             trust_env=not local,
-            # A redirect would carry texts and key to a server that nobody has named.
+            # A redirect would send texts and key to a server that nobody configured.
             follow_redirects=False,
             timeout=httpx.Timeout(spec.timeout, connect=min(CONNECT_TIMEOUT, spec.timeout), pool=None),
             limits=httpx.Limits(max_connections=spec.in_flight, max_keepalive_connections=spec.in_flight),
@@ -109,11 +109,9 @@ class HttpModel:
 
     @property
     def spec(self) -> ModelSpec:
-        """Its description."""
         return self._spec
 
     def close(self) -> None:
-        """Let go of connections."""
         self._client.close()
 
     @property
@@ -138,13 +136,11 @@ class HttpModel:
 
     def _call(self, method: str, path: str, body: Any, parse: Callable[[Any], T]) -> T:
         """
-        Send a request, again where that may help, and parse the answer.
+        Send a request with retries, and parse the answer.
 
-        :param method: GET or POST.
         :param path: appended to the model's URL.
-        :param body: what is sent as JSON; ``None`` for nothing.
-        :param parse: makes the result; its ValueError says that the answer is not what the protocol demands.
-        :returns: what ``parse`` returns.
+        :param body: sent as JSON; ``None`` for none.
+        :param parse: makes the result; its ValueError means that the answer violates the protocol.
         """
         content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         url = self._url + path
@@ -152,7 +148,7 @@ class HttpModel:
         try:
             found: T = tries(self._try, method, url, content, parse)
         except _AgainError as again:
-            # The tries' own tracebacks say nothing more.
+            # The attempts' own tracebacks add nothing.
             raise again.error from None
         return found
 
@@ -179,7 +175,7 @@ class HttpModel:
         for cause in _causes(error):
             if isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME:
                 raise RequestError(f"{self._where(url)}: its host is unknown ({cause}). Look at the URL.") from None
-            # Later on, or when the other side hangs up, TLS fails like any connection.
+            # After the handshake, or when the peer hangs up, a TLS error is a lost connection like any other.
             hung_up = isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError)
             if isinstance(cause, ssl.SSLError) and isinstance(error, httpx.ConnectError) and not hung_up:
                 raise RequestError(
@@ -236,18 +232,18 @@ class HttpModel:
 
 @cache
 def _trusted() -> ssl.SSLContext:
-    """The usual CAs; reading them takes too long to do it for each model."""
+    """The system's CAs; cached, as reading them for each model takes too long."""
     return httpx.create_ssl_context()
 
 
 def to_vectors(rows: Sequence[Any]) -> Vectors:
     """
-    Make an array of a server's rows; what is no number becomes NaN.
+    Make an array of a server's rows; whatever is not a number becomes NaN.
 
-    :param rows: a list of numbers each, or ``None``.
+    :param rows: lists of numbers or ``None``.
     :returns: shape ``(len(rows), n)``.
-    :raises DataError: some rows are longer than others.
-    :raises ValueError: they are no rows of numbers.
+    :raises DataError: the rows differ in length.
+    :raises ValueError: they are not rows of numbers.
     """
     width = next((len(row) for row in rows if isinstance(row, list)), 1)
     whole = [[None] * width if row is None else row for row in rows]
@@ -269,7 +265,7 @@ def to_vectors(rows: Sequence[Any]) -> Vectors:
 def _wait(state: RetryCallState) -> float:
     error = _failure(state)
     if error.after is not None:
-        # A little later than asked for, and not all at once.
+        # A little later than the server asked for, so that clients do not return at the same moment.
         return error.after + random.uniform(0, FIRST_WAIT)  # noqa: S311 - spreads retries, no secret
     return random.uniform(0, FIRST_WAIT * 2 ** (state.attempt_number - 1))  # noqa: S311 - spreads retries, no secret
 
@@ -286,7 +282,7 @@ def _failure(state: RetryCallState) -> _AgainError:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds, from a number or an HTTP date; ``None`` when the server does not say."""
+    """Return seconds from a number or an HTTP date; ``None`` when the server does not say."""
     if not value:
         return None
     try:
@@ -301,7 +297,7 @@ def _retry_after(value: str | None) -> float | None:
 
 
 def _public(url: str) -> str:
-    """A URL without credentials, query and fragment."""
+    """Return a URL without credentials, query and fragment."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 

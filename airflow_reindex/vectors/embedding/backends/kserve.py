@@ -1,4 +1,4 @@
-"""The backend `kserve`: servers that speak the Open Inference Protocol, version 2 (Triton, KServe, MLServer, ...)."""
+"""Backend `kserve`: servers that speak the Open Inference Protocol, version 2 (Triton, KServe, MLServer, ...)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FLOATS = {"FP16", "BF16", "FP32", "FP64"}
 
 @dataclass(frozen=True)
 class _Tensors:
-    """The names of the tensors, and whether texts are a column ``[n, 1]`` rather than a list ``[n]``."""
+    """Names of the tensors, and whether texts are a column ``[n, 1]`` rather than a list ``[n]``."""
 
     texts: str
     vectors: str
@@ -31,8 +31,8 @@ class KServeModel(HttpModel):
     """
     ``POST {url}/v2/models/{name}/infer`` with the texts as a tensor of BYTES.
 
-    Options: ``input`` and ``output`` (names of the tensors; by default the only ones of the model's metadata that fit)
-    and ``version`` (of the model).
+    Options: ``input`` and ``output`` (tensor names; by default the only ones of the model's metadata that fit) and
+    ``version`` (of the model).
     """
 
     options: ClassVar[frozenset[str]] = frozenset({"input", "output", "version"})
@@ -47,13 +47,6 @@ class KServeModel(HttpModel):
         self._lock = Lock()
 
     def embed(self, texts: Sequence[str], kind: Kind = "document") -> Vectors:  # noqa: ARG002
-        """
-        Embed texts.
-
-        :param texts: the texts.
-        :param kind: makes no difference.
-        :returns: one vector a text.
-        """
         with self._lock:
             tensors = self._tensors or self._look_up()
             self._tensors = tensors

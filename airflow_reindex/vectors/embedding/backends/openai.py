@@ -1,4 +1,4 @@
-"""The backend `openai`: servers that speak OpenAI's embeddings API (OpenAI, vLLM, TEI, Ollama, LiteLLM, ...)."""
+"""Backend `openai`: servers that speak OpenAI's embeddings API (OpenAI, vLLM, TEI, Ollama, LiteLLM, ...)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from airflow_reindex.vectors.model.embedding_model import Kind, ModelSpec
 
 _log = logging.getLogger(__name__)
 
-#: What other numbers than float32 a server may send, by their bits.
+#: Number formats other than float32 that a server may send, by their bits.
 _WIDTHS = {1: "single bits", 8: "8-bit integers", 16: "float16", 64: "float64"}
 _REMEDY = "Set the option 'encoding_format' to 'float' in its connection."
 
-#: Refusals that are about these parts of a request have nothing to do with its texts.
+#: Refusals that name one of these fields are not about the texts.
 _NOT_TEXTS = {"model", "dimensions", "encoding_format"}
 
 
@@ -46,21 +46,13 @@ class OpenAIModel(HttpModel):
             raise RequestError(f"{self._label}: option 'send_dimensions' must be true or false.")
 
     def embed(self, texts: Sequence[str], kind: Kind = "document") -> Vectors:  # noqa: ARG002
-        """
-        Embed texts.
-
-        :param texts: the texts.
-        :param kind: makes no difference.
-        :returns: one vector a text.
-        """
         return self._embed(texts, self._encoding)
 
     def check_encoding(self, text: str) -> None:
         """
-        Compare a vector in base64 with the same one as numbers, where base64 is used.
+        Compare a vector in base64 with the same one as numbers, when the connection uses base64.
 
-        :param text: any text.
-        :raises RequestError: they differ: the server's base64 is not of float32.
+        :raises RequestError: they differ: the server's base64 is not float32.
         """
         if self._encoding != "base64":
             return
@@ -70,7 +62,7 @@ class OpenAIModel(HttpModel):
         except DataError as error:
             _log.warning("%s gives no vectors as numbers to compare those in base64 with: %s", self._label, error)
             return
-        # Servers that compute with few bits do not give the same twice.
+        # Servers that compute in low precision do not return the same numbers twice.
         if len(packed) != len(plain) or not np.allclose(packed, plain, rtol=0, atol=0.05 * np.abs(plain).max()):
             raise RequestError(
                 f"{self._label}: its vectors in base64 are not those that it gives as numbers ({len(packed)} numbers "
@@ -115,7 +107,7 @@ def _parse(answer: Any, count: int, dimensions: int) -> Vectors:
 
 
 def _check_width(size: int, dimensions: int) -> None:
-    """Refuse vectors whose length says that their numbers are no float32, the only ones that the protocol has."""
+    """Refuse vectors whose length shows that they are not float32, the only format that the protocol has."""
     for width, name in _WIDTHS.items():
         if size * 8 == width * dimensions:
             raise DataError(

@@ -1,4 +1,4 @@
-"""The backend `wordllama`: small static word embeddings that are computed in the task, without a server."""
+"""Backend `wordllama`: small static word embeddings, computed in the task without a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_reindex.core.failures import DataError, RequestError
 from airflow_reindex.vectors.model.collection import Vectors
 from airflow_reindex.vectors.model.embedding_model import Kind, ModelSpec
 
-#: The matrix that the package brings along, and what it may be cut to.
+#: The matrix that comes with the package, its width, and the dimensions that it may be cut to.
 NAME, WIDTH, DIMENSIONS = "l2_supercat", 256, (64, 128, 256)
 
 _loading = Lock()
@@ -25,7 +25,6 @@ class WordLlamaModel:
     """
     The model ``l2_supercat`` of the package ``wordllama``, with 64, 128 or 256 dimensions.
 
-    :param spec: its description.
     :raises RequestError: there is no such model.
     """
 
@@ -43,22 +42,19 @@ class WordLlamaModel:
 
     @property
     def spec(self) -> ModelSpec:
-        """Its description."""
         return self._spec
 
     def embed(self, texts: Sequence[str], kind: Kind = "document") -> Vectors:  # noqa: ARG002
         """
-        Average the vectors of each text's tokens.
+        Average the token vectors of each text; a text without tokens gets a zero vector.
 
-        :param texts: the texts.
-        :param kind: makes no difference.
-        :returns: one vector a text; that of a text without tokens is zero.
-        :raises DataError: a text is no valid Unicode.
+        :raises DataError: a text is not valid Unicode.
         """
         with _loading:
             model = _load(self._spec.dimensions)
         try:
-            # Tokens of each text alone: the package's own method pads all to the longest, which costs time and memory.
+            # Tokenized without padding: the package's own method pads all texts to the longest, which costs time and
+            # memory.
             tokens = model.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         except TypeError as error:
             raise DataError(
@@ -71,12 +67,12 @@ class WordLlamaModel:
         return vectors
 
     def close(self) -> None:
-        """Nothing to let go of: the matrix stays for the process's next model."""
+        """Nothing to close: the matrix stays cached for the process's next model."""
 
 
 @cache
 def _load(dimensions: int) -> Any:
-    # The package looks for the tokenizer in a folder of another name, and then on the network, unless it is told where.
+    # Unless told where, the package looks for the tokenizer in a folder of another name and then on the network.
     model = wordllama.WordLlama.load(
         NAME,
         cache_dir=Path(wordllama.__file__).parent,

@@ -1,1 +1,1 @@
-"""Where the contents of items come from."""
+"""Sources of items' contents."""

@@ -1,4 +1,4 @@
-"""Contents that are in the row itself."""
+"""Contents from the row's own payload."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from airflow_reindex.vectors.model.loader import Content
 
 
 class PayloadLoader:
-    """
-    Takes texts from the payload.
-
-    :param settings: which.
-    """
+    """Takes texts from the payload."""
 
     outside = False
 
@@ -25,21 +21,10 @@ class PayloadLoader:
         self.recipe = recipe("payload", settings)
 
     def load(self, items: Sequence[Item]) -> list[Content | DataError]:
-        """
-        Take each item's text; see :class:`airflow_reindex.vectors.model.loader.Loader`.
-
-        :param items: the items.
-        :returns: contents, or why there is none.
-        """
         return [self._content(item) for item in items]
 
     def versions(self, items: Sequence[Item]) -> list[str | DataError]:
-        """
-        Contents have no version of their own.
-
-        :param items: the items.
-        :returns: empty texts.
-        """
+        """Return empty texts: payload contents have no version of their own."""
         return [""] * len(items)
 
     def _content(self, item: Item) -> Content | DataError:
@@ -56,14 +41,12 @@ class PayloadLoader:
 
 def text_of(value: Any, where: str, fields: Sequence[str], optional_fields: Sequence[str] = ()) -> str:
     """
-    Take texts from a JSON object.
+    Join the texts of a JSON object's fields with line ends.
 
-    :param value: the parsed JSON.
-    :param where: what messages call it.
-    :param fields: fields to take, dots lead into nested objects; when none are named, all texts in order of their keys.
-    :param optional_fields: further fields, that may be missing or NULL.
-    :returns: the texts, joined by line ends.
-    :raises DataError: a field is missing or holds no text, or all are blank.
+    :param where: how messages name the object.
+    :param fields: dots lead into nested objects; none: all texts, ordered by key.
+    :param optional_fields: further fields that may be missing or NULL.
+    :raises DataError: a field is missing or not a text, or all are blank.
     """
     if not isinstance(value, dict):
         raise DataError(f"{where} is no JSON object.")
@@ -81,13 +64,7 @@ def text_of(value: Any, where: str, fields: Sequence[str], optional_fields: Sequ
 
 
 def lookup(value: Any, field: str) -> Any:
-    """
-    Find a field.
-
-    :param value: parsed JSON.
-    :param field: the field; dots lead into nested objects.
-    :returns: its value; ``None`` when it is missing.
-    """
+    """Return a field's value, or ``None``; dots lead into nested objects."""
     for name in field.split("."):
         if not isinstance(value, dict):
             return None

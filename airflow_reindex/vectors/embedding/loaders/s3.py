@@ -1,4 +1,4 @@
-"""Contents that are objects in S3, or in a server that speaks its protocol."""
+"""Contents that are objects in S3 or a compatible server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _CREDENTIALS = {
     "TokenRefreshRequired",
 }
 _BUSY = {"RequestTimeout", "RequestTimeoutException", "SlowDown", "Throttling", "ThrottlingException"}
-#: A body that breaks off is beyond botocore's own retries, which end with the headers.
+#: An interrupted body is not covered by botocore's own retries, which end with the headers.
 _BODY_ATTEMPTS = 3
 
 
@@ -55,16 +55,15 @@ class _Object:
 
 
 class _RefusedError(DataError):
-    """One object is refused: its own matter when others are read, the deployment's when all of several are."""
+    """One object was refused: its own failure if others are read, the deployment's if all of several are refused."""
 
 
 class S3Loader:
     """
     Gets objects, several at a time.
 
-    :param settings: which, and how they are read.
-    :param client: boto3's client of S3, with retries of its own; it is used from several threads.
-    :raises RequestError: the settings make no sense.
+    :param client: boto3's S3 client, with its own retries; used from several threads.
+    :raises RequestError: the settings contradict each other.
     """
 
     outside = True
@@ -87,10 +86,8 @@ class S3Loader:
 
     def load(self, items: Sequence[Item]) -> list[Content | DataError]:
         """
-        Get each item's object; see :class:`airflow_reindex.vectors.model.loader.Loader`.
+        Get each item's object; a content's version is its ETag.
 
-        :param items: the items.
-        :returns: contents with the objects' ETags, or why there is none.
         :raises RequestError: credentials or buckets are wrong.
         :raises TransientError: S3 is away or busy.
         """
@@ -101,14 +98,7 @@ class S3Loader:
         ]
 
     def versions(self, items: Sequence[Item]) -> list[str | DataError]:
-        """
-        Ask for ETags.
-
-        :param items: the items.
-        :returns: ETags, or why there is none.
-        :raises RequestError: as for :meth:`load`.
-        :raises TransientError: as for :meth:`load`.
-        """
+        """Ask for ETags; raises like :meth:`load`."""
         return self._answers(items, self._head)
 
     def _answers(self, items: Sequence[Item], fetch: Callable[[_Place], A]) -> list[A | DataError]:
@@ -194,8 +184,8 @@ class S3Loader:
         except boto.ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (400, 403, 404):
                 raise
-            # The answer to a HEAD has no body, so it does not say whether object, bucket or credentials are the
-            # matter; that to a GET does.
+            # A HEAD answer has no body, so it does not tell whether object, bucket or credentials are the cause; a GET
+            # does.
             answer = self._client.get_object(Bucket=place.bucket, Key=place.key, Range="bytes=0-0")
             answer["Body"].close()
             return _tag(answer)

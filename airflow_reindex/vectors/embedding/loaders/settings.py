@@ -1,4 +1,4 @@
-"""Definitions of loaders: plain JSON from the deployment, checked field by field."""
+"""Loader definitions: plain JSON from the deployment, checked field by field."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Texts = tuple[str, ...]
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PayloadSettings:
     """
-    The content is in the row's payload.
+    Settings of a loader that takes the content from the row's payload.
 
-    :param fields: fields whose texts are joined by line ends; dots lead into nested objects. Empty: all texts of the
-        payload, in order of their keys.
-    :param optional_fields: further fields, that may be missing.
+    :param fields: their texts are joined by line ends; dots lead into nested objects. Empty: all texts of the payload,
+        ordered by key.
+    :param optional_fields: further fields that may be missing.
     """
 
     fields: Texts = ()
@@ -30,18 +30,17 @@ class PayloadSettings:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class S3Settings:
     """
-    The content is an object in S3, named by the row's storage metadata.
+    Settings of a loader that reads S3 objects named by the row's storage metadata.
 
-    :param aws_conn_id: the Airflow connection, of type ``aws``.
+    :param aws_conn_id: an Airflow connection of type ``aws``.
     :param bucket: for items that name none.
-    :param buckets: the buckets that items may name; by default ``bucket`` alone, and without it any.
-    :param bucket_field: the field of the storage metadata with the bucket; dots lead into nested objects.
-    :param key_field: the field with the object's key; ``key`` will do besides.
-    :param encoding: of the object's text.
+    :param buckets: the buckets that items may name; by default ``bucket`` alone, or any when that is empty.
+    :param bucket_field: the metadata field with the bucket; dots lead into nested objects.
+    :param key_field: the metadata field with the object's key; ``key`` is accepted as well.
     :param max_bytes: larger objects are refused.
-    :param json_fields: the object is JSON, and these fields' texts are its content; an empty list takes all texts. Of a
-        list, the storage metadata's ``index`` names the element.
-    :param concurrency: requests at the same time.
+    :param json_fields: the object is JSON, and the content is these fields' texts (an empty list: all texts). Of a
+        list, the metadata's ``index`` names the element.
+    :param concurrency: simultaneous requests.
     """
 
     aws_conn_id: str = "aws_default"
@@ -58,13 +57,12 @@ class S3Settings:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SqlSettings:
     """
-    The content is in a database.
+    Settings of a loader that selects texts from a database.
 
-    :param conn_id: the Airflow connection.
-    :param query: gives ``(id, text)`` or ``(id, text, version)``, one row an id; ``{ids}`` stands for the list of
-        bound ids, as in ``SELECT id, body FROM docs WHERE id IN ({ids})``. Where the driver's placeholder is ``%s``, a
-        percent sign is written twice.
-    :param version_query: gives ``(id, version)`` without reading the texts; needs the third column of ``query``.
+    :param query: returns ``(id, text)`` or ``(id, text, version)``, one row per id; ``{ids}`` stands for the bound ids,
+        as in ``SELECT id, body FROM docs WHERE id IN ({ids})``. Where the driver's placeholder is ``%s``, write ``%``
+        as ``%%``.
+    :param version_query: returns ``(id, version)`` without reading texts; requires the third column of ``query``.
     :param id_field: the field of the storage metadata, or else of the payload, with the id; by default the object's id.
     :param id_type: how ids are bound.
     """
@@ -78,13 +76,13 @@ class SqlSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitSettings:
-    """How contents are cut; see :class:`airflow_reindex.vectors.model.splitting.Splitter`."""
+    """Settings of :class:`airflow_reindex.vectors.model.splitting.Splitter`."""
 
     characters: int = 2000
     overlap: int = 0
 
 
-#: What a value must be, and how it is told: by the type that a field is declared with.
+#: By a field's declared type: how messages describe it, and its runtime type.
 _KINDS: dict[Any, tuple[str, type]] = {
     str: ("a text", str),
     int: ("a whole number from 0", int),
@@ -98,10 +96,8 @@ def parse(where: str, definition: Mapping[str, Any], settings: type[T]) -> T:
     """
     Check a definition.
 
-    :param where: what messages call it, such as ``the loader 'docs'``.
-    :param definition: JSON.
+    :param where: how messages name it, such as ``the loader 'docs'``.
     :param settings: one of the classes above.
-    :returns: its settings.
     :raises RequestError: a field is unknown, missing, or of another type.
     """
     hints = get_type_hints(settings)
@@ -132,12 +128,9 @@ def _value(where: str, name: str, value: Any, hint: Any) -> Any:
 
 def recipe(kind: str, settings: Any, without: tuple[str, ...] = ()) -> str:
     """
-    Write down what may change contents.
+    Serialize the settings that determine contents, as canonical JSON.
 
-    :param kind: the loader's kind.
-    :param settings: its settings.
     :param without: fields that change no content.
-    :returns: canonical JSON.
     """
     told = {name: value for name, value in dataclasses.asdict(settings).items() if name not in without}
     return json.dumps({"kind": kind, **told}, sort_keys=True, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""Contents that are in a database of any kind with a DB-API driver."""
+"""Contents from any database with a DB-API driver."""
 
 from __future__ import annotations
 
@@ -15,37 +15,36 @@ from airflow_reindex.vectors.embedding.loaders.settings import SqlSettings, reci
 from airflow_reindex.vectors.model.collection import Item
 from airflow_reindex.vectors.model.loader import Content
 
-#: Runs a statement with bound values on a connection of its own, and gives all rows.
+#: Runs a statement with bound values on its own connection, and returns all rows.
 Run = Callable[[str, Sequence[Any]], Sequence[Sequence[Any]]]
 Row = Sequence[Any]
 
-#: Ids in a statement; Oracle takes a thousand in a list, and old SQLite as many in all.
+#: Ids per statement; Oracle allows a thousand in a list, and old SQLite as many parameters in all.
 BATCH = 500
 _ATTEMPTS = 3
-#: Wrong logins, rights and names, which MySQL's driver calls operational errors: access denied to a database, for a
-#: user, to a table, to a column; unknown database; unknown column; missing privilege.
+#: Wrong logins, rights and names, which MySQL's driver reports as operational errors: access denied to a database, for
+#: a user, to a table, to a column; unknown database; unknown column; missing privilege.
 _MYSQL_REQUEST = frozenset({1044, 1045, 1049, 1054, 1142, 1143, 1227, 1698})
-#: SQLSTATE classes of the same kind that come as operational errors: authorisation, unknown database.
+#: SQLSTATE classes of the same kind reported as operational errors: authorisation, unknown database.
 _STATE_REQUEST = ("28", "3D")
-#: Texts that the column's character set cannot have.
+#: Texts that the column's character set cannot hold.
 _MYSQL_DATA = frozenset({1267, 1270, 1271, 1366, 3988})
-#: The last four are what drivers raise when they cannot put values into a query, as after a stray percent sign.
+#: Drivers raise the last four when they cannot interpolate values, for example after a stray percent sign.
 _REQUEST = {"ProgrammingError", "NotSupportedError", "ValueError", "TypeError", "IndexError", "KeyError"}
 
 
 class _RefusedError(Exception):
-    """The database refuses the values of a statement: one of the ids, or one of the rows, is to blame."""
+    """The database refuses a statement's values: one of the ids or rows is the cause."""
 
 
 class SqlLoader:
     """
     Selects texts by id.
 
-    :param settings: the query, and what ids are.
-    :param run: runs a statement; called from several threads.
+    :param run: called from several threads.
     :param placeholder: the driver's sign for a bound value.
-    :param pause: seconds before the second try; the third waits longer.
-    :raises RequestError: a query has not exactly one ``{ids}``.
+    :param pause: upper limit in seconds of the wait before the second attempt; it grows with each attempt.
+    :raises RequestError: a query does not have exactly one ``{ids}``.
     """
 
     outside = True
@@ -62,10 +61,8 @@ class SqlLoader:
 
     def load(self, items: Sequence[Item]) -> list[Content | DataError]:
         """
-        Select each item's text; see :class:`airflow_reindex.vectors.model.loader.Loader`.
+        Select each item's text.
 
-        :param items: the items.
-        :returns: contents, or why there is none.
         :raises RequestError: the query or the login is wrong.
         :raises TransientError: the database is away or busy.
         """
@@ -73,14 +70,7 @@ class SqlLoader:
         return self._each(items, self._settings.query, widths, _content)
 
     def versions(self, items: Sequence[Item]) -> list[str | DataError]:
-        """
-        Select versions, by ``version_query`` when there is one; without it the texts are read.
-
-        :param items: the items.
-        :returns: versions, or why there is none.
-        :raises RequestError: as for :meth:`load`.
-        :raises TransientError: as for :meth:`load`.
-        """
+        """Select versions by ``version_query``, or from the texts without it; raises like :meth:`load`."""
         if self._settings.version_query:
             return self._each(items, self._settings.version_query, (2,), lambda row, key: _version(row[1], key))
         contents = self.load(items)
@@ -116,7 +106,7 @@ class SqlLoader:
         return int(key)
 
     def _fetch(self, query: str, widths: Sequence[int], keys: Sequence[str | int]) -> dict[str, list[Row] | DataError]:
-        """Rows by id; a statement whose values are refused is halved until only the culprits are left."""
+        """Return rows by id; a statement whose values are refused is halved until only the bad ones are left."""
         statement = query.replace("{ids}", ", ".join([self._placeholder] * len(keys)))
         try:
             rows = self._patiently(statement, keys)
@@ -131,8 +121,8 @@ class SqlLoader:
                 raise RequestError(
                     f"the query must give {' or '.join(map(str, widths))} columns, not {len(row)}: {query}"
                 )
-            # Ids come back as what their column is, so they are compared as texts. Rows that were not asked for are
-            # left out: MySQL's comparison ignores case, and takes every word for the number 0.
+            # Ids come back in their column's type, so they are compared as texts. Rows that were not asked for are
+            # dropped: MySQL's comparison ignores case, and takes every word for the number 0.
             if (name := str(row[0])) in found:
                 found[name].append(row)
         return {**found}
@@ -156,12 +146,12 @@ class SqlLoader:
 
 
 def _judged(error: Exception, where: str) -> Exception:
-    """Sort an error by the classes that DB-API 2 names, which each driver has of its own."""
+    """Classify an error by the class names of DB-API 2, which each driver defines for itself."""
     names = {kind.__name__ for kind in type(error).__mro__}
     state = str(getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or "")
     said = f"{where}: {str(error).strip() or type(error).__name__}"
     code = error.args[0] if error.args else None
-    # Drivers refuse some values before they are sent: half a surrogate pair, an integer that is too big.
+    # Drivers refuse some values before sending: half a surrogate pair, an integer that is too big.
     if names & {"DataError", "OverflowError", "UnicodeError"} or code in _MYSQL_DATA:
         return _RefusedError(str(error).strip())
     if state.startswith(_STATE_REQUEST) or code in _MYSQL_REQUEST or names & _REQUEST:

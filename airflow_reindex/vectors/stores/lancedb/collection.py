@@ -34,20 +34,16 @@ from airflow_reindex.vectors.stores.lancedb.registry import Registry, fence
 from airflow_reindex.vectors.stores.lancedb.twins import find_twins
 
 DISTANCES: dict[Metric, Literal["cosine", "l2", "dot"]] = {"cosine": "cosine", "euclid": "l2", "dot": "dot"}
-#: Rows of originals that stand for the object.
+#: The average's row stands for the object.
 _ORIGINALS = "is_average AND original_id IS NULL"
 _ROW = ["object_id", "payload", "storage_meta", "user_id", "session_id"]
 _DAMAGED = 100
-#: Candidates that a search looks at, and how many of them are compared by their full vectors: the index has bytes.
+#: Candidates of a search, and the factor of those compared by their full vectors, as the index is quantized to bytes.
 _EF, _REFINE = 100, 4
 
 
 def schema(dimensions: int) -> pa.Schema:
-    """
-    The columns of a collection's table.
-
-    :param dimensions: of its vectors.
-    """
+    """Return the columns of a collection's table."""
     return pa.schema(
         [
             pa.field("part_id", pa.string(), nullable=False, metadata=KEY),
@@ -64,7 +60,7 @@ def _version(row: Mapping[str, Any]) -> bytes:
 
 
 def _columns(item: Item) -> dict[str, Any]:
-    """An item's row, as far as its version goes."""
+    """Return the columns of an item's row that its version covers."""
     values = (item.object_id, item.payload_json, item.storage_meta_json, item.user_id, item.session_id)
     return dict(zip(_ROW, values, strict=True))
 
@@ -76,17 +72,13 @@ def _row(states: Mapping[str, State], key: str) -> bytes | None:
 
 class LanceCollection:
     """
-    A collection that is there; see :class:`airflow_reindex.vectors.model.collection.Collection`.
+    A collection that exists; see :class:`airflow_reindex.vectors.model.collection.Collection`.
 
-    LanceDB commits one table at a time. All rows of a batch are one commit, between two of their marks: first what is
-    about to become of the rows, then what they are. So whoever dies in between leaves rows that are known as this
+    LanceDB commits one table at a time. A batch's rows are one commit between two commits of their marks: first what
+    the rows are about to become, then what they are. A crash in between leaves rows that are still recognized as this
     package's own, and are embedded again.
 
-    :param database: the store's.
-    :param registry: the store's.
-    :param info: what it is made of.
-    :param table: its table.
-    :param marks: its marks; ``None`` for a collection that others have made.
+    :param marks: ``None`` for a collection made by other software.
     """
 
     def __init__(
@@ -97,15 +89,12 @@ class LanceCollection:
 
     @property
     def info(self) -> CollectionInfo:
-        """What it is made of."""
         return self._info
 
     def count(self) -> int:
-        """How many originals it has."""
         return self._count(_ORIGINALS)
 
     def count_user_objects(self) -> int:
-        """How many objects belong to users (``original_id`` is set)."""
         return self._count("is_average AND original_id IS NOT NULL")
 
     def _count(self, condition: str) -> int:
@@ -113,11 +102,6 @@ class LanceCollection:
             return self._table.count_rows(condition)
 
     def keys(self, batch: int) -> Iterator[list[str]]:
-        """
-        All originals' ids in one ordered pass, at most ``batch`` at a time, in bounded memory.
-
-        :param batch: the most keys in a list.
-        """
         last: str | None = None
         while True:
             with self._database.translated():
@@ -131,14 +115,7 @@ class LanceCollection:
                 return
 
     def versions(self, after: str | None, upto: str | None, since: str | None = None) -> dict[str, bytes]:
-        """
-        The versions of the originals in a range.
-
-        :param after: the range's open lower end.
-        :param upto: its upper end.
-        :param since: from :meth:`horizon`: nothing is given when nobody has written since, all otherwise.
-        :returns: by object id.
-        """
+        """Return nothing when the table has not changed since the watermark, else the versions of all originals."""
         if since is not None and since == self.horizon():
             return {}
         return {row["object_id"]: _version(row) for row in self._rows(f"{_ORIGINALS} AND {within(after, upto)}")}
@@ -149,12 +126,6 @@ class LanceCollection:
             return str(self._table.version)
 
     def items(self, keys: Sequence[str]) -> list[Item]:
-        """
-        Read originals.
-
-        :param keys: their ids.
-        :returns: those that are there, in no particular order.
-        """
         return [
             Item(
                 row["object_id"],
@@ -168,12 +139,6 @@ class LanceCollection:
         ]
 
     def absent(self, keys: Sequence[str]) -> list[str]:
-        """
-        Which objects are not there.
-
-        :param keys: ids.
-        :returns: those that are no original's, in their order.
-        """
         with self._database.translated():
             there = set(read(self._table, ["object_id"], _ORIGINALS, keys)["object_id"].to_pylist())
         return [key for key in keys if key not in there]
@@ -184,32 +149,13 @@ class LanceCollection:
         return rows
 
     def states(self, after: str | None, upto: str | None, keys: Sequence[str] | None = None) -> dict[str, State]:
-        """
-        What a destination has in a range: rows of originals, and marks.
-
-        :param after: the range's open lower end.
-        :param upto: its upper end.
-        :param keys: of these objects only; ``None``: of all.
-        :returns: by object id, of each object that has a row or a mark.
-        """
         condition = within(after, upto)
         rows = {row["object_id"]: _version(row) for row in self._rows(f"{_ORIGINALS} AND {condition}", keys)}
         marks = self._marks.read(condition, keys, rows)
         return {key: State(rows.get(key), marks.get(key)) for key in {**rows, **marks}}
 
     def put(self, token: str, batch: Sequence[Embedded], *, only_unchanged: bool = False) -> list[str]:
-        """
-        Insert or replace objects with all their parts, and then their marks.
-
-        :param token: the claim.
-        :param batch: the objects, each once.
-        :param only_unchanged: leave alone what somebody else has written: a row that differs from what its mark says
-            or has none, and an object that has landed but whose row is gone.
-        :returns: the ids that were left alone.
-        :raises ClaimLostError: the claim is another's.
-        :raises DataError: the store refuses one of them; nothing was written.
-        :raises TransientError: the store is away or busy.
-        """
+        """Write rows and marks in separate commits; see the class."""
         ids = [embedded.item.object_id for embedded in batch]
         if not ids:
             return []
@@ -236,7 +182,7 @@ class LanceCollection:
         return [key for key in ids if key in foreign]
 
     def _foreign(self, states: Mapping[str, State], ids: Sequence[str], only_unchanged: bool) -> set[str]:
-        """The objects that are not ours to replace."""
+        """Return the objects that must not be replaced."""
         with self._database.translated():
             copies = set(read(self._table, ["object_id"], "original_id IS NOT NULL", ids)["object_id"].to_pylist())
         if copies:
@@ -275,15 +221,7 @@ class LanceCollection:
     def fail(
         self, token: str, failed: Mapping[str, Mark], *, keep_rows: bool = False, only_unchanged: bool = False
     ) -> list[str]:
-        """
-        Remove older rows of items that failed, and then remember these.
-
-        :param token: the claim.
-        :param failed: marks with a stage, by object id.
-        :param keep_rows: leave rows as they are.
-        :param only_unchanged: leave alone, mark and row, what somebody else has written or removed.
-        :returns: the ids that were left alone.
-        """
+        """Remove older rows first, then write the marks."""
         fence(self._registry.read(), token)
         if not failed:
             return []
@@ -297,16 +235,9 @@ class LanceCollection:
         return [key for key in failed if key in left]
 
     def delete(self, token: str, keys: Sequence[str], *, only_unchanged: bool = False) -> list[str]:
-        """
-        Remove objects and the personalised copies that users have of them, and then the marks.
-
-        :param token: the claim.
-        :param keys: their ids; unknown ones do not matter.
-        :param only_unchanged: leave alone a row that is not the one that the object's mark describes.
-        :returns: the ids that were left alone.
-        """
+        """Remove rows first, then the marks."""
         states = self.states(None, None, keys)
-        # A mark without a row is of nothing that could be left.
+        # A mark without a row protects nothing.
         left = {key for key, state in states.items() if only_unchanged and state.row and state.is_foreign}
         mine = [key for key in keys if key not in left]
         fence(self._registry.read(), token)
@@ -316,7 +247,7 @@ class LanceCollection:
         return [key for key in keys if key in left]
 
     def _remove(self, keys: Sequence[str], states: Mapping[str, State], *, copies: bool) -> None:
-        """Remove originals; their marks say before that it is this package that does it."""
+        """Remove originals; their marks announce it first, so that the removal is not taken for another writer's."""
         if not keys:
             return
         self._marks.announce({key: (row, None) for key in keys if (row := _row(states, key))})
@@ -327,22 +258,12 @@ class LanceCollection:
             self._table.delete(condition)
 
     def count_failed(self, run: str) -> int:
-        """
-        How many items a run has marked as failed.
-
-        :param run: the run.
-        """
         return self._marks.count_failed(run)
 
     def damage(self, after: str | None, upto: str | None) -> Damage:
         """
-        Look for objects whose vectors are not complete.
-
-        An object without its average has parts only: it counts as incomplete, and its parts not as orphans, so that
-        it is mended as a whole.
-
-        :param after: the range's open lower end.
-        :param upto: its upper end.
+        Report an object without its average as incomplete, and its parts not as orphans, so that it is repaired as a
+        whole.
         """
         condition = f"original_id IS NULL AND {within(after, upto)}"
         with self._database.translated():
@@ -354,30 +275,20 @@ class LanceCollection:
         return Damage(incomplete=tuple(sorted(seen - complete)[:_DAMAGED]))
 
     def twins(self, size: int) -> Twins:
-        """
-        Look for parts with equal vectors.
-
-        :param size: how many pairs at most.
-        :returns: what was found; nothing when all vectors are different.
-        """
         with self._database.translated():
             return find_twins(self._table, self._info.dimensions, size)
 
     def has_index(self) -> bool:
-        """Whether the ANN index is there and usable; what was written after its building is searched as well."""
+        """Whether the ANN index exists; rows written after it was built are searched as well."""
         with self._database.translated():
             return any("vector" in index.columns for index in self._table.list_indices())
 
     def build_index(self, token: str) -> None:
-        """
-        Build the ANN index over the vectors; when it is there, take in what was written since.
-
-        :param token: the claim.
-        """
+        """Build the ANN index; when it exists, add what was written since."""
         fence(self._registry.read(), token)
         built = self.has_index()
         with self._database.translated():
-            # Puts together what was written in many small files.
+            # Merges the many small files left by single writes.
             self._table.optimize()
             if not built:
                 info = self._info
@@ -385,29 +296,15 @@ class LanceCollection:
                 self._table.create_index("vector", config=config)
 
     def sample(self, size: int) -> Vectors:
-        """
-        Draw stored vectors of parts.
-
-        :param size: how many at most.
-        :returns: shape ``(n, dimensions)``.
-        """
         with self._database.translated():
             count = self._table.count_rows()
-            # At least every other row is a part; a few more are drawn, as chance would have it.
+            # At least every other row is a part; some more are drawn to allow for chance.
             offsets = random.sample(range(count), min(count, 3 * size + 100))
             drawn = self._table.take_offsets(offsets).select(["vector", "is_average"]).to_arrow()
         vectors = [row["vector"] for row in drawn.to_pylist() if row["vector"] and not row["is_average"]]
         return np.array(vectors[:size], dtype=np.float32).reshape(-1, self._info.dimensions)
 
     def search(self, vector: Vectors, k: int, *, exact: bool = False) -> list[Hit]:
-        """
-        The nearest parts.
-
-        :param vector: shape ``(dimensions,)``.
-        :param k: how many.
-        :param exact: by looking at all vectors; else by the ANN index.
-        :returns: the nearest first.
-        """
         with self._database.translated():
             query = self._table.search(vector, vector_column_name="vector")
             assert isinstance(query, LanceVectorQueryBuilder)  # noqa: S101 - for the type checker

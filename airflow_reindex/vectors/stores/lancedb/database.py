@@ -1,4 +1,4 @@
-"""The connection to LanceDB: names of tables, conditions, and what its errors mean for a retry."""
+"""The connection to LanceDB: table names, conditions, and the classification of its errors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from lancedb.table import Table
 
 from airflow_reindex.core.failures import DataError, ReindexError, RequestError, TransientError
 
-#: File systems take 255 bytes, of which LanceDB and the marks' prefix need some.
+#: File systems allow 255 bytes, of which LanceDB and the prefix of marks need some.
 _MAX_NAME = 200
-#: Keys in one condition.
+#: Keys per condition.
 _KEYS = 1000
 
 _CONFLICT = re.compile(r"commit conflict|concurrent (writer|transaction)|preempted", re.IGNORECASE)
@@ -32,10 +32,9 @@ _AWAY = re.compile(r"failed to connect|RetryError|timed? ?out|HttpError", re.IGN
 
 def table_name(collection_id: str) -> str:
     """
-    The name of a collection's table: readable, and different for different ids.
+    Return the name of a collection's table: readable, and different for different ids.
 
-    :param collection_id: the collection.
-    :raises RequestError: it is empty or too long.
+    :raises RequestError: the id is empty or too long.
     """
     name = re.sub(
         r"\A_(?=reindex_)|[^A-Za-z0-9_.-]|\.(?=-)|\A\.{1,2}\Z",
@@ -48,43 +47,26 @@ def table_name(collection_id: str) -> str:
 
 
 def within(after: str | None, upto: str | None) -> str:
-    """
-    A condition for a range of keys; they are ordered by the code points of their characters.
-
-    :param after: the range's open lower end.
-    :param upto: its upper end.
-    """
+    """Return a condition for a key range; keys are ordered by the code points of their characters."""
     bounds = ((">", after), ("<=", upto))
     return " AND ".join(["true", *(f"object_id {sign} {literal(key)}" for sign, key in bounds if key is not None)])
 
 
 def one_of(column: str, keys: Sequence[str]) -> str:
-    """
-    A condition for certain values.
-
-    :param column: the column.
-    :param keys: at least one value.
-    """
+    """Return a condition for at least one value."""
     return f"{column} IN ({', '.join(map(literal, keys))})"
 
 
 def literal(text: str) -> str:
-    """
-    A text in a condition.
-
-    :param text: the text.
-    """
+    """Quote a text for a condition."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def read(table: Table, columns: Sequence[str], condition: str, keys: Sequence[str] | None = None) -> pa.Table:
     """
-    Read rows.
+    Read columns of the rows that meet a condition.
 
-    :param table: the table.
-    :param columns: which columns.
-    :param condition: which rows.
-    :param keys: of these objects only; ``None``: of all.
+    :param keys: restricts them to these objects.
     """
 
     def query(*conditions: str) -> pa.Table:
@@ -99,9 +81,8 @@ def read(table: Table, columns: Sequence[str], condition: str, keys: Sequence[st
 
 class Database:
     """
-    A connection that is made when it is needed.
+    A connection that is opened on first use.
 
-    :param uri: a folder or URL.
     :param storage_options: for the object store.
     """
 
@@ -111,24 +92,19 @@ class Database:
 
     @property
     def folder(self) -> Path | None:
-        """Where it lies, unless that is elsewhere."""
+        """The local folder; ``None`` for a URL."""
         return None if "://" in self.uri else Path(self.uri)
 
     @cached_property
     def connection(self) -> lancedb.DBConnection:
-        """The connection; what others have written is seen at once."""
+        """The connection; it sees other clients' writes at once."""
         if self.folder is not None and not self.folder.is_dir():
-            # LanceDB would make it.
+            # LanceDB would create it.
             raise RequestError(f"{self.uri}: there is no such folder.")
         return lancedb.connect(self.uri, storage_options=self._options or None, read_consistency_interval=timedelta(0))
 
     def table(self, name: str) -> Table | None:
-        """
-        Open a table.
-
-        :param name: its name.
-        :returns: ``None`` when it is not there.
-        """
+        """Open a table; ``None`` when it does not exist."""
         with self.translated():
             try:
                 return self.connection.open_table(name)
@@ -138,13 +114,7 @@ class Database:
                 raise
 
     def create(self, name: str, schema: pa.Schema, rows: Sequence[Mapping[str, Any]] = ()) -> None:
-        """
-        Create a table, unless it is there.
-
-        :param name: its name.
-        :param schema: its columns.
-        :param rows: its first rows.
-        """
+        """Create a table with its first rows, unless it exists."""
         if self.table(name) is not None:
             return
         try:
@@ -152,27 +122,19 @@ class Database:
                 data = pa.Table.from_pylist(list(rows), schema=schema)
                 self.connection.create_table(name, data=data, schema=schema, exist_ok=True)
         except TransientError:
-            # Another one may have created it at the same time.
+            # Another process may have created it at the same time.
             if self.table(name) is None:
                 raise
 
     def drop(self, name: str) -> None:
-        """
-        Remove a table, if it is there.
-
-        :param name: its name.
-        """
+        """Remove a table, if it exists."""
         if self.table(name) is not None:
             with self.translated():
                 self.connection.drop_table(name)
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """
-        Turn LanceDB's errors, which differ by their texts only, into those of this package.
-
-        :raises ReindexError: of the class that fits.
-        """
+        """Translate LanceDB's errors, which differ by their texts only, into ``ReindexError`` classes."""
         try:
             yield
         except (ValueError, RuntimeError, OSError) as error:

@@ -1,4 +1,4 @@
-"""What a destination remembers of its items: a table beside it, written before rows change, and after it."""
+"""Sync state of a destination's items: a table beside it, written before and after rows change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lancedb.table import Table
 from airflow_reindex.vectors.model.collection import Mark, Stage
 from airflow_reindex.vectors.stores.lancedb.database import Database, literal, one_of, read
 
-# With a primary key, LanceDB lets only one of two tries of a task insert a row.
+# With a primary key, LanceDB lets only one of two attempts of a task insert a row.
 KEY = {"lance-schema:unenforced-primary-key": "true"}
 MARKS = pa.schema(
     [
@@ -21,7 +21,7 @@ MARKS = pa.schema(
         *((name, pa.string()) for name in ("content", "stage", "detail", "run")),
     ]
 )
-#: The stage of a mark whose row is about to change. Its detail has the versions of the row before and after it.
+#: Stage of a mark whose row is about to change; its detail has the row's versions before and after the change.
 _PENDING = "pending"
 
 
@@ -29,8 +29,7 @@ class Marks:
     """
     The marks of a destination.
 
-    :param database: the store's.
-    :param table: the table; ``None`` for a collection that others have made: nothing is remembered of it.
+    :param table: ``None`` for a collection made by other software, which has no marks.
     """
 
     def __init__(self, database: Database, table: Table | None) -> None:
@@ -43,15 +42,13 @@ class Marks:
 
     def read(self, condition: str, keys: Sequence[str] | None, rows: Mapping[str, bytes]) -> dict[str, Mark]:
         """
-        Read marks.
+        Return marks by object id.
 
-        A mark that announces a change says whether the row is one of the two that this package has made: then the item
-        is to be done again, and else the row is somebody else's.
+        A mark that announces a change tells whether the row is one of the two versions that this package wrote: then
+        the item is to be done again; otherwise the row is another writer's.
 
-        :param condition: of which objects.
-        :param keys: of these objects only; ``None``: of all.
-        :param rows: the versions of the rows that are there, by object id.
-        :returns: by object id.
+        :param keys: restricts the condition to these objects.
+        :param rows: the versions of existing rows, by object id.
         """
         if self._opened is None:
             return {}
@@ -62,9 +59,9 @@ class Marks:
 
     def announce(self, changes: Mapping[str, tuple[bytes | None, bytes | None]]) -> None:
         """
-        Write down what is about to become of rows, so that nobody takes a half-done change for somebody else's.
+        Announce changes of rows, so that nobody takes a half-done change for another writer's.
 
-        :param changes: the versions of the row before and after, by object id; ``None``: there is no row.
+        :param changes: the row's versions before and after, by object id; ``None``: no row.
         """
         marks = {}
         for key, versions in changes.items():
@@ -74,11 +71,7 @@ class Marks:
             self.remember(marks)
 
     def remember(self, marks: Mapping[str, Mark]) -> None:
-        """
-        Remember items.
-
-        :param marks: by object id.
-        """
+        """Insert or replace marks."""
         texts = {name: [getattr(mark, name) for mark in marks.values()] for name in ("content", "run")}
         rows = {
             "object_id": list(marks),
@@ -94,21 +87,12 @@ class Marks:
             self._table.merge_insert("object_id").when_matched_update_all().when_not_matched_insert_all().execute(table)
 
     def forget(self, keys: Sequence[str]) -> None:
-        """
-        Remove marks.
-
-        :param keys: of these objects, at least one.
-        """
+        """Remove the marks of at least one object."""
         if self._opened is not None:
             with self._database.translated():
                 self._opened.delete(one_of("object_id", keys))
 
     def count_failed(self, run: str) -> int:
-        """
-        How many items a run has marked as failed.
-
-        :param run: the run.
-        """
         if self._opened is None:
             return 0
         with self._database.translated():
@@ -116,7 +100,7 @@ class Marks:
 
 
 def _ended(mark: Mark, row: bytes | None) -> Mark:
-    """What a mark that announces a change says of the row that is there by now; others say what they say."""
+    """Resolve a mark that announces a change by the row that exists now; return other marks as they are."""
     if mark.stage != _PENDING:
         return mark
     before, after = (None if text is None else bytes.fromhex(text) for text in json.loads(mark.detail))

@@ -24,19 +24,17 @@ log = logging.getLogger(__name__)
 NAME = "_reindex_registry"
 _SCHEMA = pa.schema([("generation", pa.int64()), ("made_at", pa.float64()), ("document", pa.string())])
 _TRIES = 100
-#: LanceDB looks whether a table is there and creates it in two steps, so that of two that create it at the same time
-#: the later one may replace what the earlier one has made. Until that is over, nobody goes on.
+#: LanceDB checks for a table and creates it in two steps, so of two processes that create it at the same time the later
+#: one may replace what the earlier one has written. Nobody proceeds until this number of seconds has passed.
 _SETTLE_SECONDS = 2.0
 _KEEP = timedelta(hours=1)
 
 
 def fence(document: Document, token: str) -> None:
     """
-    Make sure that a claim is there.
+    Check that a claim exists.
 
-    :param document: the registry.
-    :param token: the claim.
-    :raises ClaimLostError: it is gone.
+    :raises ClaimLostError: it does not.
     """
     if all(claim["token"] != token for claim in document["claims"].values()):
         raise ClaimLostError("the claim is another run's by now; this run writes nothing more.")
@@ -44,12 +42,10 @@ def fence(document: Document, token: str) -> None:
 
 class Registry:
     """
-    The document, which is empty until it is prepared.
+    The document, empty until it is prepared.
 
-    A change is an update of the row as long as its generation is the one that was read. LanceDB lets only one of two
-    updates of a row commit, and looks again whether the other one's condition still holds.
-
-    :param database: where it lies.
+    A change updates the row if its generation is still the one that was read. LanceDB commits only one of two
+    concurrent updates of a row, and checks the other one's condition again.
     """
 
     def __init__(self, database: Database) -> None:
@@ -57,7 +53,7 @@ class Registry:
         self._opened: Table | None = None
 
     def prepare(self) -> None:
-        """Make the table when it is missing."""
+        """Create the table unless it exists."""
         document = json.dumps({"claims": {}, "aliases": {}, "collections": {}})
         self._database.create(NAME, _SCHEMA, [{"generation": 0, "made_at": time.time(), "document": document}])
         age = time.time() - self._row()["made_at"]
@@ -65,16 +61,14 @@ class Registry:
             time.sleep(_SETTLE_SECONDS - age)
 
     def read(self) -> Document:
-        """The document as it is now."""
         return self._document(self._row())
 
     def change(self, change: Callable[[Document], T]) -> T:
         """
-        Change the document; all or nothing.
+        Change the document, all or nothing, and return the result of ``change``.
 
-        :param change: changes it in place; called anew whenever somebody else was faster.
-        :returns: what it returns.
-        :raises TransientError: others were faster all the time.
+        :param change: changes the document in place; called again after each conflict with another writer.
+        :raises TransientError: every attempt met a conflict.
         """
         for _ in range(_TRIES):
             table, row = self._table(), self._row()
@@ -101,7 +95,7 @@ class Registry:
         return bool(done.rows_updated == 1)
 
     def tidy(self) -> None:
-        """Remove older versions of the table: each change leaves one, and each sign of life is a change."""
+        """Remove older versions of the table: each change leaves one, and each heartbeat is a change."""
         table = self._table()
         if table is not None:
             try:

@@ -26,13 +26,12 @@ class LanceStore:
     """
     Collections in a LanceDB database; see :class:`airflow_reindex.vectors.model.store.Store`.
 
-    What this store cannot do as well as a server: signs of life are told by the clocks of the machines that give
-    them, so these should agree; the claim is looked at right before each commit, not with it, so that a run that was
-    taken over may still finish the commit it is at; and foreign writers are not held back while readers are switched
-    over.
+    Limits compared with a server: heartbeats use the clocks of the machines that write them, so these should agree; the
+    claim is checked right before each commit, not within it, so that a run that was taken over may still finish its
+    current commit; and foreign writers are not held during a switch.
 
     :param uri: a folder, or a URL such as ``s3://bucket/path``.
-    :param storage_options: credentials and the like for the object store.
+    :param storage_options: options of the object store, such as credentials.
     """
 
     def __init__(self, uri: str, storage_options: Mapping[str, str] | None = None) -> None:
@@ -41,34 +40,19 @@ class LanceStore:
 
     @property
     def label(self) -> str:
-        """What messages call it."""
         return self._database.uri
 
     def check(self) -> None:
-        """
-        Look whether the store answers; changes nothing.
-
-        :raises RequestError: something is missing, and what to do about it.
-        :raises TransientError: it is away.
-        """
+        """Read the registry."""
         self._registry.read()
 
     def prepare(self) -> None:
-        """Make the registry when it is missing."""
         self._registry.prepare()
 
     def known(self) -> list[str]:
-        """The ids of the collections that runs have created here."""
         return sorted(self._registry.read()["collections"])
 
     def find(self, collection_id: str) -> CollectionInfo | None:
-        """
-        Look a collection up.
-
-        :param collection_id: its id.
-        :returns: what is known of it; ``None`` when there is none.
-        :raises RequestError: there is a table of this name that is no collection.
-        """
         found = self._find(collection_id)
         return None if found is None else found[1]
 
@@ -94,12 +78,6 @@ class LanceStore:
         return table, CollectionInfo(**{**known, "collection_id": collection_id})
 
     def open(self, collection_id: str) -> LanceCollection:
-        """
-        Open a collection that is there.
-
-        :param collection_id: its id.
-        :raises RequestError: it is not there.
-        """
         found = self._find(collection_id)
         if found is None:
             raise RequestError(f"{self.label} has no collection '{collection_id}'.")
@@ -107,20 +85,9 @@ class LanceStore:
         return LanceCollection(self._database, self._registry, found[1], found[0], marks)
 
     def check_info(self, info: CollectionInfo) -> None:
-        """
-        Nothing to refuse: LanceDB indexes vectors of any length.
-
-        :param info: what it is made of.
-        """
+        """Accept everything: LanceDB indexes vectors of any length."""
 
     def create(self, token: str, info: CollectionInfo) -> None:
-        """
-        Create a destination without its ANN index, and note its model; fine when it is there.
-
-        :param token: the claim.
-        :param info: what it is made of.
-        :raises ConflictError: it is there, but is made of something else.
-        """
         fence(self._registry.read(), token)
         seen = self.find(info.collection_id)
         if seen is not None:
@@ -132,7 +99,7 @@ class LanceStore:
                     "id, or drop it."
                 )
         else:
-            # Of one that somebody has dropped: rows that were never written would count as removed.
+            # Marks of a collection that was dropped by hand: rows that were never written would count as removed.
             self._database.drop(_marks_name(info.collection_id))
         self._database.create(_marks_name(info.collection_id), MARKS)
         self._database.create(table_name(info.collection_id), schema(info.dimensions))
@@ -144,37 +111,21 @@ class LanceStore:
         self._registry.change(note)
 
     def drop(self, collection_id: str) -> None:
-        """
-        Remove a collection with everything that is known of it.
-
-        :param collection_id: its id.
-        :raises ConflictError: an alias still follows it.
-        """
-
         def forget(document: Document) -> None:
             if followers := _followers(document, collection_id):
                 raise ConflictError(f"the alias '{followers[0]}' points to '{collection_id}'; it cannot be dropped.")
             document["collections"].pop(collection_id, None)
 
         self._registry.change(forget)
-        # Marks go first: those of a collection that is gone would tell lies about the next one of this name.
+        # Marks go first: those of a dropped collection would be wrong for the next one of this name.
         self._database.drop(_marks_name(collection_id))
         self._database.drop(table_name(collection_id))
 
     def claims(self) -> list[Claim]:
-        """All claims."""
         return _claims(self._registry.read())
 
     def take(self, claim: Claim, judge: Callable[[Sequence[Claim]], Claim | None]) -> Claim | None:
-        """
-        Take the claim on a destination: look, judge and write as one step.
-
-        :param claim: the new claim.
-        :param judge: is shown all claims, anew whenever somebody else was faster; raises when one must be respected;
-            returns the one that is replaced, if any.
-        :returns: the claim that was replaced.
-        :raises ConflictError: the destination has another claim, which the judge did not give away.
-        """
+        """Take the claim by compare-and-swap; ``judge`` is called again after each conflict."""
 
         def write(document: Document) -> Claim | None:
             replaced = judge(_claims(document))
@@ -195,12 +146,6 @@ class LanceStore:
         return replaced
 
     def touch(self, claim: Claim) -> bool:
-        """
-        Give a sign of life.
-
-        :param claim: the claim.
-        :returns: whether it is still there.
-        """
         if not _holds(self._registry.read(), claim):
             return False
 
@@ -212,12 +157,6 @@ class LanceStore:
         return self._registry.change(live)
 
     def release(self, claim: Claim) -> None:
-        """
-        Give a claim back; fine when it is another's by now.
-
-        :param claim: the claim.
-        """
-
         def remove(document: Document) -> None:
             if _holds(document, claim):
                 del document["claims"][claim.dest]
@@ -225,30 +164,13 @@ class LanceStore:
         self._registry.change(remove)
 
     def followers(self, collection_id: str) -> list[str]:
-        """
-        The aliases that point to a collection.
-
-        :param collection_id: its id.
-        """
         return _followers(self._registry.read(), collection_id)
 
     def pointer(self, alias: str) -> Pointer | None:
-        """
-        Where an alias points.
-
-        :param alias: the readers' name.
-        :returns: ``None`` when there is no such alias.
-        """
         found = self._registry.read()["aliases"].get(alias)
         return None if found is None else Pointer(**found)
 
     def check_alias(self, alias: str) -> None:
-        """
-        Refuse a name that cannot be an alias here.
-
-        :param alias: the readers' name.
-        :raises RequestError: it is no name, or a collection has it.
-        """
         if self._database.table(table_name(alias)) is not None:
             raise RequestError(
                 f"the alias '{alias}' cannot be used: it is the name of a table. Choose another one, so that nobody "
@@ -256,14 +178,6 @@ class LanceStore:
             )
 
     def repoint(self, pointer: Pointer, token: str | None) -> None:
-        """
-        Point an alias somewhere.
-
-        :param pointer: what it shall be.
-        :param token: the claim that fences it; ``None`` for a roll-back, which needs none.
-        :raises ClaimLostError: the claim is another's; nothing has changed.
-        :raises RequestError: there is no such collection, or the name cannot be an alias.
-        """
         self.check_alias(pointer.alias)
         if self.find(pointer.collection_id) is None:
             raise RequestError(f"{self.label} has no collection '{pointer.collection_id}'.")
@@ -281,17 +195,14 @@ class LanceStore:
     @contextmanager
     def hold_writers(self, collection_id: str, seconds: float) -> Iterator[None]:  # noqa: ARG002
         """
-        Do nothing: LanceDB has no lock that other writers would heed.
+        Do nothing: LanceDB has no lock that other writers would respect.
 
-        What they write during a switch is found by the catch-up after it. Who wants none of that pauses writers.
-
-        :param collection_id: the collection.
-        :param seconds: does not matter.
+        The catch-up after a switch finds what they write during it; pause writers to avoid that.
         """
         yield
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Nothing to close."""
 
 
 def _marks_name(collection_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Vectors that several parts have in common, found by their hashes, in batches."""
+"""Vectors shared by several parts, found by their hashes in batches."""
 
 from __future__ import annotations
 
@@ -15,14 +15,9 @@ _BATCH = 8192
 
 def find_twins(table: Table, dimensions: int, size: int) -> Twins:
     """
-    Count the parts whose vector another part has, too, and draw pairs of them.
+    Count the parts whose vector another part has, too, and draw ``size`` pairs of them.
 
-    All vectors are read once; 16 bytes of each part are kept.
-
-    :param table: the collection's.
-    :param dimensions: of its vectors.
-    :param size: how many pairs at most.
-    :returns: what was found.
+    All vectors are read once; 16 bytes per part are kept in memory.
     """
     factors = np.random.default_rng(0).integers(2**63, size=dimensions, dtype=np.uint64) * 2 + 1
     hashes, rows = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
@@ -36,7 +31,7 @@ def find_twins(table: Table, dimensions: int, size: int) -> Twins:
 
 
 def _hash(vectors: Vectors, factors: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A number for each vector: the sum of its bits, each with a factor of its own, modulo 2 to the 64th."""
+    """Hash each vector: the sum of its bits, each with a factor of its own, modulo 2 to the 64th."""
     return np.ascontiguousarray(vectors).view(np.uint32).astype(np.uint64) @ factors
 
 
@@ -49,7 +44,7 @@ def _pairs(table: Table, hashes: NDArray[np.uint64], rows: NDArray[np.uint64], s
     shared = int(counts[several].sum())
     largest = several[np.argsort(-counts[several], kind="stable")[:size]]
     firsts, lasts = order[starts[largest]], order[starts[largest] + counts[largest] - 1]
-    # Told by their row, as taken rows come in no order that is promised.
+    # Matched by row id, as the order of taken rows is not guaranteed.
     wanted = np.concatenate([rows[firsts], rows[lasts]])
     taken = table.take_row_ids(wanted.tolist()).select(["part_id", "object_id"]).with_row_id().to_arrow()
     named = {row["_rowid"]: (row["part_id"], row["object_id"]) for row in taken.to_pylist()}

@@ -1,4 +1,4 @@
-"""What readers follow: an alias is a pair of views, and a row in our own table."""
+"""Aliases: a pair of views that readers follow, and a row in this package's own table."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ Connection = psycopg.Connection[Any]
 
 
 def read_followers(connection: Connection, names: Names) -> list[str]:
-    """
-    The aliases that point to a collection.
-
-    :param connection: the connection.
-    :param names: the collection's.
-    """
+    """Return the aliases that point to a collection."""
     if not is_prepared(connection):
         return []
     statement = sql.SQL("SELECT {} FROM {} WHERE collection_schema = %s AND collection_id = %s ORDER BY alias").format(
@@ -31,13 +26,7 @@ def read_followers(connection: Connection, names: Names) -> list[str]:
 
 
 def read_pointer(connection: Connection, alias: str) -> Pointer | None:
-    """
-    Where an alias points.
-
-    :param connection: the connection.
-    :param alias: the readers' name.
-    :returns: ``None`` when there is no such alias.
-    """
+    """Return where an alias points; ``None`` when it does not exist."""
     if not is_prepared(connection):
         return None
     statement = sql.SQL(
@@ -65,9 +54,7 @@ def refuse_taken_alias(connection: Connection, alias: str) -> None:
     """
     Refuse a name that cannot be an alias.
 
-    :param connection: the connection.
-    :param alias: the readers' name.
-    :raises RequestError: it is no name, or something else has it.
+    :raises RequestError: it is invalid or already taken by something else.
     """
     names = locate(connection, alias, "alias")
     ours = read_pointer(connection, alias) is not None
@@ -84,12 +71,9 @@ def refuse_taken_alias(connection: Connection, alias: str) -> None:
 
 def point(connection: Connection, pointer: Pointer) -> None:
     """
-    Change what readers follow, and the registry.
+    Change the views that readers follow, and the registry, within the caller's transaction.
 
-    Views are replaced only when the alias gets another collection: a replacement waits for readers.
-
-    :param connection: in a transaction.
-    :param pointer: what the alias shall be.
+    Views are replaced only when the alias gets another collection, as a replacement waits for readers.
     """
     seen = read_pointer(connection, pointer.alias)
     moved = seen is None or seen.collection_id != pointer.collection_id
@@ -127,8 +111,8 @@ def point(connection: Connection, pointer: Pointer) -> None:
             "FROM {}"
         ).format(views.objects, tables.objects)
     )
-    # The cast takes the number of dimensions off the column, which a replaced view could not change. It does nothing
-    # at run time, and the planner sees through it to the index.
+    # The cast removes the number of dimensions from the column, which a replaced view could not change. It costs
+    # nothing at run time, and the planner still finds the index.
     connection.execute(
         sql.SQL(
             "CREATE OR REPLACE VIEW {} AS SELECT part_id, object_id, vector::vector AS vector, is_average, user_id "

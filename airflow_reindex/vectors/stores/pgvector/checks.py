@@ -1,4 +1,4 @@
-"""What the catalog of the database says: privileges, extension, collations."""
+"""Checks against the database's catalog: privileges, extension, collations."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from airflow_reindex.vectors.stores.pgvector.schema import CLAIMS, SCHEMA, Names
 
 Connection = psycopg.Connection[Any]
 
-#: Since 14 a cast can take a type's modifier off a view's column.
+#: The first version in which a cast removes a type's modifier from a view's column.
 _SERVER = 140000
-#: Since 0.5 there is HNSW.
+#: The first version with HNSW.
 _EXTENSION = (0, 5)
 
 
@@ -23,9 +23,7 @@ def check(connection: Connection, label: str) -> None:
     """
     Refuse a database that lacks something.
 
-    :param connection: to the database.
-    :param label: what messages call it.
-    :raises RequestError: something is missing, and what to do about it.
+    :raises RequestError: something is missing; says what to do.
     :raises TransientError: the server is recovering, or a standby.
     """
     if connection.info.server_version < _SERVER:
@@ -78,25 +76,12 @@ def _check_extension(connection: Connection, label: str) -> None:
 
 
 def exists(connection: Connection, statement: LiteralString, *values: str) -> bool:
-    """
-    Whether a statement gives a row.
-
-    :param connection: the connection.
-    :param statement: the statement.
-    :param values: for its placeholders.
-    """
+    """Whether a statement returns a row."""
     return connection.execute(statement, values).fetchone() is not None
 
 
 def has_index_on(connection: Connection, schema: str, table: str, column: str) -> bool:
-    """
-    Whether a table has a usable index whose first column is a certain one.
-
-    :param connection: the connection.
-    :param schema: the table's.
-    :param table: the table, unquoted.
-    :param column: the column.
-    """
+    """Whether a table has a usable index whose first column is this one; all names unquoted."""
     return exists(
         connection,
         "SELECT 1 FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] "
@@ -108,11 +93,9 @@ def has_index_on(connection: Connection, schema: str, table: str, column: str) -
 
 def collation_of_source(connection: Connection, token: str) -> sql.Composable:
     """
-    The order of ids in a claim's source, for the destination's ids.
+    Return the collation of ids in a claim's source as a clause for the destination.
 
-    :param connection: the connection.
-    :param token: the claim.
-    :returns: a clause; empty when it is the database's own order, or there is no such table here.
+    :returns: empty when it is the database's default, or the source is not in this database.
     """
     statement = sql.SQL("SELECT source, source_schema FROM {} WHERE token = %s").format(CLAIMS)
     source = connection.execute(statement, (token,)).fetchone()

@@ -35,13 +35,9 @@ _NO_MARKS = (
 
 class PgVectorCollection:
     """
-    A collection that is there; see :class:`airflow_reindex.vectors.model.collection.Collection`.
+    A collection that exists; see :class:`airflow_reindex.vectors.model.collection.Collection`.
 
-    :param connections: the store's.
-    :param names: its names.
-    :param info: what it is made of.
-    :param ef_search: HNSW: candidates that a search looks at, at least.
-    :param building: how its index is built.
+    :param ef_search: HNSW: candidates that a search considers, at least.
     """
 
     def __init__(
@@ -58,15 +54,12 @@ class PgVectorCollection:
 
     @property
     def info(self) -> CollectionInfo:
-        """What it is made of."""
         return self._info
 
     def count(self) -> int:
-        """How many originals it has."""
         return self._count(sql.SQL("original_id IS NULL"))
 
     def count_user_objects(self) -> int:
-        """How many objects belong to users (``original_id`` is set)."""
         return self._count(sql.SQL("original_id IS NOT NULL"))
 
     def _count(self, condition: sql.SQL) -> int:
@@ -75,12 +68,10 @@ class PgVectorCollection:
 
     def keys(self, batch: int) -> Iterator[list[str]]:
         """
-        All originals' ids in one pass in the order of the primary key, whatever is written meanwhile.
+        Yield ids in the order of the primary key, however much is written meanwhile.
 
-        Each list is a statement of its own that goes on after the last key, so that nothing is seen twice, no
-        transaction stays open, and no key is missed that is there all the time.
-
-        :param batch: the most keys in a list.
+        Each list is a separate statement that continues after the last key: no key is seen twice, none that exists all
+        the time is missed, and no transaction stays open.
         """
         last: str | None = None
         while True:
@@ -89,7 +80,7 @@ class PgVectorCollection:
                 "SELECT object_id FROM {} WHERE original_id IS NULL AND {} ORDER BY object_id LIMIT %s"
             ).format(self._names.objects, within)
             with self._connections.transaction() as connection:
-                # Without statistics the planner likes to sort the whole table for each list.
+                # Without statistics the planner tends to sort the whole table for each list.
                 connection.execute("SET LOCAL enable_sort = off")
                 rows = connection.execute(statement, [*values, batch]).fetchall()
             keys = [key for (key,) in rows]
@@ -100,19 +91,12 @@ class PgVectorCollection:
                 return
 
     def versions(self, after: str | None, upto: str | None, since: str | None = None) -> dict[str, bytes]:
-        """
-        The versions of the originals in a range.
-
-        :param after: the range's open lower end.
-        :param upto: its upper end.
-        :param since: from :meth:`horizon`: rows that have surely not changed since are left out.
-        :returns: by object id.
-        """
+        """Return versions; rows that no transaction since the watermark can have written are omitted."""
         within, bounds = writing.key_range("o.object_id", after, upto)
         values: list[Any] = [*bounds]
         recent = sql.SQL("true")
         if since is not None:
-            # Ages wrap around: of a horizon that is a thousand million transactions old, all rows are given.
+            # Transaction ids wrap around: for a watermark a thousand million transactions old, all rows are returned.
             recent = sql.SQL(
                 "(age(o.xmin) <= age(%s::xid8::xid) OR "
                 "pg_snapshot_xmax(pg_current_snapshot())::text::numeric - %s::numeric > 1000000000)"
@@ -124,16 +108,10 @@ class PgVectorCollection:
         return dict(self._connections.rows(statement, values))
 
     def horizon(self) -> str:
-        """The oldest transaction that has not ended: what it and all later ones write is newer."""
+        """The snapshot xmin: the oldest running transaction. What it and all later ones write is newer."""
         return str(self._connections.rows("SELECT pg_snapshot_xmin(pg_current_snapshot())::text")[0][0])
 
     def items(self, keys: Sequence[str]) -> list[Item]:
-        """
-        Read originals.
-
-        :param keys: their ids.
-        :returns: those that are there, in no particular order.
-        """
         statement = sql.SQL(
             "SELECT o.object_id, o.payload::text, o.storage_meta::text, {}, o.user_id, o.session_id FROM {} o "
             "WHERE o.original_id IS NULL AND o.object_id = ANY(%s::varchar[])"
@@ -141,12 +119,6 @@ class PgVectorCollection:
         return [Item(*row) for row in self._connections.rows(statement, (list(keys),))]
 
     def absent(self, keys: Sequence[str]) -> list[str]:
-        """
-        Which objects are not there.
-
-        :param keys: ids.
-        :returns: those that are no original's, in their order.
-        """
         statement = sql.SQL(
             "SELECT k.key FROM unnest(%s::varchar[]) WITH ORDINALITY k (key, number) LEFT JOIN {} o "
             "ON o.object_id = k.key AND o.original_id IS NULL WHERE o.object_id IS NULL ORDER BY k.number"
@@ -154,14 +126,7 @@ class PgVectorCollection:
         return [key for (key,) in self._connections.rows(statement, (list(keys),))]
 
     def states(self, after: str | None, upto: str | None, keys: Sequence[str] | None = None) -> dict[str, State]:
-        """
-        What a destination has in a range: rows of originals, and marks, of one moment.
-
-        :param after: the range's open lower end.
-        :param upto: its upper end.
-        :param keys: of these objects only; ``None``: of all.
-        :returns: by object id, of each object that has a row or a mark.
-        """
+        """Read rows and marks in one snapshot."""
         rows_within, rows_values = writing.key_range("o.object_id", after, upto)
         marks_within, marks_values = writing.key_range("object_id", after, upto)
         if keys is not None:
@@ -179,25 +144,13 @@ class PgVectorCollection:
         }
 
     def _marks(self) -> sql.Composable:
-        """The table of marks; nothing where another product has made the collection."""
+        """The table of marks; an empty one for a collection made by other software."""
         there = "SELECT to_regclass(quote_ident(%s) || '.' || quote_ident(%s)) IS NOT NULL"
         if self._connections.rows(there, (SCHEMA, self._names.marks_name))[0][0]:
             return self._names.marks
         return sql.SQL(_NO_MARKS)
 
     def put(self, token: str, batch: Sequence[Embedded], *, only_unchanged: bool = False) -> list[str]:
-        """
-        Insert or replace objects with all their parts and marks, in one transaction.
-
-        :param token: the claim.
-        :param batch: the objects, each once.
-        :param only_unchanged: leave alone what somebody else has written: a row that differs from what its mark says
-            or has none, and an object that has landed but whose row is gone.
-        :returns: the ids that were left alone.
-        :raises ClaimLostError: the claim is another's.
-        :raises DataError: the store refuses one of them; nothing was written.
-        :raises TransientError: the store is away or busy.
-        """
         names, ids = self._names, [embedded.item.object_id for embedded in batch]
         if not ids:
             return []
@@ -224,15 +177,6 @@ class PgVectorCollection:
     def fail(
         self, token: str, failed: Mapping[str, Mark], *, keep_rows: bool = False, only_unchanged: bool = False
     ) -> list[str]:
-        """
-        Remember items that failed, and remove older rows of theirs.
-
-        :param token: the claim.
-        :param failed: marks with a stage, by object id.
-        :param keep_rows: leave rows as they are.
-        :param only_unchanged: leave alone, mark and row, what somebody else has written or removed.
-        :returns: the ids that were left alone.
-        """
         if not failed:
             return []
         with self._connections.transaction() as connection:
@@ -247,21 +191,13 @@ class PgVectorCollection:
         return [key for key in failed if key in left]
 
     def delete(self, token: str, keys: Sequence[str], *, only_unchanged: bool = False) -> list[str]:
-        """
-        Remove objects, their parts and marks, and the personalised copies that users have of them.
-
-        :param token: the claim.
-        :param keys: their ids; unknown ones do not matter.
-        :param only_unchanged: leave alone a row that is not the one that the object's mark describes.
-        :returns: the ids that were left alone.
-        """
         if not keys:
             return []
         with self._connections.transaction() as connection:
             registry.fence(connection, token)
             left = set[str]()
             if only_unchanged:
-                # A mark without a row is of nothing that could be left.
+                # A mark without a row protects nothing.
                 left = writing.sort_rows(connection, self._names, keys).written
             mine = [key for key in keys if key not in left]
             writing.delete_objects(connection, self._names, mine, copies=True)
@@ -270,21 +206,10 @@ class PgVectorCollection:
         return [key for key in keys if key in left]
 
     def count_failed(self, run: str) -> int:
-        """
-        How many items a run has marked as failed.
-
-        :param run: the run.
-        """
         statement = sql.SQL("SELECT count(*) FROM {} marks WHERE run = %s AND stage <> ''").format(self._marks())
         return int(self._connections.rows(statement, (run,))[0][0])
 
     def damage(self, after: str | None, upto: str | None) -> Damage:
-        """
-        Look for objects whose vectors are not complete.
-
-        :param after: the range's open lower end.
-        :param upto: its upper end.
-        """
         objects_within, values = writing.key_range("o.object_id", after, upto)
         parts_within, _ = writing.key_range("p.object_id", after, upto)
         names = {
@@ -310,47 +235,23 @@ class PgVectorCollection:
         )
 
     def twins(self, size: int) -> Twins:
-        """
-        Look for parts with equal vectors.
-
-        :param size: how many pairs at most.
-        """
         with self._connections.use() as connection:
             return find_twins(connection, self._names, size)
 
     def has_index(self) -> bool:
-        """Whether the ANN index is there and usable."""
         with self._connections.use() as connection:
             return indexing.is_built(connection, self._names, self._info.metric)
 
     def build_index(self, token: str) -> None:
-        """
-        Build the ANN index over the vectors, and the indexes that readers need; fine when they are there.
-
-        :param token: the claim.
-        """
+        """Build the ANN index, and the indexes that only readers need; those that exist are kept."""
         indexing.build(self._connections, self._names, self._info, self._building, token)
 
     def sample(self, size: int) -> Vectors:
-        """
-        Draw stored vectors of parts.
-
-        :param size: how many at most.
-        :returns: shape ``(n, dimensions)``.
-        """
         with self._connections.use() as connection:
             vectors = searching.sample(connection, self._names, size)
         return np.concatenate([np.empty((0, self._info.dimensions), np.float32), *(row[np.newaxis] for row in vectors)])
 
     def search(self, vector: Vectors, k: int, *, exact: bool = False) -> list[Hit]:
-        """
-        The nearest parts.
-
-        :param vector: shape ``(dimensions,)``.
-        :param k: how many.
-        :param exact: by looking at all vectors; else by the ANN index.
-        :returns: the nearest first.
-        """
         with self._connections.transaction() as connection:
             searching.prepare(connection, k, self._ef_search, exact=exact)
             statement = searching.nearest(self._names, self._info.metric)

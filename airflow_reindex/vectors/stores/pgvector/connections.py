@@ -1,4 +1,4 @@
-"""A few idle connections for several threads. All are in autocommit mode: none stays idle in a transaction."""
+"""A pool of connections for several threads. All are in autocommit mode: none stays idle in a transaction."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Connect = Callable[[], "psycopg.Connection[Any]"]
 Statement = LiteralString | sql.SQL | sql.Composed
 
 APPLICATION = "airflow-reindex"
-#: More than this many idle connections are not kept.
+#: Most idle connections that are kept.
 _KEEP = 8
 _COMMANDS = f"SET statement_timeout = 0; SET application_name = '{APPLICATION}'; SET client_min_messages = 'warning'"
-#: What a session pins, whatever the server, the database or the role say, each with its reason.
+#: Settings that each session pins, whatever server, database or role say, each with its reason.
 SETTINGS = {
     "statement_timeout": ("0", "an index is built for hours"),
     "transaction_timeout": ("0", "a window is one transaction"),
@@ -41,9 +41,10 @@ SETTINGS = {
     "zero_damaged_pages": ("off", "damaged pages would be read as empty ones, without an error"),
     "ignore_checksum_failure": ("off", "damaged pages would be read as they are, without an error"),
 }
-#: A commit that an asynchronous one promises may be gone after the server's crash, though the task has succeeded.
+#: An asynchronous commit may be lost in a crash of the server although the task has succeeded.
 _DURABLE = "synchronous_commit"
-#: Only what the server knows and what differs: some may be set by a superuser alone, even to what they are.
+#: Only settings that the server knows and that differ: some can be set by a superuser alone, even to their present
+#: value.
 _PIN = """
     SELECT set_config(known.name, wanted.value, false)
     FROM pg_settings AS known JOIN unnest(%s::text[], %s::text[]) AS wanted (name, value) USING (name)
@@ -53,16 +54,15 @@ _PIN = """
 
 def connector(conninfo: str = "", **parameters: Any) -> Connect:
     """
-    Make what opens connections for a store.
+    Return a function that opens connections for a store.
 
-    A statement may rightly take hours without a byte on the wire (an index is built), so there is no time-out for
-    answers: TCP tells whether the server's machine is there. Defaults, in seconds: ``connect_timeout`` 10,
-    ``keepalives_idle`` 30, ``keepalives_interval`` 10; in milliseconds: ``tcp_user_timeout`` 120000, until a machine
-    that acknowledges nothing, or a server that takes no byte, counts as away. The connection may name others.
+    A statement may take hours without a byte on the wire (while an index is built), so there is no read timeout: TCP
+    detects whether the server's machine is alive. Defaults in seconds: ``connect_timeout`` 10, ``keepalives_idle`` 30,
+    ``keepalives_interval`` 10; in milliseconds: ``tcp_user_timeout`` 120000, until a peer that acknowledges nothing, or
+    accepts no byte, counts as away. The connection may override them.
 
     :param conninfo: libpq's connection string or URI.
-    :param parameters: libpq's parameters; they win.
-    :returns: a function that opens a connection, and gives up on a server that does not answer.
+    :param parameters: libpq's parameters; they take precedence.
     """
     defaults = {
         "connect_timeout": 10,
@@ -74,7 +74,7 @@ def connector(conninfo: str = "", **parameters: Any) -> Connect:
     }
 
     def connect() -> psycopg.Connection[Any]:
-        # What is passed by name would win over what the URI says.
+        # A keyword would override what the URI says.
         settings: dict[str, Any] = {**defaults, **conninfo_to_dict(conninfo), **parameters}
         return psycopg.connect(**settings, autocommit=True)
 
@@ -86,7 +86,7 @@ class Connections:
     Connections of a store.
 
     :param connect: opens one.
-    :param label: what messages call the server.
+    :param label: name of the server in messages.
     """
 
     def __init__(self, connect: Connect, label: str) -> None:
@@ -95,17 +95,13 @@ class Connections:
 
     @contextmanager
     def use(self) -> Iterator[psycopg.Connection[Any]]:
-        """
-        Lend a connection to a block, in autocommit mode; the driver's errors come out translated.
-
-        :returns: a context manager.
-        """
+        """Lend a connection in autocommit mode; the driver's errors are translated."""
         with translated(self.label):
             connection = self._take()
             try:
                 yield connection
             except psycopg.OperationalError:
-                # Likely the server went away; the idle ones would fail next.
+                # The server has probably gone away; the idle connections would fail next.
                 self.close()
                 raise
             finally:
@@ -113,21 +109,13 @@ class Connections:
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Connection[Any]]:
-        """
-        Lend a connection with a transaction that ends with the block.
-
-        :returns: a context manager.
-        """
+        """Lend a connection with a transaction that ends with the block."""
         with self.use() as connection, connection.transaction():
             yield connection
 
     @contextmanager
     def own(self) -> Iterator[psycopg.Connection[Any]]:
-        """
-        Open a connection for a block alone, whose settings may be changed: it is closed in the end.
-
-        :returns: a context manager.
-        """
+        """Lend a separate connection whose settings may be changed; it is closed afterwards."""
         with translated(self.label):
             connection = self._open()
             try:
@@ -136,18 +124,11 @@ class Connections:
                 connection.close()
 
     def rows(self, statement: Statement, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """
-        Run one statement.
-
-        :param statement: the statement.
-        :param values: for its placeholders.
-        :returns: all rows.
-        """
+        """Run one statement, and return all rows."""
         with self.use() as connection:
             return connection.execute(statement, values).fetchall()
 
     def close(self) -> None:
-        """Close the idle connections."""
         while self._idle:
             try:
                 self._idle.pop().close()
@@ -170,7 +151,7 @@ class Connections:
             if connection.info.transaction_status != TransactionStatus.IDLE:
                 connection.rollback()
             connection.autocommit = True
-            # A plan for any value may do without the ANN index, and tables change under prepared statements.
+            # A generic plan may not use the ANN index, and tables change under prepared statements.
             connection.prepare_threshold = None
             connection.execute(_COMMANDS)
             names, values = [*SETTINGS, _DURABLE], [*(value for value, _ in SETTINGS.values()), "on"]

@@ -1,4 +1,4 @@
-"""What PostgreSQL's errors mean for a retry: SQLSTATEs decide, texts only where the server gives none."""
+"""Classification of PostgreSQL's errors: by SQLSTATE, by text only where the server sends none."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import psycopg
 
 from airflow_reindex.core.failures import DataError, ReindexError, RequestError, TransientError
 
-#: Classes of SQLSTATEs that may go away by themselves: connection, resources, roll-backs, operator, system.
+#: SQLSTATE classes that may pass by themselves: connection, resources, roll-backs, operator, system.
 _TRANSIENT_CLASSES = ("08", "25", "40", "53", "55", "57", "58")
-#: Classes that say that the content is refused: data, constraints, limits; and internal errors, which stay.
+#: Classes of refused content: data, constraints, limits; and internal errors, which are permanent.
 _DATA_CLASSES = ("21", "22", "23", "54", "XX")
-#: While connecting, libpq hands on the server's text only.
+#: While connecting, libpq passes on the server's text only.
 _REFUSALS = {
     "authentication failed": "check login and password of the connection",
     "no password supplied": "the connection has no password",
@@ -35,28 +35,21 @@ _ADVICE = {
 @contextmanager
 def translated(label: str) -> Iterator[None]:
     """
-    Turn the driver's errors into those of this package.
+    Translate the driver's errors into ``ReindexError`` classes.
 
-    :param label: what messages call the server.
-    :raises ReindexError: of the class that fits.
+    :param label: name of the server in messages.
     """
     try:
         yield
     except psycopg.Error as error:
         raise translate(error, label) from error
     except UnicodeEncodeError as error:
-        # Half a surrogate pair, which JSON admits and PostgreSQL's UTF-8 does not.
+        # Half a surrogate pair, which JSON allows and PostgreSQL's UTF-8 does not.
         raise DataError(f"{label}: a text is no valid Unicode: {error}") from error
 
 
 def translate(error: psycopg.Error, label: str) -> ReindexError:
-    """
-    Find the error of this package for one of the driver's.
-
-    :param error: the driver's error.
-    :param label: what messages call the server.
-    :returns: a TransientError, RequestError or DataError with the server's own words.
-    """
+    """Classify a driver's error as TransientError, RequestError or DataError, with the server's own message."""
     state = error.sqlstate or ""
     text = f"{label}: {str(error).strip() or type(error).__name__}"
     if state.startswith(_TRANSIENT_CLASSES):
@@ -71,5 +64,5 @@ def translate(error: psycopg.Error, label: str) -> ReindexError:
             return RequestError(f"{text} ({advice})")
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return TransientError(text)
-    # The driver itself cannot send it, for example text with NUL in it.
+    # The driver itself cannot send it, for example a text with NUL.
     return DataError(text) if isinstance(error, psycopg.DataError) else RequestError(text)

@@ -1,4 +1,4 @@
-"""Building the ANN index: after loading, in parallel, with memory for the whole graph where that is allowed."""
+"""Build of the ANN index: after loading, in parallel, with memory for the whole graph where allowed."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _POLL_SECONDS = 1.0
 @dataclass(frozen=True, kw_only=True)
 class Building:
     """
-    How indexes are built.
+    Settings of index builds.
 
-    :param memory: at most, as PostgreSQL writes it; the server's own setting if that is more.
+    :param memory: most memory, in PostgreSQL's notation; the server's own setting if that is more.
     :param workers: parallel workers; ``None``: the server's setting.
     """
 
@@ -42,13 +42,7 @@ class Building:
 
 
 def is_built(connection: Connection, names: Names, metric: Metric) -> bool:
-    """
-    Whether the ANN index is there and usable.
-
-    :param connection: the connection.
-    :param names: the collection's.
-    :param metric: how distances are measured.
-    """
+    """Whether the ANN index exists and is usable."""
     return any(
         usable and opclass == OPCLASSES[metric] for _, usable, opclass, _ in registry.ann_indexes(connection, names)
     )
@@ -56,16 +50,9 @@ def is_built(connection: Connection, names: Names, metric: Metric) -> bool:
 
 def build(connections: Connections, names: Names, info: CollectionInfo, building: Building, token: str) -> None:
     """
-    Build what indexes are missing.
+    Build the indexes that are missing.
 
-    The claim is looked at but not held: an index can do no harm, and nobody should have to wait for its end to take
-    over.
-
-    :param connections: the store's.
-    :param names: the collection's.
-    :param info: what the collection is made of.
-    :param building: how.
-    :param token: the claim.
+    The claim is checked but not held: an index can do no harm, and a takeover should not have to wait for it.
     """
     with connections.own() as connection:
         with connection.transaction():
@@ -87,9 +74,9 @@ def build(connections: Connections, names: Names, info: CollectionInfo, building
 
 
 def _wait_for_other_builds(connection: Connection, names: Names) -> None:
-    """Let a build that is going on finish: it may be a killed task's, and its result counts."""
+    """Wait for a running build: it may be a killed task's, and its result counts."""
     statement = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
-    # Not a lock that waits: CREATE INDEX CONCURRENTLY, in turn, waits for all statements that are running.
+    # Polled instead of waiting for the lock, as CREATE INDEX CONCURRENTLY waits in turn for all running statements.
     while connection.execute(statement, (LOCK_BUILD, names.objects_path)).fetchone() != (True,):
         log.info("collection '%s': another build of the index is going on; waiting for its end", names.base)
         time.sleep(_POLL_SECONDS)
@@ -113,7 +100,7 @@ def _prepare(connection: Connection, names: Names, info: CollectionInfo, buildin
     ).fetchone()
     assert row is not None  # noqa: S101 - for the type checker
     rows, most, present = row
-    # The vector, its neighbours on all levels, and what pgvector keeps of each node; and a quarter more.
+    # The vector, its neighbours on all levels, and pgvector's data per node; plus a quarter.
     graph = 1.25 * rows * (4 * info.dimensions + 2.2 * info.m * 16 + 256)
     memory = max(present, min(most, graph))
     connection.execute(sql.SQL("SET maintenance_work_mem = {}").format(sql.Literal(f"{int(memory / 1024)}kB")))
@@ -129,7 +116,7 @@ def _prepare(connection: Connection, names: Names, info: CollectionInfo, buildin
             memory / 2**30,
         )
     connection.execute("SET statement_timeout = 0")
-    # Lets the server notice that we were killed. Not all systems can.
+    # Lets the server detect that this process was killed. Not supported on all systems.
     with suppress(psycopg.Error):
         connection.execute("SET client_connection_check_interval = '5s'")
 
@@ -146,7 +133,7 @@ def _create(connection: Connection, names: Names, info: CollectionInfo, *, live:
         "CREATE INDEX {concurrently} {index} ON {parts} USING hnsw (vector {opclass}) "
         "WITH (m = {m}, ef_construction = {ef_construction})"
     ).format(
-        # Writers of a collection that readers see must not wait for the end.
+        # Writers of a collection that readers see must not wait for the build.
         concurrently=sql.SQL("CONCURRENTLY" if live else ""),
         index=sql.Identifier(names.index_name),
         parts=names.parts,
@@ -177,12 +164,12 @@ def _create(connection: Connection, names: Names, info: CollectionInfo, *, live:
 
 @contextmanager
 def _progress(connections: Connections, pid: int, collection_id: str) -> Iterator[None]:
-    """Log how far the build is, while the block runs."""
+    """Log the build's progress while the block runs."""
     done, started = threading.Event(), time.monotonic()
 
     def watch() -> None:
         while not done.wait(_PROGRESS_SECONDS):
-            # It is only for people: a server that has no time for it must not fail the build.
+            # Progress is for people only: a server too busy for it must not fail the build.
             with suppress(ReindexError):
                 for phase, blocks, all_blocks, tuples in connections.rows(
                     "SELECT phase, blocks_done, blocks_total, tuples_done FROM pg_stat_progress_create_index "

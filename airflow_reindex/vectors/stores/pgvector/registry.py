@@ -1,4 +1,4 @@
-"""Our own tables: who may write (claims), and what collections are made of."""
+"""This package's own tables: claims, and properties of collections."""
 
 from __future__ import annotations
 
@@ -25,11 +25,7 @@ Connection = psycopg.Connection[Any]
 
 
 def is_prepared(connection: Connection) -> bool:
-    """
-    Whether our own tables are there: all of them come with one transaction.
-
-    :param connection: the connection.
-    """
+    """Whether this package's own tables exist; one transaction creates all of them."""
     statement = "SELECT to_regclass(%s) IS NOT NULL"
     row = connection.execute(statement, (ALIASES.as_string(connection),)).fetchone()
     return bool(row and row[0])
@@ -37,11 +33,9 @@ def is_prepared(connection: Connection) -> bool:
 
 def fence(connection: Connection, token: str) -> None:
     """
-    Make sure, until the transaction's end, that a claim is there: a takeover waits for it, signs of life do not.
+    Check that a claim exists, and keep it until the transaction's end: a takeover waits, heartbeats do not.
 
-    :param connection: in a transaction.
-    :param token: the claim.
-    :raises ClaimLostError: it is gone.
+    :raises ClaimLostError: it does not exist.
     """
     statement = sql.SQL("SELECT 1 FROM {} WHERE token = %s FOR KEY SHARE").format(CLAIMS)
     if connection.execute(statement, (token,)).fetchone() is None:
@@ -50,11 +44,9 @@ def fence(connection: Connection, token: str) -> None:
 
 def read_claims(connection: Connection) -> list[Claim]:
     """
-    The claims on collections that this session sees, and how long their owners have been silent by the server's clock.
+    Return the claims on collections visible to this session, with silence measured by the server's clock.
 
-    A destination or source that another schema has is named ``<schema>%<id>``, which no id can be.
-
-    :param connection: the connection.
+    A destination or source in another schema is named ``<schema>%<id>``, which cannot be an id.
     """
     if not is_prepared(connection):
         return []
@@ -77,10 +69,10 @@ def read_claims(connection: Connection) -> list[Claim]:
 
 def as_seen(schema: LiteralString, name: LiteralString) -> sql.Composed:
     """
-    An expression for an id where this session means the same table by it; else for a name that no id has.
+    Return an expression for an id if it means the same table in this session, else for a name that no id has.
 
-    :param schema: the column of the schema.
-    :param name: the column of the id.
+    :param schema: the column with the schema.
+    :param name: the column with the id.
     """
     return sql.SQL("CASE WHEN {schema} = {here} THEN {name} ELSE {schema} || chr(37) || {name} END").format(
         schema=sql.Identifier(schema), here=schema_of(name), name=sql.Identifier(name)
@@ -89,12 +81,9 @@ def as_seen(schema: LiteralString, name: LiteralString) -> sql.Composed:
 
 def take_claim(connection: Connection, claim: Claim, judge: Callable[[Sequence[Claim]], Claim | None]) -> Claim | None:
     """
-    Look, judge and write: one at a time, all others wait.
+    Take a claim within the caller's transaction, one taker at a time.
 
-    :param connection: in a transaction.
-    :param claim: the new claim.
-    :param judge: as for :meth:`airflow_reindex.vectors.model.collection.Store.take`.
-    :returns: the claim that was replaced.
+    :param judge: as for :meth:`airflow_reindex.vectors.model.store.Store.take`.
     :raises ConflictError: the destination has another claim, which the judge did not give away.
     """
     connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", LOCK_CLAIMS)
@@ -118,35 +107,22 @@ def take_claim(connection: Connection, claim: Claim, judge: Callable[[Sequence[C
 
 
 def touch_claim(connection: Connection, claim: Claim) -> bool:
-    """
-    Give a sign of life.
-
-    :param connection: the connection.
-    :param claim: the claim.
-    :returns: whether it is still there.
-    """
+    """Write a heartbeat, and return whether the claim still exists."""
     statement = sql.SQL("UPDATE {} SET alive_at = clock_timestamp() WHERE dest = %s AND token = %s").format(CLAIMS)
     return connection.execute(statement, (claim.dest, claim.token)).rowcount == 1
 
 
 def delete_claim(connection: Connection, claim: Claim) -> None:
-    """
-    Remove a claim; one that is gone does not matter.
-
-    :param connection: the connection.
-    :param claim: the claim.
-    """
-    # The token is its own; a destination that another schema has goes by another name here.
+    """Remove a claim, if it exists."""
+    # Matched by token, as a destination in another schema has another name in this session.
     connection.execute(sql.SQL("DELETE FROM {} WHERE token = %s").format(CLAIMS), (claim.token,))
 
 
 def find_collection(connection: Connection, names: Names) -> CollectionInfo | None:
     """
-    Find out what a collection is made of: what the tables say counts, and our note says what they do not.
+    Return a collection's properties: the tables decide, and the note adds what they do not say.
 
-    :param connection: the connection.
-    :param names: the collection's.
-    :returns: ``None`` when one of its two tables is not there; views of an alias are no tables.
+    :returns: ``None`` when one of its two tables does not exist; an alias's views do not count.
     """
     dimensions = connection.execute(
         "SELECT a.atttypmod FROM pg_class p JOIN pg_attribute a ON a.attrelid = p.oid AND a.attname = 'vector', "
@@ -187,13 +163,7 @@ def _dimensions_of_a_vector(connection: Connection, names: Names) -> int:
 
 
 def ann_indexes(connection: Connection, names: Names) -> list[tuple[str, bool, str, dict[str, str]]]:
-    """
-    The HNSW indexes of a collection.
-
-    :param connection: the connection.
-    :param names: the collection's.
-    :returns: name (quoted where needed), whether it is usable, operator class, storage parameters.
-    """
+    """Return a collection's HNSW indexes: quoted name, whether usable, operator class, storage parameters."""
     rows = connection.execute(
         "SELECT i.indexrelid::regclass::text, i.indisvalid AND i.indisready, o.opcname, c.reloptions "
         "FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam "
@@ -208,11 +178,7 @@ def ann_indexes(connection: Connection, names: Names) -> list[tuple[str, bool, s
 
 
 def known_collections(connection: Connection) -> list[str]:
-    """
-    The collections that are noted, of those that this session sees.
-
-    :param connection: the connection.
-    """
+    """Return the noted collections that are visible to this session."""
     if not is_prepared(connection):
         return []
     statement = sql.SQL("SELECT collection_id FROM {} WHERE schema_name = {} ORDER BY collection_id").format(
@@ -222,13 +188,7 @@ def known_collections(connection: Connection) -> list[str]:
 
 
 def note_collection(connection: Connection, names: Names, info: CollectionInfo) -> None:
-    """
-    Note what a collection is made of.
-
-    :param connection: the connection.
-    :param names: the collection's.
-    :param info: what it is made of.
-    """
+    """Note a collection's properties."""
     connection.execute(
         sql.SQL(
             "INSERT INTO {} (schema_name, collection_id, embedding_model_id, dimensions, metric, m, ef_construction) "

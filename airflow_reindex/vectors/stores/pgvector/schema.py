@@ -1,4 +1,4 @@
-"""Names and definitions of tables: EmbeddingStudio's two a collection, and our own beside them."""
+"""Names and definitions of tables: EmbeddingStudio's two per collection, and this package's own."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from psycopg import sql
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.vectors.model.collection import MAX_ID, CollectionInfo, Metric
 
-#: PostgreSQL cuts longer names without a word.
+#: PostgreSQL silently truncates longer names.
 MAX_NAME = 63
-#: pgvector's HNSW index takes no longer vectors of the type ``vector``.
+#: The limit of pgvector's HNSW index for the type ``vector``.
 MAX_DIMENSIONS = 2000
 
 SCHEMA, PUBLIC = "airflow_reindex", "public"
@@ -25,12 +25,12 @@ ALIASES = sql.Identifier(SCHEMA, "aliases")
 OPERATORS: dict[Metric, str] = {"cosine": "<=>", "euclid": "<->", "dot": "<#>"}
 OPCLASSES: dict[Metric, str] = {"cosine": "vector_cosine_ops", "euclid": "vector_l2_ops", "dot": "vector_ip_ops"}
 
-#: Two steps of making tables must not meet: the second number says which.
+#: Advisory locks of two steps that must not run concurrently with themselves.
 LOCK_PREPARE, LOCK_CLAIMS = (0x5EED_1D, 1), (0x5EED_1D, 2)
-#: Builds of indexes of one collection: the second number comes from its id.
+#: Advisory lock for index builds of one collection; the second number comes from its id.
 LOCK_BUILD = 0x5EED_1E
 
-#: Ids mean tables in a schema, as the search path of a connection finds them: the same id may be two tenants' own.
+#: An id means the table that a connection's search path finds: two tenants may use the same id in two schemas.
 OWN_TABLES = (
     sql.SQL(
         "CREATE TABLE IF NOT EXISTS {} (schema_name text NOT NULL, collection_id text NOT NULL, "
@@ -56,10 +56,10 @@ OWN_TABLES = (
 @dataclass(frozen=True)
 class Names:
     """
-    The names that belong to a collection or to an alias.
+    The names that belong to a collection or an alias.
 
     :param base: the collection's id, or the alias.
-    :param schema: where its tables or views are, or would be made.
+    :param schema: where its tables or views are, or would be created.
     """
 
     base: str
@@ -67,32 +67,31 @@ class Names:
 
     @property
     def objects(self) -> sql.Identifier:
-        """The table (or view) of objects."""
+        """The table or view of objects."""
         return sql.Identifier(self.schema, self.objects_name)
 
     @property
     def parts(self) -> sql.Identifier:
-        """The table (or view) of parts."""
+        """The table or view of parts."""
         return sql.Identifier(self.schema, self.parts_name)
 
     @property
     def marks(self) -> sql.Identifier:
-        """The table of marks."""
         return sql.Identifier(SCHEMA, self.marks_name)
 
     @property
     def objects_name(self) -> str:
-        """Unquoted."""
+        """The unquoted name."""
         return f"dbo_{self.base}"
 
     @property
     def parts_name(self) -> str:
-        """Unquoted."""
+        """The unquoted name."""
         return f"dbop_{self.base}"
 
     @property
     def marks_name(self) -> str:
-        """Unquoted; those of all schemas lie in one, and no schema makes a name too long."""
+        """The unquoted name; marks of all schemas are in one, and it never exceeds the limit."""
         if self.schema == PUBLIC:
             return f"marks_{self.base}"
         digest = hashlib.sha256(f"{self.schema}\0{self.base}".encode()).hexdigest()[:24]
@@ -100,27 +99,26 @@ class Names:
 
     @property
     def objects_path(self) -> str:
-        """The table of objects as ``to_regclass`` takes it."""
+        """The table of objects in the form for ``to_regclass``."""
         return f"{quoted(self.schema)}.{quoted(self.objects_name)}"
 
     @property
     def parts_path(self) -> str:
-        """The table of parts as ``to_regclass`` takes it."""
+        """The table of parts in the form for ``to_regclass``."""
         return f"{quoted(self.schema)}.{quoted(self.parts_name)}"
 
     @property
     def index_name(self) -> str:
-        """The ANN index, unquoted."""
+        """The unquoted name of the ANN index."""
         return f"{self.base}_index"
 
     def create(self, dimensions: int, collation: sql.Composable) -> list[sql.Composed]:
         """
-        Statements that create the tables where they are missing.
+        Return statements that create missing tables.
 
-        Parts are not tied to objects yet: the foreign key is checked once when all is loaded (:meth:`foreign_key`),
-        which costs far less than a check a row.
+        The foreign key of parts comes later (:meth:`foreign_key`), as one check after loading costs far less than one
+        per row.
 
-        :param dimensions: of the vectors.
         :param collation: of the objects' ids: a clause, or empty.
         """
         parts = {
@@ -143,14 +141,14 @@ class Names:
         return [sql.SQL(statement).format(**parts) for statement in statements]
 
     def early_indexes(self) -> list[sql.Composed]:
-        """Statements for the indexes by which objects' parts and copies are found."""
+        """Return statements for the indexes that find an object's parts and copies."""
         return [
             sql.SQL("CREATE INDEX ON {} (object_id)").format(self.parts),
             sql.SQL("CREATE INDEX ON {} (original_id)").format(self.objects),
         ]
 
     def late_indexes(self) -> dict[str, sql.Composed]:
-        """Statements for the indexes that only readers need, by column: they are made faster when all is loaded."""
+        """Return statements by column for indexes that only readers need; they are built faster after loading."""
         return {
             "payload": sql.SQL("CREATE INDEX ON {} USING gin (payload)").format(self.objects),
             "user_id": sql.SQL("CREATE INDEX ON {} (user_id)").format(self.objects),
@@ -158,29 +156,25 @@ class Names:
         }
 
     def foreign_key(self) -> sql.Composed:
-        """A statement that ties parts to objects."""
+        """Return the statement that adds the foreign key from parts to objects."""
         return sql.SQL("ALTER TABLE {} ADD FOREIGN KEY (object_id) REFERENCES {}").format(self.parts, self.objects)
 
     def failed_index(self) -> sql.Composed:
-        """A statement for the index by which a run's failed items are counted."""
+        """Return the statement for the index that counts a run's failed items."""
         return sql.SQL("CREATE INDEX ON {} (run) WHERE stage <> ''").format(self.marks)
 
 
 def quoted(name: str) -> str:
-    """
-    An identifier as a text.
-
-    :param name: the name.
-    """
+    """Quote an identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def schema_of(name: LiteralString) -> sql.Composed:
     """
-    An expression for the schema that an id means in this session: where the search path finds its table or view.
+    Return an expression for the schema where this session's search path finds an id's table or view.
 
     :param name: an expression for the id; ``%s`` for a value.
-    :returns: an expression; it gives the schema where the table would be made when there is none.
+    :returns: without such a table, the schema where it would be created.
     """
     return sql.SQL(
         "coalesce((SELECT n.nspname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
@@ -192,10 +186,7 @@ def locate(connection: psycopg.Connection[Any], name: str, what: str = "collecti
     """
     Find the schema that an id means in this session.
 
-    :param connection: the connection.
-    :param name: a collection's id, or an alias.
-    :param what: what is named, for the message.
-    :returns: the names that belong to it.
+    :param what: how the message calls the name.
     :raises RequestError: as :func:`check_name`.
     """
     check_name(name, what)
@@ -205,10 +196,9 @@ def locate(connection: psycopg.Connection[Any], name: str, what: str = "collecti
 
 def check_name(name: str, what: str) -> None:
     """
-    Refuse a name whose tables could not be named after it.
+    Refuse a name that cannot be part of table names.
 
-    :param name: a collection's id, or an alias.
-    :param what: what is named, for the message.
+    :param what: how the message calls the name.
     :raises RequestError: it is empty, too long, or has control characters or ``%``.
     """
     if not isinstance(name, str) or not name:
@@ -230,8 +220,7 @@ def check_info(info: CollectionInfo) -> None:
     """
     Refuse a collection that this store could not index.
 
-    :param info: what it is made of.
-    :raises RequestError: and what to do about it.
+    :raises RequestError: says what to do.
     """
     check_name(info.collection_id, "collection's id")
     if not 1 <= info.dimensions <= MAX_DIMENSIONS:

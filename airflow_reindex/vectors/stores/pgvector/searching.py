@@ -13,31 +13,31 @@ from airflow_reindex.vectors.stores.pgvector.schema import OPERATORS, Names
 
 Connection = psycopg.Connection[Any]
 
-#: The most candidates that pgvector's HNSW search looks at in one go.
+#: The most candidates that pgvector's HNSW search considers at once.
 _MAX_EF = 1000
-#: Larger tables are sampled by blocks, of which some more rows are drawn than are needed.
+#: Larger tables are sampled by blocks, with a surplus of rows.
 _SMALL, _SURPLUS = 20_000, 8
 
 
 def prepare(connection: Connection, k: int, ef_search: int, *, exact: bool) -> None:
     """
-    Let the planner search as wanted, until the transaction's end.
+    Make the planner use or avoid the ANN index until the transaction's end.
 
-    :param connection: in a transaction.
-    :param k: how many are searched.
-    :param ef_search: candidates to look at, at least.
-    :param exact: by looking at all vectors; else by the ANN index.
+    :param k: number of hits wanted.
+    :param ef_search: candidates to consider, at least.
+    :param exact: compare all vectors instead of using the ANN index.
     """
     if exact:
         connection.execute("SET LOCAL enable_indexscan = off")
         connection.execute("SET LOCAL enable_bitmapscan = off")
         return
     connection.execute("SET LOCAL enable_seqscan = off")
-    # The path that sorts goes through another index otherwise.
+    # Otherwise the planner may sort the result of another index.
     connection.execute("SET LOCAL enable_sort = off")
     connection.execute(sql.SQL("SET LOCAL hnsw.ef_search = {}").format(min(max(ef_search, k), _MAX_EF)))
     if k > _MAX_EF:
-        # Since pgvector 0.8 the search can go on for more; earlier ones find as many as they have looked at.
+        # Since pgvector 0.8 a search continues when too few remain; earlier versions return only from the first
+        # candidates.
         row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
         if row is not None and tuple(int(number) for number in row[0].split(".")[:2]) >= (0, 8):
             connection.execute("SET LOCAL hnsw.iterative_scan = strict_order")
@@ -45,12 +45,7 @@ def prepare(connection: Connection, k: int, ef_search: int, *, exact: bool) -> N
 
 
 def nearest(names: Names, metric: Metric) -> sql.Composed:
-    """
-    The statement that finds the nearest parts; its values are the vector and how many.
-
-    :param names: a collection's, or an alias's.
-    :param metric: how distances are measured.
-    """
+    """Return the statement that finds the nearest parts; its values are the vector and the number of hits."""
     return sql.SQL(
         "SELECT part_id, object_id, d FROM (SELECT part_id, object_id, vector {operator} q AS d FROM {parts}, "
         "(SELECT %s::vector AS q) x WHERE vector IS NOT NULL ORDER BY vector {operator} q LIMIT %s) n ORDER BY d"
@@ -58,23 +53,12 @@ def nearest(names: Names, metric: Metric) -> sql.Composed:
 
 
 def literal(vector: Vectors) -> str:
-    """
-    A vector as PostgreSQL reads it, to the last bit.
-
-    :param vector: the vector.
-    """
+    """Format a vector for PostgreSQL without loss of precision."""
     return "[" + ",".join(map(repr, np.asarray(vector, dtype=np.float32).tolist())) + "]"
 
 
 def sample(connection: Connection, names: Names, size: int) -> list[Vectors]:
-    """
-    Draw vectors of parts, no averages.
-
-    :param connection: the connection.
-    :param names: the collection's.
-    :param size: how many at most.
-    :returns: the vectors, in random order.
-    """
+    """Draw at most ``size`` vectors of parts (no averages), in random order."""
     row = connection.execute(
         "SELECT reltuples::float8 FROM pg_class WHERE oid = to_regclass(%s)", (names.parts_path,)
     ).fetchone()
@@ -88,13 +72,13 @@ def sample(connection: Connection, names: Names, size: int) -> list[Vectors]:
 
 
 def _draw(connection: Connection, names: Names, size: int, clause: sql.Composable) -> list[Vectors]:
-    # Keys are shuffled, not vectors: these are long.
+    # Keys are shuffled instead of vectors, which are long.
     statement = sql.SQL(
         "SELECT vector FROM {parts} WHERE part_id IN (SELECT part_id FROM {parts} {clause} "
         "WHERE is_average IS NOT TRUE AND vector IS NOT NULL ORDER BY random() LIMIT %s) ORDER BY random()"
     ).format(parts=names.parts, clause=clause)
     with connection.cursor(binary=True) as cursor:
-        # pgvector's binary form: number of dimensions, 2 bytes of nothing, big-endian floats.
+        # pgvector's binary format: number of dimensions, 2 unused bytes, big-endian floats.
         return [
             np.frombuffer(content, dtype=">f4", offset=4).astype(np.float32)
             for (content,) in cursor.execute(statement, (size,))

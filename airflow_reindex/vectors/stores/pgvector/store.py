@@ -33,25 +33,25 @@ from airflow_reindex.vectors.stores.pgvector.upgrade import upgrade
 
 log = logging.getLogger(__name__)
 
-#: A switch waits so long for readers, and those who come after them wait for it. It is less than PostgreSQL's
-#: deadlock_timeout (1 s), so that a reader that holds one view and wants the other is never the one that is aborted.
+#: Longest wait of a switch for readers, for which later readers wait as well. It is below PostgreSQL's deadlock_timeout
+#: (1 s), so that a reader that holds one view and wants the other is never the one aborted.
 _SWITCH_WAIT_MS = 800
 _SWITCH_PAUSE_SECONDS = 0.5
-#: A block that keeps writers out may take so long between two statements; then the server lets them in.
+#: Longest pause between two statements while writers are held; then the server lets them in.
 _HOLD_LIMIT = "30min"
 
 
 class PgVectorStore:
     """
-    Collections in one database; see :class:`airflow_reindex.vectors.model.collection.Store`.
+    Collections in one database; see :class:`airflow_reindex.vectors.model.store.Store`.
 
-    :param connect: opens a connection, see :func:`airflow_reindex.vectors.stores.pgvector.connections.connector`.
-    :param label: what messages call the database; no secrets.
-    :param ef_search: HNSW: candidates that a search looks at, at least.
-    :param build_memory: for the building of an index, at most; the server's own setting if that is more. With
-        parallel workers it is shared memory: in a container, give it as much (``--shm-size``).
-    :param build_workers: parallel workers that build an index; ``None``: the server's setting.
-    :param switch_seconds: for how long a switch is tried again while readers hold the views.
+    :param connect: see :func:`airflow_reindex.vectors.stores.pgvector.connections.connector`.
+    :param label: name of the database in messages; without secrets.
+    :param ef_search: HNSW: candidates that a search considers, at least.
+    :param build_memory: most memory of an index build; the server's own setting if that is more. With parallel workers
+        it is shared memory: a container needs as much (``--shm-size``).
+    :param build_workers: parallel workers of an index build; ``None``: the server's setting.
+    :param switch_seconds: how long a switch is retried while readers hold the views.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class PgVectorStore:
 
     @property
     def _ready(self) -> Connections:
-        """The connections, once tables of our own that an earlier version made are as this one needs them."""
+        """Return the connections, after upgrading own tables made by an earlier version."""
         if not self._upgraded:
             with self._connections.use() as connection:
                 upgrade(connection)
@@ -81,24 +81,17 @@ class PgVectorStore:
 
     @property
     def label(self) -> str:
-        """What messages call it."""
         return self._connections.label
 
     def check(self) -> None:
-        """
-        Look whether the database answers and may be used as needed; changes nothing.
-
-        :raises RequestError: something is missing, and what to do about it.
-        :raises TransientError: it is away.
-        """
         with self._connections.use() as connection:
             checks.check(connection, self.label)
 
     def prepare(self) -> None:
-        """Make the schema and the tables of our own that are missing; several may do it at the same time."""
+        """Create schema, extension and own tables; may run several times concurrently."""
         with self._connections.transaction() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", LOCK_PREPARE)
-            # IF NOT EXISTS asks for the privilege to create even where there is nothing to do.
+            # IF NOT EXISTS requires the privilege to create even where there is nothing to do.
             if not checks.exists(connection, "SELECT 1 FROM pg_extension WHERE extname = 'vector'"):
                 connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             if not checks.exists(connection, "SELECT 1 FROM pg_namespace WHERE nspname = %s", SCHEMA):
@@ -108,27 +101,14 @@ class PgVectorStore:
             upgrade(connection)
 
     def known(self) -> list[str]:
-        """The ids of the collections that runs have created here."""
         with self._ready.use() as connection:
             return registry.known_collections(connection)
 
     def find(self, collection_id: str) -> CollectionInfo | None:
-        """
-        Look a collection up.
-
-        :param collection_id: its id.
-        :returns: what is known of it; ``None`` when there is none.
-        """
         with self._ready.use() as connection:
             return registry.find_collection(connection, locate(connection, collection_id))
 
     def open(self, collection_id: str) -> PgVectorCollection:
-        """
-        Open a collection that is there.
-
-        :param collection_id: its id.
-        :raises RequestError: it is not there.
-        """
         with self._ready.use() as connection:
             names = locate(connection, collection_id)
             info = registry.find_collection(connection, names)
@@ -137,24 +117,10 @@ class PgVectorStore:
         return PgVectorCollection(self._connections, names, info, ef_search=self._ef_search, building=self._building)
 
     def check_info(self, info: CollectionInfo) -> None:
-        """
-        Refuse a collection that could not be indexed here.
-
-        :param info: what it is made of.
-        :raises RequestError: and what to do about it.
-        """
         check_info(info)
 
     def create(self, token: str, info: CollectionInfo) -> None:
-        """
-        Create a destination without its ANN index, and note its model; fine when it is there.
-
-        Ids are ordered as in the claim's source: key ranges must mean the same in both.
-
-        :param token: the claim.
-        :param info: what it is made of.
-        :raises ConflictError: it is there, but is made of something else.
-        """
+        """Create the tables with the ids' collation of the claim's source, so that key ranges mean the same in both."""
         check_info(info)
         with self._ready.transaction() as connection:
             registry.fence(connection, token)
@@ -167,7 +133,7 @@ class PgVectorStore:
             if seen is None:
                 for statement in names.early_indexes():
                     connection.execute(statement)
-                # Of one that somebody has dropped: rows that were never written would count as removed.
+                # Marks of a collection that was dropped by hand: rows that were never written would count as removed.
                 connection.execute(sql.SQL("TRUNCATE {}").format(names.marks))
             if not checks.has_index_on(connection, SCHEMA, names.marks_name, "run"):
                 connection.execute(names.failed_index())
@@ -175,7 +141,7 @@ class PgVectorStore:
 
     def _refuse_other(self, seen: CollectionInfo, info: CollectionInfo) -> None:
         wanted = info if seen.embedding_model_id else replace(info, embedding_model_id="")
-        # How the graph is built may differ: it is built later, and an index that is there stays as it is.
+        # Graph parameters may differ: the graph is built later, and an existing index stays as it is.
         if replace(seen, m=info.m, ef_construction=info.ef_construction) != wanted:
             raise ConflictError(
                 f"{self.label} has a collection '{info.collection_id}' that is made of something else: model "
@@ -185,17 +151,10 @@ class PgVectorStore:
             )
 
     def drop(self, collection_id: str) -> None:
-        """
-        Remove a collection with everything that is known of it.
-
-        :param collection_id: its id.
-        :raises ConflictError: an alias still follows it, or another's views or tables depend on it.
-        :raises TransientError: readers hold it.
-        """
         with self._ready.transaction() as connection:
             names = locate(connection, collection_id)
             connection.execute("SET LOCAL lock_timeout = '3s'")
-            # Nobody points an alias here meanwhile.
+            # Keeps others from pointing an alias here meanwhile.
             connection.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(ALIASES))
             if followers := aliases.read_followers(connection, names):
                 raise ConflictError(f"the alias '{followers[0]}' points to '{collection_id}'; it cannot be dropped.")
@@ -211,79 +170,38 @@ class PgVectorStore:
             connection.execute(statement, (names.schema, names.base))
 
     def claims(self) -> list[Claim]:
-        """All claims."""
         with self._ready.use() as connection:
             return registry.read_claims(connection)
 
     def take(self, claim: Claim, judge: Callable[[Sequence[Claim]], Claim | None]) -> Claim | None:
-        """
-        Take the claim on a destination: look, judge and write as one step, alone.
-
-        :param claim: the new claim.
-        :param judge: is shown all claims; raises when one must be respected; returns the one that is replaced, if any.
-        :returns: the claim that was replaced.
-        """
         with self._ready.transaction() as connection:
             return registry.take_claim(connection, claim, judge)
 
     def touch(self, claim: Claim) -> bool:
-        """
-        Give a sign of life.
-
-        :param claim: the claim.
-        :returns: whether it is still there.
-        """
         with self._ready.use() as connection:
             return registry.touch_claim(connection, claim)
 
     def release(self, claim: Claim) -> None:
-        """
-        Give a claim back; fine when it is another's by now.
-
-        :param claim: the claim.
-        """
         with self._ready.use() as connection:
             registry.delete_claim(connection, claim)
 
     def followers(self, collection_id: str) -> list[str]:
-        """
-        The aliases that point to a collection.
-
-        :param collection_id: its id.
-        """
         with self._ready.use() as connection:
             return aliases.read_followers(connection, locate(connection, collection_id))
 
     def pointer(self, alias: str) -> Pointer | None:
-        """
-        Where an alias points.
-
-        :param alias: the readers' name.
-        :returns: ``None`` when there is no such alias.
-        """
         with self._ready.use() as connection:
             return aliases.read_pointer(connection, alias)
 
     def check_alias(self, alias: str) -> None:
-        """
-        Refuse a name that cannot be an alias here.
-
-        :param alias: the readers' name.
-        :raises RequestError: it is no name, or is taken by something else.
-        """
         with self._ready.use() as connection:
             aliases.refuse_taken_alias(connection, alias)
 
     def repoint(self, pointer: Pointer, token: str | None) -> None:
         """
-        Point an alias somewhere: both views and the registry change in one transaction.
+        Change both views and the registry in one transaction; privileges on the views stay.
 
-        Whoever may read the views may still read them afterwards.
-
-        :param pointer: what it shall be.
-        :param token: the claim that fences it; ``None`` for a roll-back, which needs none.
-        :raises ClaimLostError: the claim is another's; nothing has changed.
-        :raises TransientError: readers held the views all the time.
+        :raises TransientError: readers held the views during all attempts.
         """
         deadline = time.monotonic() + self._switch_seconds
         while True:
@@ -319,13 +237,7 @@ class PgVectorStore:
 
     @contextmanager
     def hold_writers(self, collection_id: str, seconds: float) -> Iterator[None]:
-        """
-        Keep writers from a collection while the block runs; readers go on.
-
-        :param collection_id: the collection.
-        :param seconds: how long to wait for writers that are at it.
-        :raises TransientError: they did not finish in time.
-        """
+        """Lock the table of objects against writers while the block runs."""
         with self._connections.own() as connection, connection.transaction():
             names = locate(connection, collection_id)
             connection.execute(
@@ -333,8 +245,8 @@ class PgVectorStore:
             )
             connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(max(1, round(seconds * 1000))))
             try:
-                # Of objects alone, which every writer of an item writes: who waits for a second lock with the first in
-                # hand meets writers that take them in the other order.
+                # The table of objects alone, which every writer of an item writes: waiting for a second lock while
+                # holding the first would deadlock with writers that take them in the other order.
                 connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(names.objects))
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
                 raise TransientError(
@@ -344,5 +256,4 @@ class PgVectorStore:
             yield
 
     def close(self) -> None:
-        """Let go of connections."""
         self._connections.close()

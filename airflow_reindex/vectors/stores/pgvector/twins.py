@@ -1,4 +1,4 @@
-"""Vectors that several parts have in common, found on the server."""
+"""Vectors shared by several parts, found on the server."""
 
 from __future__ import annotations
 
@@ -15,21 +15,16 @@ Connection = psycopg.Connection[Any]
 
 def find_twins(connection: Connection, names: Names, size: int) -> Twins:
     """
-    Count the parts whose vector another part has, too, and draw pairs of them.
+    Count the parts whose vector another part has, too, and draw ``size`` pairs of them.
 
     The server reads all vectors once and groups their hashes, on disk where its work_mem is too small.
-
-    :param connection: the connection.
-    :param names: the collection's.
-    :param size: how many pairs at most.
-    :returns: what was found.
     """
     parts = sql.SQL(
         "FROM {parts} p JOIN {objects} o USING (object_id) "
         "WHERE o.original_id IS NULL AND p.is_average IS NOT TRUE AND p.vector IS NOT NULL"
     ).format(parts=names.parts, objects=names.objects)
     groups = connection.execute(
-        # Of both ends of a group: its first and its last part.
+        # The first and the last part of a group.
         sql.SQL(
             "SELECT n, first, last, sum(n) OVER ()::bigint FROM (SELECT count(*) AS n, min(part_id) AS first, "
             "max(part_id) AS last, h FROM (SELECT p.part_id, substring(sha256(vector_send(p.vector)) FOR 16) AS h "

@@ -1,4 +1,4 @@
-"""Our own tables as an earlier version made them, without schemas, are brought to the present layout."""
+"""Upgrade of own tables made by an earlier version, which had no schemas."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Connection = psycopg.Connection[Any]
 
 log = logging.getLogger(__name__)
 
-#: What the three tables were keyed with, and which columns they lacked.
+#: The tables' former primary keys, and the columns that they lacked.
 _KEYS = (
     (COLLECTIONS, "collections_pkey", "collection_id", ("schema_name",)),
     (CLAIMS, "claims_pkey", "dest", ("schema_name", "source_schema")),
@@ -33,11 +33,9 @@ _KEYS = (
 
 def upgrade(connection: Connection) -> None:
     """
-    Key claims, aliases, notes and marks with the schemas of their tables, unless they are.
+    Key claims, aliases, notes and marks by the schemas of their tables, unless that is done.
 
-    Several may do it at the same time; the others wait.
-
-    :param connection: in a transaction or not.
+    Several processes may do it at the same time; all but one wait.
     """
     if not _is_old(connection):
         return
@@ -78,7 +76,7 @@ def _is_old(connection: Connection) -> bool:
 
 
 def _place_collections(connection: Connection) -> dict[str, str]:
-    """Find the schemas of all collections that are noted, and move their marks."""
+    """Find the schemas of all noted collections, and rename their marks."""
     homes: dict[str, str] = {}
     for (name,) in connection.execute(sql.SQL("SELECT collection_id FROM {}").format(COLLECTIONS)).fetchall():
         found = _schemas_with(connection, name, "r", "p")
@@ -107,7 +105,7 @@ def _schemas_with(connection: Connection, name: str, *kinds: str) -> list[str]:
 
 
 def _most_marked(connection: Connection, name: str, schemas: list[str]) -> str:
-    """Of several schemas that have a collection of that id, the one whose objects the marks are of."""
+    """Of several schemas with a collection of that id, return the one with most objects among the marks."""
     best, most = locate(connection, name).schema, 0
     marks = sql.Identifier(SCHEMA, Names(name).marks_name)
     if not exists(connection, "SELECT 1 WHERE to_regclass(%s) IS NOT NULL", marks.as_string(connection)):
@@ -130,7 +128,7 @@ def _place_claims(connection: Connection, homes: dict[str, str]) -> None:
     for dest, source in connection.execute(sql.SQL("SELECT dest, source FROM {}").format(CLAIMS)).fetchall():
         sources = _schemas_with(connection, source, "r", "p")
         schema = homes.get(dest) or next(iter(_schemas_with(connection, dest, "r", "p")), "")
-        # A destination that is not there yet will be made beside its source.
+        # A destination that does not exist yet will be created beside its source.
         schema = schema or (sources[0] if len(sources) == 1 else locate(connection, source or dest).schema)
         source_schema = sources[0] if len(sources) == 1 else schema
         connection.execute(

@@ -1,4 +1,4 @@
-"""How rows get into a collection: COPY's binary format for vectors, set-based statements for the rest."""
+"""Writing rows: COPY's binary format for vectors, set-based statements for the rest."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER = b"\xff\xff"
 _NULL = struct.pack("!i", -1)
 _IS_AVERAGE = {False: struct.pack("!i?", 1, False), True: struct.pack("!i?", 1, True)}
-#: Bytes handed to the driver at a time.
+#: Bytes per write to the driver.
 _BLOCK = 1 << 18
 
-#: Equal for equal contents of a row. The text of a row says unambiguously where a column ends and which are NULL. Where
-#: a source's columns have other types than ours (json, text), its version is that of what is written from it.
+#: Equal for equal contents of a row. The text form of a row shows unambiguously where columns end and which are NULL.
+#: Where a source's columns have other types than ours (json, text), the version is that of the row written from it.
 VERSION = sql.SQL(
     "substring(sha256(convert_to(ROW(o.payload::jsonb, o.storage_meta::jsonb, o.user_id::text, o.session_id::text)"
     "::text, 'UTF8')) FOR 16)"
@@ -34,11 +34,9 @@ VERSION = sql.SQL(
 
 def key_range(column: str, after: str | None, upto: str | None) -> tuple[sql.Composable, list[Any]]:
     """
-    A condition on a column, in the column's own order, and its values.
+    Return a condition for a key range in the column's own order, and its values.
 
-    :param column: the column, perhaps with its table's short name.
-    :param after: the range's open lower end.
-    :param upto: its upper end.
+    :param column: may include the table's alias.
     """
     name = sql.SQL(".").join(sql.Identifier(part) for part in column.split("."))
     conditions: list[sql.Composable] = [sql.SQL("true")]
@@ -52,12 +50,10 @@ def key_range(column: str, after: str | None, upto: str | None) -> tuple[sql.Com
 
 def copy_blocks(batch: Sequence[Embedded], dimensions: int) -> Iterator[bytes]:
     """
-    Lay out the parts of objects, and their averages, as COPY reads them in its binary format.
+    Encode the parts of objects, and their averages, in COPY's binary format.
 
-    :param batch: the objects.
-    :param dimensions: of the collection's vectors.
     :returns: blocks of bytes.
-    :raises DataError: an object has no vectors, or they have another shape.
+    :raises DataError: an object has no vectors, or they have the wrong shape.
     """
     parts, size = [_HEADER], len(_HEADER)
     for embedded in batch:
@@ -96,14 +92,7 @@ def _text(value: str) -> bytes:
 
 
 def copy_parts(connection: Connection, names: Names, batch: Sequence[Embedded], dimensions: int) -> None:
-    """
-    Insert the parts of objects that have none.
-
-    :param connection: in a transaction.
-    :param names: the collection's.
-    :param batch: the objects.
-    :param dimensions: of the collection's vectors.
-    """
+    """Insert the parts of objects that have none."""
     statement = sql.SQL("COPY {} (part_id, object_id, vector, is_average, user_id) FROM STDIN (FORMAT BINARY)").format(
         names.parts
     )
@@ -116,13 +105,10 @@ def upsert_objects(
     connection: Connection, names: Names, batch: Sequence[Embedded], replaceable: list[str] | None
 ) -> dict[str, bool]:
     """
-    Insert or replace rows of objects.
+    Insert or replace rows of objects, each object once.
 
-    :param connection: in a transaction.
-    :param names: the collection's.
-    :param batch: the objects, each once.
-    :param replaceable: which rows may be replaced; ``None``: all.
-    :returns: the objects whose rows were written, and whether there may have been an older one.
+    :param replaceable: ids of rows that may be replaced; ``None``: all.
+    :returns: the written objects, and whether there may have been an older row.
     """
     items = [embedded.item for embedded in batch]
     statement = sql.SQL(
@@ -132,7 +118,7 @@ def upsert_objects(
         "AS i (object_id, payload, storage_meta, user_id, session_id) "
         "ON CONFLICT (object_id) DO UPDATE SET payload = EXCLUDED.payload, storage_meta = EXCLUDED.storage_meta, "
         "user_id = EXCLUDED.user_id, session_id = EXCLUDED.session_id "
-        # A user's copy may have the same id; it is not ours to replace.
+        # A user's copy may have the same id; it must not be replaced.
         "WHERE o.original_id IS NULL AND {guard} RETURNING object_id, xmax <> 0"
     ).format(
         objects=names.objects, guard=sql.SQL("true" if replaceable is None else "o.object_id = ANY(%s::varchar[])")
@@ -150,13 +136,7 @@ def upsert_objects(
 
 
 def find_copies(connection: Connection, names: Names, keys: Sequence[str]) -> list[str]:
-    """
-    Which ids are those of users' copies.
-
-    :param connection: in a transaction.
-    :param names: the collection's.
-    :param keys: ids.
-    """
+    """Return the ids that belong to users' copies."""
     statement = sql.SQL(
         "SELECT object_id FROM {} WHERE object_id = ANY(%s::varchar[]) AND original_id IS NOT NULL ORDER BY 1"
     ).format(names.objects)
@@ -164,13 +144,7 @@ def find_copies(connection: Connection, names: Names, keys: Sequence[str]) -> li
 
 
 def delete_parts(connection: Connection, names: Names, keys: Sequence[str]) -> None:
-    """
-    Remove all parts of objects.
-
-    :param connection: in a transaction.
-    :param names: the collection's.
-    :param keys: the objects' ids.
-    """
+    """Remove all parts of objects."""
     statement = sql.SQL("DELETE FROM {} WHERE object_id = ANY(%s::varchar[])").format(names.parts)
     connection.execute(statement, (list(keys),))
 
@@ -179,17 +153,14 @@ def delete_objects(connection: Connection, names: Names, keys: Sequence[str], *,
     """
     Remove originals with their parts.
 
-    :param connection: in a transaction.
-    :param names: the collection's.
-    :param keys: the originals' ids.
-    :param copies: also the copies that users have of them.
+    :param copies: also remove users' copies of them.
     """
     which: sql.Composable = sql.SQL("(object_id = ANY(%s::varchar[]) AND original_id IS NULL)")
     values = [list(keys)]
     if copies:
         which = which + sql.SQL(" OR original_id = ANY(%s::varchar[])")
         values.append(list(keys))
-    # Locked first: a writer that adds a part needs the object, and waits.
+    # Locked first: a writer that adds a part needs a lock on the object, and waits.
     found = connection.execute(
         sql.SQL("SELECT object_id FROM {} WHERE {} FOR UPDATE").format(names.objects, which), values
     ).fetchall()
@@ -201,13 +172,7 @@ def delete_objects(connection: Connection, names: Names, keys: Sequence[str], *,
 
 
 def upsert_marks(connection: Connection, names: Names, marks: Mapping[str, Mark]) -> None:
-    """
-    Remember items.
-
-    :param connection: in a transaction.
-    :param names: the collection's.
-    :param marks: by object id.
-    """
+    """Insert or replace marks."""
     connection.execute(
         sql.SQL(
             "INSERT INTO {} (object_id, version, recipe, content, stage, detail, run) SELECT * FROM "
@@ -228,18 +193,18 @@ def upsert_marks(connection: Connection, names: Names, marks: Mapping[str, Mark]
 
 
 def _storable(text: str) -> str:
-    """An error's text may quote anything; PostgreSQL stores neither NUL nor half a surrogate pair."""
+    """Replace what PostgreSQL cannot store: NUL and half a surrogate pair, which a quoted error may have."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
 @dataclass(frozen=True, kw_only=True)
 class SortedRows:
     """
-    Objects by whether somebody else has written to them.
+    Objects by whether another writer has changed them.
 
-    :param unchanged: those whose rows are as their marks say.
-    :param written: those whose rows are not.
-    :param removed: those that have landed and have no row.
+    :param unchanged: their rows match their marks.
+    :param written: their rows do not.
+    :param removed: they were written, and have no row.
     """
 
     unchanged: list[str]
@@ -248,17 +213,15 @@ class SortedRows:
 
     @property
     def foreign(self) -> set[str]:
-        """All that somebody else has changed."""
+        """Written and removed objects."""
         return self.written | self.removed
 
 
 def sort_rows(connection: Connection, names: Names, keys: Sequence[str]) -> SortedRows:
     """
-    Sort objects by whether somebody else has changed their rows, and lock the rows that are there.
+    Classify objects by whether another writer has changed their rows, and lock the existing rows.
 
-    :param connection: in a transaction.
-    :param names: the collection's.
-    :param keys: the objects' ids; of users' copies nothing is said.
+    :param keys: users' copies among them are ignored.
     """
     rows = connection.execute(
         sql.SQL(
