@@ -44,8 +44,9 @@ class Loader(Protocol):
 
     def versions(self, items: Sequence[Item]) -> list[str | DataError]:
         """
-        Return current versions of contents, as cheaply as possible; called only when ``outside``. Raises like
-        :meth:`load`.
+        Return current versions of contents, as cheaply as possible; called only when ``outside``.
+
+        Raises like :meth:`load`.
 
         :returns: for each item, in order, its content's version or the reason why it has none.
         """

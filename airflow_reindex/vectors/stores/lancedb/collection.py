@@ -261,10 +261,7 @@ class LanceCollection:
         return self._marks.count_failed(run)
 
     def damage(self, after: str | None, upto: str | None) -> Damage:
-        """
-        Report an object without its average as incomplete, and its parts not as orphans, so that it is repaired as a
-        whole.
-        """
+        """Report an object without its average as incomplete, not its parts as orphans: it is repaired as a whole."""
         condition = f"original_id IS NULL AND {within(after, upto)}"
         with self._database.translated():
             seen = set(read(self._table, ["object_id"], condition)["object_id"].to_pylist())
