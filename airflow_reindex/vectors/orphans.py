@@ -38,7 +38,7 @@ def look(store: Store, conn_id: str, claim_timeout: float) -> list[Leftover]:
     return found
 
 
-def give_up(store: Store, target: str, claim_timeout: float) -> list[str]:
+def give_up(store: Store, target: str, claim_timeout: float, *, dry_run: bool = False) -> list[str]:
     """
     Give up a reindex that has died: remove what it has built of its destination, and its claim.
 
@@ -47,6 +47,7 @@ def give_up(store: Store, target: str, claim_timeout: float) -> list[str]:
     :param store: the store.
     :param target: the destination.
     :param claim_timeout: after how many silent seconds the run counts as dead.
+    :param dry_run: only list what would be removed.
     :returns: what was removed.
     :raises ConflictError: the run is alive.
     :raises RequestError: there is nothing to give up.
@@ -59,10 +60,12 @@ def give_up(store: Store, target: str, claim_timeout: float) -> list[str]:
         raise RequestError(f"there is neither a claim on collection '{target}' nor a half-built collection of that id.")
     removed = []
     if claim is not None:
-        store.release(claim)
+        if not dry_run:
+            store.release(claim)
         removed.append(f"the claim of {claim.owner}")
     if half:
-        store.drop(target)
+        if not dry_run:
+            store.drop(target)
         removed.append(f"the half-built collection '{target}'")
     return removed
 
