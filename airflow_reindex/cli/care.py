@@ -28,7 +28,7 @@ from airflow_reindex.hooks import staging
 from airflow_reindex.hooks.collection import CollectionHook
 from airflow_reindex.hooks.connections import find_connection
 from airflow_reindex.hooks.qserv import QservHook
-from airflow_reindex.hooks.staging_sweep import sweep_old_folders
+from airflow_reindex.hooks.staging_sweep import old_folders
 from airflow_reindex.vectors import orphans as collection_leftovers
 
 
@@ -46,26 +46,40 @@ def doctor(options: argparse.Namespace, out: TextIO) -> int:
 
 def repair(options: argparse.Namespace, out: TextIO) -> int:
     """Remove orphans that nobody can use, and what is abandoned; exit status 1 when action is still needed."""
-    done: list[str] = []
+    done: dict[str, None] = {}
+    try:
+        for name in _remove(options):
+            done[name] = None
+    except BaseException:
+        # What is gone is named, whatever ends the rest.
+        if done:
+            _tell(options, list(done), out)
+        raise
+    _tell(options, list(done), out)
+    return int(bool(done) and not options.yes)
+
+
+def _remove(options: argparse.Namespace) -> Iterator[str]:
+    """The name of each thing that repair removes, once that is done; without ``--yes`` nothing is."""
+    dry_run = not options.yes
     for name in options.give_up:
-        done += _give_up(options, name)
+        yield from _give_up(options, name, dry_run=dry_run)
     for conn_id in _qserv_ids(options):
         with _czar(conn_id) as (connection, servers):
             found = director_leftovers.look(connection, servers, conn_id, _timeout(), _runs())
-            if options.yes:
-                done += director_leftovers.remove_orphans(connection, servers, found)
-            else:
-                done += [one.name for one in found if one.condition == Condition.ORPHANED]
-    if options.yes:
-        sweep_old_folders(staging.staging_root().child("none"))
-    else:
-        done += [folder.url for folder in _run_folders() if _expired(folder)]
+            yield from director_leftovers.remove_orphans(connection, servers, found, dry_run=dry_run)
+    for folder in old_folders():
+        if not dry_run:
+            folder.remove()
+        yield folder.url
+
+
+def _tell(options: argparse.Namespace, names: list[str], out: TextIO) -> None:
     verb = "removed" if options.yes else "would remove"
     if options.json:
-        print(json.dumps({verb.replace(" ", "_"): done}, indent=1), file=out)
+        print(json.dumps({verb.replace(" ", "_"): names}, indent=1), file=out)
     else:
-        print("\n".join(f"{verb} {name}" for name in done) or "there is nothing to remove", file=out)
-    return int(bool(done) and not options.yes)
+        print("\n".join(f"{verb} {name}" for name in names) or "there is nothing to remove", file=out)
 
 
 def _look(options: argparse.Namespace) -> list[tuple[str, Leftover]]:
@@ -83,31 +97,30 @@ def _look(options: argparse.Namespace) -> list[tuple[str, Leftover]]:
     return found + [("staging", one) for one in _staged()]
 
 
-def _give_up(options: argparse.Namespace, name: str) -> list[str]:
+def _give_up(options: argparse.Namespace, name: str, *, dry_run: bool) -> list[str]:
     """Abandon the index or the collection of that name."""
     indexes, collections = _qserv_ids(options), _collection_ids(options)
     dead = {where for where, one in _look(options) if one.wrong and one.target == name}
     for conn_id in [*indexes, *collections]:
         if conn_id in dead:
-            if not options.yes:
-                return [f"what the dead run has built of {name}, and its claim"]
-            return _give_up_index(conn_id, name) if conn_id in indexes else _give_up_collection(conn_id, name)
+            give_up = _give_up_index if conn_id in indexes else _give_up_collection
+            return give_up(conn_id, name, dry_run)
     raise RequestError(
         f"'{name}' is neither an index nor a collection whose build has died, as far as "
         f"{', '.join([*indexes, *collections]) or 'nothing'} was looked at. `airflow-reindex doctor` lists them."
     )
 
 
-def _give_up_index(conn_id: str, name: str) -> list[str]:
+def _give_up_index(conn_id: str, name: str, dry_run: bool) -> list[str]:
     owner = Owner(config.deployment(), "airflow-reindex", "repair", socket.gethostname(), "")
     with _czar(conn_id) as (connection, servers):
-        return director_leftovers.give_up(connection, servers, name, owner, _timeout())
+        return director_leftovers.give_up(connection, servers, name, owner, _timeout(), dry_run=dry_run)
 
 
-def _give_up_collection(conn_id: str, name: str) -> list[str]:
+def _give_up_collection(conn_id: str, name: str, dry_run: bool) -> list[str]:
     store = CollectionHook(conn_id).store
     try:
-        return collection_leftovers.give_up(store, name, _timeout())
+        return collection_leftovers.give_up(store, name, _timeout(), dry_run=dry_run)
     finally:
         store.close()
 
@@ -161,10 +174,6 @@ def _runs() -> dict[str, str]:
         for record in task_records(folder)
         if record.task == "plan" and record.token
     }
-
-
-def _expired(folder: Folder) -> bool:
-    return 0 < folder.newest() < time.time() - 86_400 * config.integer("staging_retention_days")
 
 
 def _staged() -> list[Leftover]:

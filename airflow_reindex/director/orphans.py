@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from airflow_reindex.core.claims import Owner
@@ -74,27 +74,40 @@ def look(
     return sorted(found, key=lambda one: (one.kind != "claim", one.target, one.name))
 
 
-def remove_orphans(connection: Connection, servers: Servers, found: list[Leftover]) -> list[str]:
+def remove_orphans(
+    connection: Connection, servers: Servers, found: list[Leftover], *, dry_run: bool = False
+) -> Iterator[str]:
     """Drop the orphaned tables that :func:`look` has found; returns their names."""
-    names = [one.name for one in found if one.condition == Condition.ORPHANED]
-    for name in names:
-        claim.drop(connection, quote(servers.work_database, name))
-    return names
+    for one in found:
+        if one.condition == Condition.ORPHANED:
+            if not dry_run:
+                claim.drop(connection, quote(servers.work_database, one.name))
+            yield one.name
 
 
-def give_up(connection: Connection, servers: Servers, target: str, owner: Owner, claim_timeout: float) -> list[str]:
+def give_up(
+    connection: Connection,
+    servers: Servers,
+    target: str,
+    owner: Owner,
+    claim_timeout: float,
+    *,
+    dry_run: bool = False,
+) -> list[str]:
     """
     Abandon a dead build: take its claim over, and drop all its tables. The live index stays as it is.
 
     :param target: the index table.
-    :param owner: who abandons it.
-    :param claim_timeout: seconds without a heartbeat after which the build counts as dead.
-    :returns: the names of the tables dropped.
-    :raises ConflictError: when the build is alive.
-    :raises RequestError: when there is no claim on the index.
+    :param owner: who gives it up.
+    :param claim_timeout: after how many silent seconds the build counts as dead.
+    :param dry_run: only list the tables.
+    :returns: the names of the tables dropped; the claim's is the one that the dead run gave it.
+    :raises ConflictError: the build is alive.
+    :raises RequestError: there is nothing to give up.
     """
     tables = IndexTables(servers.work_database, servers.index_database, target)
-    if claim.find(connection, tables) is None:
+    held = claim.find(connection, tables)
+    if held is None:
         raise RequestError(f"nobody has a claim on index '{servers.index_database}.{target}'.")
 
     def alive(holder: Owner, silent: float) -> str | None:
@@ -102,9 +115,12 @@ def give_up(connection: Connection, servers: Servers, target: str, owner: Owner,
             return None
         return f"{holder} gave a sign of life {silent:.0f} s ago: stop it first"
 
-    claim.acquire(connection, tables, owner, alive)
-    # No token is kept, not even the one just acquired: there is no build any more.
-    return claim.sweep(connection, tables, keep="none")
+    # No token is kept, not even the one that is taken for it: nobody builds.
+    if dry_run:
+        return claim.sweepable(connection, tables, keep="none")
+    token, _ = claim.acquire(connection, tables, owner, alive)
+    taken, known = tables.name("claim", token), tables.name("claim", held.token)
+    return [known if name == taken else name for name in claim.sweep(connection, tables, keep="none")]
 
 
 def _tables(connection: Connection, work: str) -> list[_Table]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 
 from airflow_reindex import config
 from airflow_reindex.core.staging import Folder
@@ -14,20 +15,28 @@ from airflow_reindex.hooks import staging
 log = logging.getLogger(__name__)
 
 
-def sweep_old_folders(keep: Folder) -> None:
+def old_folders() -> Iterator[Folder]:
     """
-    Remove run folders, and kept runs, without a write for longer than ``staging_retention_days``.
+    Find run folders, and kept runs, in which nothing was written for longer than ``staging_retention_days``.
 
-    :param keep: the current run's folder, which stays.
+    :yields: each; it may be removed with all that is in it.
     """
     oldest = time.time() - 86_400 * config.integer("staging_retention_days")
     for dag in staging.staging_root().folders():
-        for folder in dag.folders():
-            if folder.root != keep.root and 0 < folder.newest() < oldest and is_run_folder(folder):
-                log.info("removing the files of an old run: %s", folder.url)
-                folder.remove()
+        yield from (folder for folder in dag.folders() if 0 < folder.newest() < oldest and is_run_folder(folder))
     for connection in staging.kept_root().folders():
-        for index in connection.folders():
-            if 0 < index.newest() < oldest:
-                log.info("removing the kept runs of an index that is not built any more: %s", index.url)
-                index.remove(RUNS)
+        for runs in (index.child(RUNS) for index in connection.folders()):
+            if 0 < runs.newest() < oldest:
+                yield runs
+
+
+def sweep_old_folders(keep: Folder) -> None:
+    """
+    Remove what :func:`old_folders` finds.
+
+    :param keep: the present run's folder.
+    """
+    for folder in old_folders():
+        if folder.root != keep.root:
+            log.info("removing staged files older than staging_retention_days: %s", folder.url)
+            folder.remove()

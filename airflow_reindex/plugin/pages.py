@@ -21,10 +21,9 @@ from airflow_reindex.monitoring.phases import pieces
 from airflow_reindex.monitoring.run_info import COLLECTION, RunFacts
 from airflow_reindex.operators.links import root, run_path
 from airflow_reindex.plugin.permissions import REFUSALS, VisibleRun, check_right, readable_dags
-from airflow_reindex.plugin.run_cache import Looks
+from airflow_reindex.plugin.run_cache import looks
 
 router = APIRouter(tags=["Runs"], responses=REFUSALS)
-looks = Looks()
 
 _MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "No such run"}}
 _TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript"}

@@ -97,3 +97,7 @@ class Looks:
             if look.failures is None:
                 look.failures = read_failures(look.folder, material, facts)
             return look.failures
+
+
+#: The process's only ones: whoever asks for a run, through a page or a contract, sees the same look.
+looks = Looks()

@@ -37,14 +37,15 @@ def look(store: Store, conn_id: str, claim_timeout: float) -> list[Leftover]:
     return found
 
 
-def give_up(store: Store, target: str, claim_timeout: float) -> list[str]:
+def give_up(store: Store, target: str, claim_timeout: float, *, dry_run: bool = False) -> list[str]:
     """
     Abandon a dead reindex: remove its claim and its unfinished destination.
 
     A destination that was finished once, or that readers follow, stays.
 
     :param target: the destination.
-    :param claim_timeout: seconds without a heartbeat after which the run counts as dead.
+    :param claim_timeout: after how many silent seconds the run counts as dead.
+    :param dry_run: only list what would be removed.
     :returns: what was removed.
     :raises ConflictError: the run is alive.
     :raises RequestError: there is nothing to abandon.
@@ -57,10 +58,12 @@ def give_up(store: Store, target: str, claim_timeout: float) -> list[str]:
         raise RequestError(f"there is neither a claim on collection '{target}' nor a half-built collection of that id.")
     removed = []
     if claim is not None:
-        store.release(claim)
+        if not dry_run:
+            store.release(claim)
         removed.append(f"the claim of {claim.owner}")
     if half:
-        store.drop(target)
+        if not dry_run:
+            store.drop(target)
         removed.append(f"the half-built collection '{target}'")
     return removed
 

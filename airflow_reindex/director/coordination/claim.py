@@ -157,29 +157,40 @@ def set_limits(connection: Connection, tables: IndexTables, limits: Limits) -> O
     return held.owner
 
 
+def sweepable(connection: Connection, tables: IndexTables, keep: str) -> list[str]:
+    """
+    List what other builds of this index left in the working database. A kept previous index is none of it.
+
+    :param connection: the czar's server.
+    :param tables: the index.
+    :param keep: the token whose tables stay.
+    :returns: the names of the tables, claims after what they protect.
+    """
+    found = []
+    for kind in ("shadow", "slices", "done", "claim"):
+        names = table_names(connection, tables.work, tables.name(kind) + "_")
+        found += [name for name in names if keep not in name.split("_")]
+    # A fresh probe belongs to a plan that is at work right now.
+    probe = tables.name("probe") + "_"
+    rows = query(
+        connection,
+        "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND LEFT(TABLE_NAME, %s) = %s "
+        "AND CREATE_TIME < NOW() - INTERVAL 1 HOUR",
+        (tables.work, len(probe), probe),
+    )
+    return found + [str(name) for (name,) in rows]
+
+
 def sweep(connection: Connection, tables: IndexTables, keep: str) -> list[str]:
     """
     Drop what other builds of this index left in the working database; returns the dropped tables' names.
 
     A kept previous index stays, and so do the tables of the token to keep.
     """
-    dropped = []
-    for kind in ("shadow", "slices", "done", "claim"):
-        for name in table_names(connection, tables.work, tables.name(kind) + "_"):
-            if keep not in name.split("_"):
-                drop(connection, tables.sql(kind, *name.split("_")[2:]))
-                dropped.append(name)
-    # A recent probe belongs to a plan task that is running.
-    probe = tables.name("probe") + "_"
-    for (name,) in query(
-        connection,
-        "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND LEFT(TABLE_NAME, %s) = %s "
-        "AND CREATE_TIME < NOW() - INTERVAL 1 HOUR",
-        (tables.work, len(probe), probe),
-    ):
-        drop(connection, quote(tables.work, str(name)))
-        dropped.append(str(name))
-    return dropped
+    names = sweepable(connection, tables, keep)
+    for name in names:
+        drop(connection, quote(tables.work, name))
+    return names
 
 
 def drop(connection: Connection, table: str) -> None:

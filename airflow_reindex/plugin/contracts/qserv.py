@@ -19,9 +19,7 @@ from airflow_reindex import config, metadata
 from airflow_reindex.core.failures import ConflictError, RequestError
 from airflow_reindex.director.report import ERRORS
 from airflow_reindex.hooks.connections import find_connection
-from airflow_reindex.hooks.staging import run_folder
 from airflow_reindex.monitoring.overview import fresh_report, status_of
-from airflow_reindex.monitoring.run_snapshot import Gatherer
 from airflow_reindex.plugin.contracts.qserv_protocol import (
     VERSION,
     ContractError,
@@ -36,6 +34,7 @@ from airflow_reindex.plugin.contracts.qserv_protocol import (
     read_index_call,
 )
 from airflow_reindex.plugin.permissions import REFUSALS, Bearer, Method, bearer_user, check_right_aside
+from airflow_reindex.plugin.run_cache import looks
 
 log = logging.getLogger(__name__)
 
@@ -248,9 +247,8 @@ def outcome(call: IndexCall, run_id: str) -> dict[str, Any] | None:
     facts = metadata.find_run(dag_id(), run_id)
     if facts is None:
         return envelope("index creation failed: its run was deleted from Airflow", warning=call.warning)
-    folder = run_folder(facts.dag_id, facts.run_id)
-    material = Gatherer(folder).gather(facts)
+    look, material = looks.at(facts)
     found, why = status_of(material, facts)
     report = fresh_report(material, facts)
-    failed = (folder.read_json(ERRORS) or report["error_ext"]) if report is not None else {}
+    failed = (look.folder.read_json(ERRORS) or report["error_ext"]) if report is not None else {}
     return answer(call, found.value, why, failed, flat=conf.getboolean("reindex", "qserv_api_flat_errors"))

@@ -17,7 +17,7 @@ from airflow_reindex.hooks.staging import run_folder
 from airflow_reindex.monitoring.overview import fresh_report, overview
 from airflow_reindex.monitoring.run_info import COLLECTION, RunFacts
 from airflow_reindex.plugin.permissions import REFUSALS, right_on
-from airflow_reindex.plugin.run_cache import Looks
+from airflow_reindex.plugin.run_cache import looks
 from airflow_reindex.vectors.account import FAILED, read_failed
 from airflow_reindex.vectors.model.request import ReindexRequest
 
@@ -28,8 +28,6 @@ FEW, MANY = 100, 10_000
 _DETAIL = 500
 #: Airflow's run ids.
 _ID = r"^[A-Za-z0-9_.~:+-]{1,200}$"
-
-looks = Looks()
 
 Status = Literal["pending", "processing", "done", "canceled", "failed", "refused"]
 TaskId = Annotated[str, Query(pattern=_ID, description="The task's id.")]

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from airflow_reindex.core.failures import RequestError
-from airflow_reindex.core.task_records import recorded
 from airflow_reindex.hooks.staging import run_folder
 from airflow_reindex.hooks.staging_sweep import sweep_old_folders
+from tests.staged import DAG, RUN, age, keep, stage
 
-DAG, DAYS = "build_director_index", 3
-#: Names as Airflow makes them.
-RUN, PRESENT = "manual__2026-01-01T00:00:00+00:00", "scheduled__2026-02-01T00:00:00+00:00"
+DAYS = 3
+#: A name as Airflow makes it.
+PRESENT = "scheduled__2026-02-01T00:00:00+00:00"
 
 
 @pytest.fixture(autouse=True)
@@ -25,22 +25,6 @@ def staging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AIRFLOW__REINDEX__STAGING_URL", str(tmp_path))
     monkeypatch.setenv("AIRFLOW__REINDEX__STAGING_RETENTION_DAYS", str(DAYS))
     return tmp_path
-
-
-def stage(days_ago: float, *, dag: str = DAG, run: str = RUN, name: str = "runs/0.npy") -> Path:
-    """Write a file of a run and the record of its plan, so many days ago; its run's folder."""
-    folder = run_folder(dag, run)
-    with recorded(folder, "plan"):
-        folder.write(name, b"rows")
-    age(Path(folder.root), days_ago)
-    return Path(folder.root)
-
-
-def age(folder: Path, days: float) -> None:
-    """Make all files of a folder look so many days old."""
-    at = time.time() - 86_400 * days
-    for path in folder.rglob("*"):
-        os.utime(path, (at, at))
 
 
 def sweep() -> None:
@@ -65,6 +49,13 @@ def test_old_folders_of_all_dags_go() -> None:
     old = [stage(DAYS + 1, dag=dag) for dag in (DAG, "nightly %.sky", "..")]
     sweep()
     assert [folder for folder in old if folder.exists()] == []
+
+
+def test_old_kept_runs_go() -> None:
+    old, young = keep(DAYS + 1, "sky__Object"), keep(DAYS - 1, "sky__Source")
+    sweep()
+    assert not old.exists()
+    assert [path.name for path in young.iterdir()] == ["0.npy"]
 
 
 def test_newest_file_counts() -> None:
