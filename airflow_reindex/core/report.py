@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, cast
 
-from airflow_reindex.core.failures import DETAIL_LIMIT
+from airflow_reindex.core.failures import DETAIL_LIMIT, Code
 
 #: How many failures a report quotes; the full list lies beside it.
 QUOTED_FAILURES = 100
@@ -63,12 +63,23 @@ class Failure:
     :param worker: the worker that was asked.
     :param chunk: the chunk's number.
     :param message: what went wrong.
+    :param kind: what that is about.
     """
 
     table: str
     worker: str
     chunk: int
     message: str
+    kind: Code = Code.OTHER
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Failure:
+        """
+        Read a failure back.
+
+        :param value: the failure as a file has it; an older one has no kind.
+        """
+        return cls(**{**value, "kind": Code(value.get("kind", Code.OTHER))})
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -85,6 +96,7 @@ class Report:
     :param kind: the job's name.
     :param status: the final status.
     :param detail: why it is not done, at most 1500 characters; empty when it is.
+    :param code: what that is about (:class:`Code`); empty when it is done.
     :param source: what was read.
     :param dest: what was built.
     :param total: items (chunks) planned.
@@ -112,6 +124,7 @@ class Report:
     rows: int
     started_at: str | None
     updated_at: str
+    code: str = ""
     failed_items: Sequence[Any] = ()
     error_ext: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
     phases: Sequence[Phase] = ()

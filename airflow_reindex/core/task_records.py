@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pendulum
 
-from airflow_reindex.core.failures import ReindexError, RequestError, SpaceError
+from airflow_reindex.core.failures import Code, Reason, ReindexError, RequestError, SpaceError, reason_of
 from airflow_reindex.core.heartbeat import LIVE, Pulse, pulsing
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
@@ -33,6 +33,7 @@ class TaskRecord:
     :param ended_at: UTC, ISO 8601; empty for a task that never came to its end.
     :param rows: rows that went through it.
     :param error: why it failed; empty when it did not.
+    :param code: what the error is about.
     :param refused: whether the error is the request's or the configuration's.
     :param failures: chunks that failed.
     :param result: what else it has to tell.
@@ -45,6 +46,7 @@ class TaskRecord:
     ended_at: str = ""
     rows: int = 0
     error: str = ""
+    code: Code = Code.OTHER
     refused: bool = False
     failures: list[Failure] = field(default_factory=list)
     result: dict[str, Any] = field(default_factory=dict)
@@ -60,7 +62,14 @@ def now() -> str:
 
 
 @contextmanager
-def recorded(folder: Folder, task: str, index: int = -1, token: str = "") -> Iterator[TaskRecord]:
+def recorded(
+    folder: Folder,
+    task: str,
+    index: int = -1,
+    token: str = "",
+    *,
+    explain: Callable[[BaseException], Reason] = reason_of,
+) -> Iterator[TaskRecord]:
     """
     Record a task instance, whether it ends well or not.
 
@@ -68,6 +77,7 @@ def recorded(folder: Folder, task: str, index: int = -1, token: str = "") -> Ite
     :param task: its task id.
     :param index: its map index.
     :param token: the plan it works for.
+    :param explain: finds the reason for an error; a job that has drivers of its own knows their errors.
     :yields: the record, to be filled in.
     """
     record = TaskRecord(task, index, token, started_at=now())
@@ -79,7 +89,8 @@ def recorded(folder: Folder, task: str, index: int = -1, token: str = "") -> Ite
         with pulsing(Pulse(folder, task, index, token)):
             yield record
     except Exception as error:
-        record.error = record.error or str(error) or type(error).__name__
+        reason = explain(error)
+        record.error, record.code = reason.text, reason.code
         record.refused = isinstance(error, RequestError)
         raise
     finally:
@@ -107,7 +118,9 @@ def task_record(value: Mapping[str, Any]) -> TaskRecord:
     :param value: the record as its file has it.
     :returns: the record.
     """
-    return TaskRecord(**{**value, "failures": [Failure(**failure) for failure in value["failures"]]})
+    failures = [Failure.from_dict(failure) for failure in value["failures"]]
+    # Records of earlier versions have no code.
+    return TaskRecord(**{**value, "code": Code(value.get("code", Code.OTHER)), "failures": failures})
 
 
 def plan_value(folder: Folder, token: str | None = None) -> dict[str, Any]:
@@ -123,7 +136,8 @@ def plan_value(folder: Folder, token: str | None = None) -> dict[str, Any]:
     if value is None or (token is not None and value["token"] != token):
         raise ReindexError(
             f"the plan in {folder.url} is {'gone' if value is None else 'not the one this task was made for'}: clear "
-            "this run from its task 'plan' on."
+            "this run from its task 'plan' on.",
+            code=Code.STALE_PLAN,
         )
     return value
 
