@@ -17,7 +17,7 @@ from airflow_reindex.core.claims import Owner
 from airflow_reindex.core.memory import rows_that_fit
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.task_records import recorded, task_records
+from airflow_reindex.core.task_records import task_records
 from airflow_reindex.director import steps
 from airflow_reindex.director.extract import extractor
 from airflow_reindex.director.model import records
@@ -89,7 +89,7 @@ class Build:
             open_folder=Folder.at,
             kept=self.kept,
         )
-        with recorded(self.folder, "plan") as record:
+        with records.recorded(self.folder, "plan") as record:
             plan, figures = make_plan(self.servers, self.request, self.folder, run)
             record.token, record.result = plan.token, {"dry_run": self.request.dry_run, **figures}
         return plan

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, cast
 
-from airflow_reindex.core.failures import DETAIL_LIMIT
+from airflow_reindex.core.failures import DETAIL_LIMIT, Code
 
 #: The number of failures that a report quotes; the full list lies beside it.
 QUOTED_FAILURES = 100
@@ -55,12 +55,22 @@ class Placed(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """One piece of work that failed for good."""
+    """One piece of work that failed for good; ``kind`` is what ``message`` is about."""
 
     table: str
     worker: str
     chunk: int
     message: str
+    kind: Code = Code.OTHER
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Failure:
+        """
+        Read a failure back.
+
+        :param value: the failure as a file has it; an older one has no kind.
+        """
+        return cls(**{**value, "kind": Code(value.get("kind", Code.OTHER))})
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -75,6 +85,7 @@ class Report:
 
     :param kind: the job's name.
     :param detail: why the run is not done, at most 1500 characters; empty when it is.
+    :param code: what that is about (:class:`Code`); empty when it is done.
     :param total: items (chunks) planned.
     :param count: items that are in the result, or ready for it.
     :param failed: items that are not.
@@ -98,6 +109,7 @@ class Report:
     rows: int
     started_at: str | None
     updated_at: str
+    code: str = ""
     failed_items: Sequence[Any] = ()
     error_ext: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
     phases: Sequence[Phase] = ()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pendulum
 
-from airflow_reindex.core.failures import detail
+from airflow_reindex.core.failures import Code, Reason, detail
 from airflow_reindex.core.report import Phase, Report, Status
 from airflow_reindex.core.task_records import TaskRecord
 
@@ -51,23 +51,23 @@ def lost(step: str, index: int, state: str) -> str:
     return LOST.format(task=_name(step, index), state=state)
 
 
-def first_error(records: Sequence[TaskRecord], states: Mapping[str, States], steps: Sequence[str]) -> str:
+def first_error(records: Sequence[TaskRecord], states: Mapping[str, States], steps: Sequence[str]) -> Reason | None:
     """
     Why a run is not done: an earlier step's error explains a later one's.
 
     :param records: of the present plan.
     :param steps: the task ids in their order.
-    :returns: the first error, or the message for a task that left none; empty when there is neither.
+    :returns: the first error, or what is said of a task that left none; ``None`` when there is no such task.
     """
     for step in steps:
         errors = [r for r in sorted(records, key=lambda r: r.index) if r.task == step and r.error]
         if errors:
             more = f" (and {len(errors) - 1} more {step} tasks failed)" if len(errors) > 1 else ""
-            return f"{_name(step, errors[0].index)}: {errors[0].error}{more}"
+            return Reason(errors[0].code, f"{_name(step, errors[0].index)}: {errors[0].error}{more}")
         for index, state in sorted(states[step].items()):
             if state not in ("success", "skipped", "upstream_failed"):
-                return lost(step, index, state)
-    return ""
+                return Reason(Code.LOST_TASK, lost(step, index, state))
+    return None
 
 
 def phases(records: Sequence[TaskRecord], steps: Sequence[str]) -> list[Phase]:
@@ -120,19 +120,35 @@ def unplanned(
     :param others: the records of the other tasks.
     """
     if planned is not None and not planned.error and planned.result.get("dry_run"):
-        status, text, notes = Status.PENDING, "dry run: the checks passed, nothing was changed", planned.result
+        why, notes = Reason(Code.OTHER, "dry run: the checks passed, nothing was changed"), planned.result
+        status, code = Status.PENDING, ""
     else:
         status = Status.REFUSED if planned is not None and planned.refused else Status.FAILED
-        state = states["plan"].get(-1)
-        text = planned.error if planned else ""
-        if not text and state == "success":
-            text = _without_plan(others, states)
-        text = text or lost("plan", -1, state or "unknown")
-        notes = {}
-    return Report(status=status, detail=detail(text), total=0, count=0, failed=0, rows=0, notes=notes, **common)
+        why, notes = _unplanned_reason(planned, states, others), {}
+        code = why.code
+    return Report(
+        status=status,
+        detail=detail(why.text),
+        code=code,
+        total=0,
+        count=0,
+        failed=0,
+        rows=0,
+        notes=notes,
+        **common,
+    )
 
 
-def _without_plan(records: Sequence[TaskRecord], states: Mapping[str, States]) -> str:
+def _unplanned_reason(planned: TaskRecord | None, states: Mapping[str, States], others: Sequence[TaskRecord]) -> Reason:
+    if planned is not None and planned.error:
+        return Reason(planned.code, planned.error)
+    state = states["plan"].get(-1)
+    if state == "success":
+        return _without_plan(others, states)
+    return Reason(Code.LOST_TASK, lost("plan", -1, state or "unknown"))
+
+
+def _without_plan(records: Sequence[TaskRecord], states: Mapping[str, States]) -> Reason:
     """Why a run whose plan is gone is not done; clearing one of its tasks alone cannot help."""
     error = first_error([r for r in records if r.error], {step: {} for step in states}, list(states))
     ended = [
@@ -141,7 +157,7 @@ def _without_plan(records: Sequence[TaskRecord], states: Mapping[str, States]) -
         for index, state in sorted(found.items())
         if state not in ("success", "skipped", "upstream_failed", "removed")
     ]
-    return error or "".join(ended[:1]) + GONE
+    return error or Reason(Code.STALE_PLAN, "".join(ended[:1]) + GONE)
 
 
 def _name(step: str, index: int) -> str:

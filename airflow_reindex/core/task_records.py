@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pendulum
 
-from airflow_reindex.core.failures import ReindexError, RequestError, SpaceError
+from airflow_reindex.core.failures import Code, Reason, ReindexError, RequestError, SpaceError, reason_of
 from airflow_reindex.core.heartbeat import LIVE, Pulse, pulsing
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
@@ -44,6 +44,7 @@ class TaskRecord:
     ended_at: str = ""
     rows: int = 0
     error: str = ""
+    code: Code = Code.OTHER
     refused: bool = False
     failures: list[Failure] = field(default_factory=list)
     result: dict[str, Any] = field(default_factory=dict)
@@ -55,8 +56,19 @@ def now() -> str:
 
 
 @contextmanager
-def recorded(folder: Folder, task: str, index: int = -1, token: str = "") -> Iterator[TaskRecord]:
-    """Record a task instance, whether it succeeds or fails; the caller fills in the record."""
+def recorded(
+    folder: Folder,
+    task: str,
+    index: int = -1,
+    token: str = "",
+    *,
+    explain: Callable[[BaseException], Reason] = reason_of,
+) -> Iterator[TaskRecord]:
+    """
+    Record a task instance, whether it succeeds or fails; the caller fills in the record.
+
+    :param explain: finds the reason for an error; a job with drivers of its own knows their errors.
+    """
     record = TaskRecord(task, index, token, started_at=now())
     name = f"{TASKS}/{task}-{index}.json"
     # Written at once, so that a task that is killed is known to have started.
@@ -66,7 +78,8 @@ def recorded(folder: Folder, task: str, index: int = -1, token: str = "") -> Ite
         with pulsing(Pulse(folder, task, index, token)):
             yield record
     except Exception as error:
-        record.error = record.error or str(error) or type(error).__name__
+        reason = explain(error)
+        record.error, record.code = reason.text, reason.code
         record.refused = isinstance(error, RequestError)
         raise
     finally:
@@ -84,7 +97,9 @@ def task_records(folder: Folder) -> list[TaskRecord]:
 
 def task_record(value: Mapping[str, Any]) -> TaskRecord:
     """Read a record from the content of its file."""
-    return TaskRecord(**{**value, "failures": [Failure(**failure) for failure in value["failures"]]})
+    failures = [Failure.from_dict(failure) for failure in value["failures"]]
+    # Records of earlier versions have no code.
+    return TaskRecord(**{**value, "code": Code(value.get("code", Code.OTHER)), "failures": failures})
 
 
 def plan_value(folder: Folder, token: str | None = None) -> dict[str, Any]:
@@ -98,7 +113,8 @@ def plan_value(folder: Folder, token: str | None = None) -> dict[str, Any]:
     if value is None or (token is not None and value["token"] != token):
         raise ReindexError(
             f"the plan in {folder.url} is {'gone' if value is None else 'not the one this task was made for'}: clear "
-            "this run from its task 'plan' on."
+            "this run from its task 'plan' on.",
+            code=Code.STALE_PLAN,
         )
     return value
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from airflow_reindex.core.failures import detail
+from airflow_reindex.core.failures import Code, Reason, detail
 from airflow_reindex.core.report import QUOTED_FAILURES, Failure, Report, Status, error_map
 from airflow_reindex.core.run_outcome import States, count_states, first_error, lost, phases, plan_holds, unplanned
 from airflow_reindex.core.staging import Folder
@@ -20,6 +21,8 @@ from airflow_reindex.director.publish.changes import CHANGES
 
 KIND = "build_director_index"
 ERRORS = "error_ext.json"
+#: All failures with their kinds, one dict each; like the map of errors it is there when the report only quotes some.
+FAILURES = "failures.json"
 #: What the publish step records of a previous index that is kept.
 KEPT = ("previous", "roll_back")
 #: The steps in their order; an earlier step's error explains a later one's.
@@ -58,14 +61,11 @@ def make_report(
         # It has not run since something was cleared: its record is of an earlier state.
         published = None
     done = published is not None and not failures
+    why = first_error(mine, states, STEPS[1:]) or _first_failure(failures)
     report = Report(
         status=Status.DONE if done else Status.FAILED,
-        detail=""
-        if done
-        else detail(
-            first_error(mine, states, STEPS[1:])
-            or (failures[0].message if failures else "the index was not published, and no task says why")
-        ),
+        detail="" if done else detail(why.text),
+        code="" if done else why.code,
         total=plan.chunks,
         count=plan.chunks - bad,
         failed=bad,
@@ -97,6 +97,12 @@ def make_report(
     return report, failures
 
 
+def _first_failure(failures: Sequence[Failure]) -> Reason:
+    if failures:
+        return Reason(failures[0].kind, failures[0].message)
+    return Reason(Code.OTHER, "the index was not published, and no task says why")
+
+
 def _changed(folder: Folder) -> dict[str, Any]:
     """Chunk tables that changed after they were read, when the publish step found some, or could not look."""
     found = folder.read_json(CHANGES) or {}
@@ -113,10 +119,7 @@ def write_report(
     :param kept: where to keep the staged rows for the index's next build; ``None`` to drop them.
     """
     plan = folder.read_json(PLAN) if kept is not None else None
-    if len(failures) > QUOTED_FAILURES:
-        folder.write_json(ERRORS, error_map(failures))
-    else:
-        folder.remove(ERRORS)
+    write_failures(folder, failures)
     folder.write_json(REPORT, report)
     if report["status"] == Status.DONE:
         staged = []
@@ -128,6 +131,17 @@ def write_report(
         if kept is not None and staged:
             keep_runs(folder, staged, kept)
         drop_staged(folder)
+
+
+def write_failures(folder: Folder, failures: Sequence[Failure]) -> None:
+    """Write what a report only quotes: all failures, and their map as Qserv has it."""
+    if len(failures) > QUOTED_FAILURES:
+        folder.write_json(ERRORS, error_map(failures))
+        folder.write_json(FAILURES, [asdict(failure) for failure in failures])
+    else:
+        # Of an earlier life of the run.
+        folder.remove(ERRORS)
+        folder.remove(FAILURES)
 
 
 def _failures(folder: Folder, plan: Plan, records: Sequence[TaskRecord], states: Mapping[str, States]) -> list[Failure]:
@@ -146,14 +160,16 @@ def _failures(folder: Folder, plan: Plan, records: Sequence[TaskRecord], states:
             if chunk.chunk in missing - told:
                 record = next((r for r in records if (r.task, r.index) == ("extract", number)), None)
                 state = states["extract"].get(number, "none")
-                said = record.error if record and record.ended_at else ""
-                message = said or lost("extract", number, state)
+                reason = Reason(Code.LOST_TASK, lost("extract", number, state))
+                if record and record.ended_at and record.error:
+                    reason = Reason(record.code, record.error)
                 result.append(
                     Failure(
                         table=plan.request.director_table,
                         worker=chunk.workers[0],
                         chunk=chunk.chunk,
-                        message=detail(message),
+                        message=detail(reason.text),
+                        kind=reason.code,
                     )
                 )
     return sorted(result, key=lambda failure: (failure.chunk, failure.worker))

@@ -7,15 +7,14 @@ from dataclasses import asdict
 
 import MySQLdb
 
-from airflow_reindex.core.failures import ClaimLostError, DataError, RequestError, TransientError
+from airflow_reindex.core.failures import ClaimLostError, Code, DataError, RequestError, TransientError
 from airflow_reindex.core.memory import rows_that_fit
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.task_records import recorded
 from airflow_reindex.director.coordination import claim
 from airflow_reindex.director.extract import run_buffer
-from airflow_reindex.director.extract.extractor import Outcome, missing_chunks, unaccounted
-from airflow_reindex.director.extract.task import Extraction
+from airflow_reindex.director.extract.extractor import Outcome, unaccounted
+from airflow_reindex.director.extract.task import Extraction, missing_chunks
 from airflow_reindex.director.load import merge
 from airflow_reindex.director.load.loader import Loaded, RangeLoader, create_tables
 from airflow_reindex.director.load.merge import Merger
@@ -25,6 +24,7 @@ from airflow_reindex.director.model.records import (
     read_groups,
     read_source,
     read_split,
+    recorded,
     write_split,
 )
 from airflow_reindex.director.model.runs import Manifest, accounted, manifests, named
@@ -82,7 +82,8 @@ def raise_for_failures(outcome: Outcome, chunks: int) -> None:
             f"{failed} of {chunks} chunks failed, the others are staged; first: chunk {first.chunk} of worker "
             f"'{first.worker}': {first.message}"
         )
-        raise TransientError(text) if outcome.transient else DataError(text)
+        kind = TransientError if outcome.transient else DataError
+        raise kind(text, code=first.kind)
 
 
 def staged_runs(folder: Folder, plan: Plan) -> list[Manifest]:
@@ -103,10 +104,14 @@ def split_build(servers: Servers, folder: Folder, plan: Plan, rows_per_task: int
         if missing:
             raise DataError(
                 f"{len(missing)} chunks are not staged, such as {', '.join(map(str, missing[:5]))}: clear the failed "
-                "extract tasks."
+                "extract tasks.",
+                code=Code.STALE_PLAN,
             )
         if sum(len(manifest.chunks) for manifest in staged) != plan.chunks:
-            raise DataError("adopted runs are gone from the staging folder: clear this run from its task 'plan' on.")
+            raise DataError(
+                "adopted runs are gone from the staging folder: clear this run from its task 'plan' on.",
+                code=Code.STALE_PLAN,
+            )
         split = make_split(plan.token, staged, rows_per_task)
         with claim.keeping(servers.czar, tables, plan.token), session(servers.czar) as czar:
             _create_tables(czar, tables, plan, split.build)
@@ -139,7 +144,9 @@ def load_range(servers: Servers, folder: Folder, plan: Plan, build: str, number:
     with recorded(folder, "load", number, plan.token) as record:
         split = read_split(folder)
         if split.build != build:
-            raise RequestError("the split is not the one this task was made for: clear this run from 'split' on.")
+            raise RequestError(
+                "the split is not the one this task was made for: clear this run from 'split' on.", code=Code.STALE_PLAN
+            )
         tables, inbox = servers.tables(plan.request), servers.inbox(plan.request)
         merger = Merger(folder, read_source(folder), rows_that_fit(memory, merge.BYTES_PER_ROW))
         with claim.keeping(servers.czar, tables, plan.token) as watch, session(servers.czar) as czar:
@@ -152,14 +159,15 @@ def load_range(servers: Servers, folder: Folder, plan: Plan, build: str, number:
             worker_of = {chunk.chunk: chunk.worker for manifest in staged for chunk in manifest.chunks}
             table = plan.request.director_table
             record.failures = [
-                Failure(table=table, worker=worker_of[chunk], chunk=chunk, message=message)
+                Failure(table=table, worker=worker_of[chunk], chunk=chunk, message=message, kind=Code.DUPLICATE_KEYS)
                 for chunk, message in sorted(loaded.duplicates.items())
             ]
             first = record.failures[0]
             raise DataError(
                 f"duplicate keys in {len(loaded.duplicates)} chunks; first: chunk {first.chunk} of worker "
                 f"'{first.worker}': {first.message}. Mend the catalog and trigger a new run, which reads the "
-                "changed chunks again; or use unique_primary_key=0."
+                "changed chunks again; or use unique_primary_key=0.",
+                code=Code.DUPLICATE_KEYS,
             )
     return loaded
 

@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
+from airflow_reindex.core.failures import Code
+from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director.report import ERRORS
+from airflow_reindex.director.report import ERRORS, FAILURES
 from airflow_reindex.monitoring.chunks import FAILED as CHUNK_FAILED
 from airflow_reindex.monitoring.overview import fresh_report
 from airflow_reindex.monitoring.run_info import COLLECTION, RunFacts
@@ -122,24 +124,6 @@ def _harmless(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(risky, pc.binary_join_element_wise("'", column, ""), column)
 
 
-def kinds_of(messages: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Reduce messages to their kind: at most 120 characters, without quoted names and numbers, with the errno."""
-    kinds = messages
-    quoted = r"(^|\W)(?:'[^']*'|\"[^\"]*\"|`[^`]*`)"
-    for pattern, instead in (
-        (r"[\r\n]+", " "),
-        (r"[,;]? ?\(?errno:? \d+\)?", ""),
-        (quoted, r"\1…"),
-        (r"-?\d[\d.,:]*", "N"),
-    ):
-        kinds = pc.replace_substring_regex(kinds, pattern, instead)
-    # The error number distinguishes errors with similar wording.
-    codes = pc.struct_field(pc.extract_regex(messages, r"errno:? (?P<code>\d+)"), "code")
-    kinds = pc.utf8_slice_codeunits(kinds, 0, 120)
-    coded = pc.binary_join_element_wise(pc.utf8_trim_whitespace(kinds), pc.fill_null(codes, ""), ", errno ")
-    return pc.if_else(pc.is_valid(codes), coded, pc.utf8_trim_whitespace(kinds))
-
-
 def read_failures(folder: Folder, material: Material, facts: RunFacts) -> Failures:
     """Read what has failed in a run so far."""
     if facts.kind == COLLECTION:
@@ -154,23 +138,29 @@ def read_failures(folder: Folder, material: Material, facts: RunFacts) -> Failur
 
 def _chunks(folder: Folder, material: Material, facts: RunFacts) -> pa.Table:
     report = fresh_report(material, facts)
-    if report is not None:
-        found = folder.read_json(ERRORS) or report["error_ext"]
-        rows = [
-            (table, worker, int(chunk), message)
-            for table, workers in found.items()
-            for worker, chunks in workers.items()
-            for chunk, message in chunks.items()
-        ]
-    else:
-        rows = _so_far(material)
-    columns = list(zip(*rows, strict=True)) or [(), (), (), ()]
-    table, worker, message = (pa.chunked_array([pa.array(columns[n], pa.string())]) for n in (0, 1, 3))
-    chunk = pa.chunked_array([pa.array(columns[2], pa.int64())])
-    return pa.table([table, worker, chunk, kinds_of(message), message], names=COLUMNS)
+    found = _so_far(material) if report is None else _reported(folder, report)
+    columns = [[getattr(failure, name) for failure in found] for name in COLUMNS]
+    types = [pa.int64() if name == "chunk" else pa.string() for name in COLUMNS]
+    return pa.table([pa.array(*column) for column in zip(columns, types, strict=True)], names=COLUMNS)
 
 
-def _so_far(material: Material) -> list[tuple[str, str, int, str]]:
+def _reported(folder: Folder, report: Mapping[str, Any]) -> list[Failure]:
+    listed = folder.read_json(FAILURES)
+    if listed is not None:
+        return [Failure.from_dict(value) for value in listed]
+    # Earlier versions wrote the map of errors alone, which has no kinds.
+    known = folder.read_json(ERRORS)
+    if known is None:
+        return [Failure.from_dict(value) for value in report["failed_items"]]
+    return [
+        Failure(table=table, worker=worker, chunk=int(chunk), message=message)
+        for table, workers in known.items()
+        for worker, chunks in workers.items()
+        for chunk, message in chunks.items()
+    ]
+
+
+def _so_far(material: Material) -> list[Failure]:
     chunks = material.chunks
     if chunks is None:
         return []
@@ -179,8 +169,11 @@ def _so_far(material: Material) -> list[tuple[str, str, int, str]]:
     said = [f for r in material.records for f in r.failures if f.chunk in failed]
     told = {failure.chunk for failure in said}
     table = material.plan["request"]["director_table"] if material.plan else ""
-    rows = [(failure.table, failure.worker, failure.chunk, failure.message) for failure in said]
-    return rows + [(table, chunks.workers[w], chunk, _LOST) for chunk, w in failed.items() if chunk not in told]
+    return said + [
+        Failure(table=table, worker=chunks.workers[w], chunk=chunk, message=_LOST, kind=Code.LOST_TASK)
+        for chunk, w in failed.items()
+        if chunk not in told
+    ]
 
 
 def _items(folder: Folder, names: list[str]) -> pa.Table:

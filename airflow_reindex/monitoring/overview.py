@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from airflow_reindex.core.failures import detail
+from airflow_reindex.core.failures import Code, Reason, detail
 from airflow_reindex.core.report import Status
 from airflow_reindex.core.run_outcome import first_error
 from airflow_reindex.core.task_records import now as utc_now
@@ -34,19 +34,23 @@ def fresh_report(material: Material, facts: RunFacts) -> Mapping[str, Any] | Non
     return report
 
 
-def status_of(material: Material, facts: RunFacts) -> tuple[Status, str]:
+def status_of(material: Material, facts: RunFacts) -> tuple[Status, Reason]:
     """A run's status and the reason for it."""
     if facts.live:
-        return (Status.PENDING if facts.state == "queued" else Status.PROCESSING), ""
+        return (Status.PENDING if facts.state == "queued" else Status.PROCESSING), Reason(Code.OTHER, "")
     # A canceled run that was cleared since is judged by its current attempt.
     if material.canceled is not None and material.canceled["at"] >= (facts.started_at or ""):
-        return Status.CANCELED, f"canceled by {material.canceled['by']} at {material.canceled['at']}"
+        text = f"canceled by {material.canceled['by']} at {material.canceled['at']}"
+        return Status.CANCELED, Reason(Code.OTHER, text)
     report = fresh_report(material, facts)
     if report is not None:
-        return Status(report["status"]), report["detail"]
+        # Reports of earlier versions have no code.
+        return Status(report["status"]), Reason(Code(report.get("code", "")), report["detail"])
     steps = STEPS[facts.kind] if facts.kind else ()
     why = first_error(material.records, {step: facts.states(step) for step in steps}, steps)
-    return Status.FAILED, detail(why or "the run ended before its report was written: clear its failed tasks.")
+    if why is None:
+        why = Reason(Code.OTHER, "the run ended before its report was written: clear its failed tasks.")
+    return Status.FAILED, Reason(why.code, detail(why.text))
 
 
 def overview(material: Material, facts: RunFacts) -> dict[str, Any]:
@@ -63,7 +67,7 @@ def overview(material: Material, facts: RunFacts) -> dict[str, Any]:
         "run_id": facts.run_id,
         "kind": facts.kind,
         "status": status.value,
-        "detail": why,
+        "detail": why.text,
         **_ends(material, facts, report),
         "started_at": facts.started_at or facts.queued_at,
         "ended_at": facts.ended_at,

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.exceptions import HITLRejectException
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_reindex.core.failures import Code, ReindexError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import recorded, task_records
 from airflow_reindex.hooks import staging
-from airflow_reindex.operators.base import skip_dry_run
+from airflow_reindex.operators.base import airflow_errors, skip_dry_run
 from airflow_reindex.vectors.model.plan import read_plan
 
 if TYPE_CHECKING:
@@ -51,12 +52,14 @@ class ApproveOperator(ApprovalOperator):
         """
         run = context["dag_run"]
         folder = staging.run_folder(run.dag_id, run.run_id)
-        with recorded(folder, "approve", token=read_plan(folder).token) as record:
+        with airflow_errors(), recorded(folder, "approve", token=read_plan(folder).token) as record:
             who = (event.get("responded_by_user") or {}).get("name", "somebody")
             try:
                 answer = super().execute_complete(context, event)
             except HITLRejectException:
-                raise AirflowFailException(f"{who} rejected the switch: readers stay on the old collection") from None
+                raise ReindexError(
+                    f"{who} rejected the switch: readers stay on the old collection", code=Code.REJECTED
+                ) from None
             record.result = {"approved_by": who}
         return answer
 

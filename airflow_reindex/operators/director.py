@@ -12,17 +12,16 @@ from airflow.sdk import Asset, AssetAlias
 
 from airflow_reindex import config
 from airflow_reindex.core.failures import ReindexError, TransientError, detail
-from airflow_reindex.core.kinds import failure_kind
 from airflow_reindex.core.report import Failure, Report, Status
 from airflow_reindex.core.run_outcome import task_states
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.task_records import PLAN, recorded
+from airflow_reindex.core.task_records import PLAN
 from airflow_reindex.director import report as outcome
 from airflow_reindex.director import steps
 from airflow_reindex.director.model import records
 from airflow_reindex.director.model.plan import Plan, group_label
 from airflow_reindex.director.model.request import BuildRequest
-from airflow_reindex.director.mysql.client import describe
+from airflow_reindex.director.mysql.client import describe, mysql_reason
 from airflow_reindex.director.planning.planning import RunContext, make_plan
 from airflow_reindex.hooks import staging
 from airflow_reindex.hooks.qserv import QservHook
@@ -65,7 +64,8 @@ def server_errors() -> Iterator[None]:
         try:
             yield
         except MySQLdb.Error as error:
-            raise TransientError(detail(describe(error))) from error
+            reason = mysql_reason(error)
+            raise TransientError(detail(reason.text), code=reason.code) from error
 
 
 class DirectorIndexOperator(ReindexOperator):
@@ -109,7 +109,7 @@ class PlanOperator(DirectorIndexOperator):
             catalog.
         """
         folder = self.folder(context)
-        with server_errors(), recorded(folder, "plan") as record:
+        with server_errors(), records.recorded(folder, "plan") as record:
             params = context["params"] if self.request is None else self.request
             request = BuildRequest.parse(params)
             conn_id = self.qserv_conn_id or params.get("qserv_conn_id") or QservHook.default_conn_name
@@ -252,7 +252,7 @@ class AggregateOperator(DirectorIndexOperator):
             f"{report.rows:,}",
             f"; {report.detail}" if report.detail else "",
         )
-        kinds = {failure.chunk: failure_kind(failure.message) for failure in failures}
+        kinds = {failure.chunk: failure.kind.metric for failure in failures}
         metrics.count_run(context, report, metrics.ROWS, report.rows, kinds.values())
         if plan is not None:
             self._announce(context, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from airflow_reindex.core.failures import DETAIL_LIMIT, detail
+from airflow_reindex.core.failures import DETAIL_LIMIT, Code, Reason, detail
 from airflow_reindex.core.report import QUOTED_FAILURES, Report, Status, error_map
 from airflow_reindex.core.run_outcome import States, count_states, first_error, lost, phases, plan_holds, unplanned
 from airflow_reindex.core.staging import Folder
@@ -55,12 +55,14 @@ def make_report(folder: Folder, run_id: str, states: Mapping[str, States], sourc
     proven = _proof(plan, mine, states)
     over = plan.request.limit.exceeded(failed, total)
     done = proven is not None and not over
-    why = "" if done else first_error(mine, states, STEPS[1:])
-    if not done and not why:
-        why = f"{failed:,} of {total:,} items failed" if failed else "the run did not come to its end"
+    why = first_error(mine, states, STEPS[1:])
+    if why is None and failed:
+        why = Reason(Code.FAILED_ITEMS, f"{failed:,} of {total:,} items failed")
+    why = why or Reason(Code.OTHER, "the run did not come to its end")
     return Report(
         status=Status.DONE if done else Status.FAILED,
-        detail=detail(why),
+        detail="" if done else detail(why.text),
+        code="" if done else why.code,
         total=total,
         count=total - failed,
         failed=failed,

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from airflow_reindex.core.claims import Owner
-from airflow_reindex.core.failures import DataError
+from airflow_reindex.core.failures import Code, DataError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import TASKS, recorded
 from airflow_reindex.vectors import account
@@ -53,7 +53,7 @@ def reindex_window(tools: Tools, folder: Folder, owner: Owner, token: str, numbe
             # same time.
             again = before is not None and before["token"] == token
             if not again and plan.request.limit.exceeded(failed, plan.total):
-                raise DataError(f"not started: {_too_many(plan, failed, plan.total)}")
+                raise DataError(f"not started: {_too_many(plan, failed, plan.total)}", code=Code.FAILED_ITEMS)
             only = frozenset(planned_items(folder, number)) if plan.listed_only else None
             tally = at.reconciler.run(
                 window.after, window.upto, at.rules(), only=only, contents=True, what=window.label
@@ -98,7 +98,7 @@ def verify(
         with session(tools, plan, owner) as at:
             before = failed_so_far(folder, plan.token, plan.windows)
             if plan.request.limit.exceeded(len(before), plan.total):
-                raise DataError(_too_many(plan, len(before), plan.total))
+                raise DataError(_too_many(plan, len(before), plan.total), code=Code.FAILED_ITEMS)
             caught_up = _catch_up(at)
             at.dest.build_index(plan.token)
             # Building the index takes long; this pass sends what was written meanwhile through it.
@@ -108,7 +108,7 @@ def verify(
             listed = _named(tally, before, plan)
             outcome = write_outcome(folder, VERIFY, plan.token, tally, listed)
             if plan.request.limit.exceeded(outcome.failed, outcome.seen):
-                raise DataError(_too_many(plan, outcome.failed, outcome.seen))
+                raise DataError(_too_many(plan, outcome.failed, outcome.seen), code=Code.FAILED_ITEMS)
             refuse_empty(at.dest, outcome.seen, outcome.failed)
             if outcome.left_alone:
                 log.warning("%s", explain(outcome.left_alone, plan.dest.collection_id))

@@ -15,10 +15,9 @@ from uuid import uuid4
 
 from airflow_reindex.core.claims import Owner
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.task_records import recorded
 from airflow_reindex.director import steps
 from airflow_reindex.director.model.limits import Limits
-from airflow_reindex.director.model.records import read_plan
+from airflow_reindex.director.model.records import read_plan, recorded
 from airflow_reindex.director.model.request import BuildRequest
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.planning.planning import RunContext, make_plan

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reindex.core.failures import DETAIL_LIMIT
+from airflow_reindex.core.failures import DETAIL_LIMIT, Code
 from airflow_reindex.core.report import Failure, Phase, Report, Status, error_map
 from tests.core.samples import examples
 
@@ -41,7 +41,7 @@ def test_progress(total: int, count: int, failed: int, progress: float) -> None:
 
 
 def test_a_report_is_plain_json() -> None:
-    failure = Failure(table="t", worker="w", chunk=1, message="m")
+    failure = Failure(table="t", worker="w", chunk=1, message="m", kind=Code.ACCESS)
     phase = Phase(name="load", rows=9, seconds=1.5, tasks=2)
     report = make_report(
         status=Status.FAILED,
@@ -57,7 +57,8 @@ def test_a_report_is_plain_json() -> None:
     assert value == report.as_dict()
     assert value["status"] == "failed"
     assert type(report.as_dict()["status"]) is str
-    assert value["failed_items"] == [{"table": "t", "worker": "w", "chunk": 1, "message": "m"}]
+    assert value["failed_items"] == [{"table": "t", "worker": "w", "chunk": 1, "message": "m", "kind": "access"}]
+    assert Failure.from_dict(value["failed_items"][0]) == failure
     assert value["phases"] == [{"name": "load", "rows": 9, "seconds": 1.5, "tasks": 2}]
     assert value["progress"] == 1.0
 
@@ -84,3 +85,9 @@ def test_messages_of_one_chunk_are_joined_and_bounded() -> None:
     assert said("one", "two") == "one; two"
     assert said("one", "one") == "one"
     assert len(said("x" * 1400, "y" * 1400)) == DETAIL_LIMIT
+
+
+@pytest.mark.parametrize("more", [{}, {"kind": "of a later version"}])
+def test_a_failure_of_another_version_is_of_some_other_kind(more: dict[str, str]) -> None:
+    old = {"table": "t", "worker": "w", "chunk": 1, "message": "error: Unknown table, errno: 1146", **more}
+    assert Failure.from_dict(old).kind is Code.OTHER

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from airflow_reindex.core.failures import DataError, ReindexError, TransientError
+from airflow_reindex.core.failures import Code, DataError, ReindexError, TransientError
 from airflow_reindex.core.report import Failure
 from sandbox.catalog.catalog import truth
 from sandbox.fixtures import CatalogFactory
@@ -28,6 +28,7 @@ class TestFaultsOfTables:
         (failure,) = extract_failures(run)
         assert (failure.table, failure.worker, failure.chunk) == ("Object", worker_of(made, chunk), chunk)
         assert failure.message == (f"error: Table '{made.spec.database}.Object_{chunk}' doesn't exist, errno: 1146")
+        assert failure.kind is Code.MISSING_TABLE
         # Everything else is staged.
         assert run.staged_chunks() == sorted({*made.placement, 1234567890} - {chunk})
 
@@ -64,6 +65,7 @@ class TestFaultsOfTables:
         found = extract_failures(build(made.spec.database, rebuild=1))
         assert tuple(failure.chunk for failure in found) == made.faults.no_sub_chunk
         assert all("Unknown column 'subChunkId'" in f.message and "errno: 1054" in f.message for f in found)
+        assert {f.kind for f in found} == {Code.BAD_DATA}
 
     def test_key_out_of_range(self, catalog: CatalogFactory, build: Factory, sandbox: Sandbox) -> None:
         made = catalog(SPEC, fresh=True)
@@ -155,6 +157,7 @@ class TestWorkers:
             assert [(failure.worker, failure.chunk) for failure in found] == [(down, chunk) for chunk in mine]
             assert all(f.message.startswith("Failed to connect to the worker service: error: ") for f in found)
             assert all("errno: 2002" in f.message or "errno: 2003" in f.message for f in found)
+            assert {f.kind for f in found} == {Code.CONNECTION}
         finally:
             sandbox.workers[down].start()
         staged = run.staged_chunks()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_reindex.core.failures import Code, Reason
 from airflow_reindex.dag_factory.director import director_index_params
 from airflow_reindex.director.model.request import BuildRequest
 from airflow_reindex.plugin.contracts import qserv
@@ -33,6 +34,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
+NOTHING, WHY = Reason(Code.OTHER, ""), Reason(Code.CONNECTION, "why")
 FAILED = {"Object": {"db01": {"122": "gone", "3456": "full"}, "db23": {"123": "away"}}}
 CALL = read_index_call({"database": "d", "director_table": "Object", "version": 55}, None, 0)
 
@@ -134,38 +136,41 @@ def test_any_request_is_read_or_refused(body: dict[str, Any]) -> None:
 
 
 def test_answers() -> None:
-    assert answer(CALL, "done", "", {}, flat=False) == envelope()
-    failed = answer(CALL, "failed", "why", FAILED, flat=False)
+    assert answer(CALL, "done", NOTHING, {}, flat=False) == envelope()
+    failed = answer(CALL, "failed", WHY, FAILED, flat=False)
     assert failed == {"success": 0, "error": "index creation failed", "error_ext": FAILED, "warning": ""}
-    assert answer(CALL, "failed", "why", FAILED, flat=True)["error_ext"] == FAILED["Object"]
-    assert answer(CALL, "canceled", "by admin", {}, flat=False)["error"] == "index creation failed: by admin"
+    assert answer(CALL, "failed", WHY, FAILED, flat=True)["error_ext"] == FAILED["Object"]
+    assert (
+        answer(CALL, "canceled", Reason(Code.OTHER, "by admin"), {}, flat=False)["error"]
+        == "index creation failed: by admin"
+    )
 
 
 @pytest.mark.parametrize(
-    ("detail", "error"),
+    ("code", "error"),
     [
-        ("no such database 'd' in x", "operation failed due to: CONFIG  _databaseInfo no such database 'd'."),
+        ("unknown_database", "operation failed due to: CONFIG  _databaseInfo no such database 'd'."),
         (
-            "no such table 'Object' found in the database 'd': no worker has it",
+            "unknown_table",
             "operation failed due to: DatabaseInfo::findTable no such table 'Object' found in the database 'd'.",
         ),
-        (
-            "the director table 'Object' of the database 'd' is not published.",
-            " the director table 'Object' of the database 'd' is not published.",
-        ),
-        (
-            "table 'Object' is not configured as a director table in database 'd'",
-            "table 'Object' is not configured as a director table in database 'd'",
-        ),
-        (
-            "director table has not been properly configured in database 'd': no director key",
-            "director table has not been properly configured in database 'd'",
-        ),
-        ("Table 'd__Object' already exists", "operation failed due to: Table 'd__Object' already exists"),
+        ("unpublished_table", " the director table 'Object' of the database 'd' is not published."),
+        ("no_director_key", "director table has not been properly configured in database 'd'"),
+        ("not_director_table", "any words"),
+        ("no_schema", "any words"),
+        ("missing_column", "any words"),
+        ("conflict", "operation failed due to: any words"),
+        ("other", "operation failed due to: any words"),
     ],
 )
-def test_refusals_in_the_services_words(detail: str, error: str) -> None:
-    assert answer(CALL, "refused", detail, {}, flat=False) == envelope(error)
+def test_refusals_in_the_services_words(code: str, error: str) -> None:
+    assert answer(CALL, "refused", Reason(Code(code), "any words"), {}, flat=False) == envelope(error)
+
+
+def test_words_alone_decide_nothing() -> None:
+    said = "no such database 'd' in x"
+    found = answer(CALL, "refused", Reason(Code.CONFLICT, said), {}, flat=False)
+    assert found["error"] == f"operation failed due to: {said}"
 
 
 BODY = {"database": "d", "director_table": "t", "version": 55}
@@ -243,11 +248,13 @@ def test_unknown_fields_are_named() -> None:
 
 def test_a_dry_run_says_that_nothing_was_built() -> None:
     call = read_index_call({**BODY, "dry_run": True}, None, 0, KNOWN)
-    found = answer(call, "pending", "the checks passed", {}, flat=False)
+    found = answer(call, "pending", Reason(Code.OTHER, "the checks passed"), {}, flat=False)
     assert (found["success"], found["warning"]) == (1, "dry_run: nothing was built (the checks passed)")
     assert begun(call, "r", "d")["warning"] == "dry_run: nothing will be built"
-    assert "dry_run was not heeded" in answer(call, "done", "", {}, flat=False)["warning"]
+    assert "dry_run was not heeded" in answer(call, "done", NOTHING, {}, flat=False)["warning"]
     bound = read_index_call(BODY, None, 0, {**KNOWN, "dry_run": True})
-    assert answer(bound, "pending", "dry run", {}, flat=False)["success"] == 0, "it has not asked for a dry run"
+    assert answer(bound, "pending", Reason(Code.OTHER, "dry run"), {}, flat=False)["success"] == 0, (
+        "it has not asked for a dry run"
+    )
     asked = read_index_call({**BODY, "dry_run": 1}, None, 0, {**KNOWN, "dry_run": True})
-    assert answer(asked, "pending", "dry run", {}, flat=False)["success"] == 1
+    assert answer(asked, "pending", Reason(Code.OTHER, "dry run"), {}, flat=False)["success"] == 1

@@ -19,8 +19,9 @@ from airflow_reindex.core.failures import ClaimLostError, DataError, SpaceError,
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.coordination.throttle import Watch
 from airflow_reindex.director.extract import extractor, run_buffer
-from airflow_reindex.director.extract.extractor import Extractor, Source, missing_chunks, stream, unaccounted
+from airflow_reindex.director.extract.extractor import Extractor, Source, stream, unaccounted
 from airflow_reindex.director.extract.run_buffer import RunBuffer, layout
+from airflow_reindex.director.extract.task import missing_chunks
 from airflow_reindex.director.model import runs
 from airflow_reindex.director.model.inventory import TableInfo
 from airflow_reindex.director.model.plan import Plan

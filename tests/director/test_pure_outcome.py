@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reindex.core.failures import DETAIL_LIMIT
+from airflow_reindex.core.failures import DETAIL_LIMIT, Code
 from airflow_reindex.core.report import QUOTED_FAILURES, Failure, Report, Status
 from airflow_reindex.core.run_outcome import task_states
 from airflow_reindex.core.staging import Folder
@@ -305,6 +305,29 @@ def test_duplicate_keys_fail_their_chunks_though_they_are_staged(folder: Folder)
     report = report_on(folder, states_of(load_0="failed", publish="upstream_failed"))
     assert (report.status, report.count, report.failed) == (Status.FAILED, 1, 2)
     assert report.detail == "load[0]: duplicate keys in 2 chunks"
+
+
+def test_codes_come_from_what_was_recorded(folder: Folder) -> None:
+    plan_in(folder)
+    read = replace(failure(1, "arbitrary words"), kind=Code.ACCESS)
+    record(folder, "extract", 0, error="1 of 2 chunks failed", code=Code.ACCESS, failures=[read])
+    record(folder, "extract", 1, error="a disk", code=Code.DISK_FULL)
+    report = report_on(folder, states_of(extract_0="failed", extract_1="failed"))
+    assert {item.chunk: item.kind.value for item in report.failed_items} == {1: "access", 2: "access", 3: "disk_full"}
+    assert report.code == "access"
+    assert report.as_dict()["failed_items"][0]["kind"] == "access"
+
+
+def test_a_task_that_left_no_word_is_lost(folder: Folder) -> None:
+    plan_in(folder)
+    report = report_on(folder, states_of(extract_0="failed", extract_1="failed"))
+    assert {item.kind.value for item in report.failed_items} == {"lost_task"}
+    assert report.code == "lost_task"
+
+
+def test_a_done_build_has_no_code(folder: Folder) -> None:
+    done(folder)
+    assert report_on(folder).code == ""
 
 
 def test_a_published_build_with_failures_is_not_done(folder: Folder) -> None:

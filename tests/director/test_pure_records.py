@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import MySQLdb
 import pytest
 
-from airflow_reindex.core.failures import ClaimLostError, ConflictError, DataError, ReindexError, RequestError
+from airflow_reindex.core.failures import ClaimLostError, Code, ConflictError, DataError, ReindexError, RequestError
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import PLAN, REPORT, TASKS, drop_staged, now, recorded, task_records
+from airflow_reindex.director.model import records
 from airflow_reindex.director.model.records import SPLIT, read_group, read_groups, read_plan, read_split, write_plan
 from airflow_reindex.director.model.split import make_split
 from tests.core.samples import TOKEN, make_plan, manifest, planned
@@ -32,7 +34,7 @@ def test_a_task_that_dies_silently_is_known_to_have_started(folder: Folder) -> N
 def test_a_record_reads_back(folder: Folder) -> None:
     with recorded(folder, "load", 0, TOKEN) as record:
         record.rows, record.result = 5, {"a": 1}
-        record.failures = [Failure(table="t", worker="w", chunk=1, message="m")]
+        record.failures = [Failure(table="t", worker="w", chunk=1, message="m", kind=Code.ACCESS)]
     (again,) = task_records(folder)
     assert again == record
     assert again.started_at <= again.ended_at <= now()
@@ -40,16 +42,18 @@ def test_a_record_reads_back(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "text", "refused"),
+    ("error", "text", "code", "refused"),
     [
-        (RequestError("wrong"), "wrong", True),
-        (ConflictError("busy"), "busy", True),
-        (DataError("bad"), "bad", False),
-        (ClaimLostError("lost"), "lost", False),
-        (ValueError(), "ValueError", False),
+        (RequestError("wrong"), "wrong", "refused", True),
+        (RequestError("none", code=Code.UNKNOWN_TABLE), "none", "unknown_table", True),
+        (ConflictError("busy"), "busy", "conflict", True),
+        (DataError("bad"), "bad", "bad_data", False),
+        (ClaimLostError("lost"), "lost", "claim_lost", False),
     ],
 )
-def test_an_error_is_recorded_and_goes_on(folder: Folder, error: Exception, text: str, refused: bool) -> None:
+def test_an_error_is_recorded_and_goes_on(
+    folder: Folder, error: Exception, text: str, code: str, refused: bool
+) -> None:
     def fail() -> None:
         with recorded(folder, "plan"):
             raise error
@@ -57,8 +61,35 @@ def test_an_error_is_recorded_and_goes_on(folder: Folder, error: Exception, text
     with pytest.raises(type(error)):
         fail()
     (record,) = task_records(folder)
-    assert (record.error, record.refused) == (text, refused)
+    assert (record.error, record.code, record.refused) == (text, code, refused)
     assert record.ended_at
+
+
+def test_an_unexpected_error_is_recorded_with_its_traceback(folder: Folder) -> None:
+    with pytest.raises(ValueError, match="odd"), recorded(folder, "plan"):
+        raise ValueError("odd")
+    (record,) = task_records(folder)
+    assert record.code is Code.UNEXPECTED
+    assert record.error.endswith('    raise ValueError("odd")\nValueError: odd')
+    assert not record.refused
+
+
+def test_what_mysql_says_is_recorded_without_a_traceback(folder: Folder) -> None:
+    with pytest.raises(MySQLdb.Error), records.recorded(folder, "extract", 0, TOKEN):
+        raise MySQLdb.OperationalError(2013, "Lost connection to server during query")
+    (record,) = task_records(folder)
+    assert (record.error, record.code) == ("error: Lost connection to server during query, errno: 2013", "connection")
+
+
+def test_records_of_earlier_versions_are_read(folder: Folder) -> None:
+    with recorded(folder, "load", 0, TOKEN) as record:
+        record.failures = [Failure(table="t", worker="w", chunk=1, message="m", kind=Code.ACCESS)]
+    (name,) = folder.names(TASKS)
+    value = folder.read_json(f"{TASKS}/{name}")
+    del value["code"], value["failures"][0]["kind"]
+    folder.write_json(f"{TASKS}/{name}", value)
+    (old,) = task_records(folder)
+    assert (old.code, old.failures[0].kind) == (Code.OTHER, Code.OTHER)
 
 
 def test_a_later_try_replaces_an_earlier_one(folder: Folder) -> None:

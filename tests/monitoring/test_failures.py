@@ -12,8 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_reindex.core.failures import Code
+from airflow_reindex.core.report import QUOTED_FAILURES, Failure, Report, Status, error_map
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.monitoring.failures import COLUMNS, Failures, Filter, kinds_of, read_failures
+from airflow_reindex.core.task_records import REPORT
+from airflow_reindex.director.report import ERRORS, FAILURES, write_report
+from airflow_reindex.monitoring.failures import COLUMNS, Failures, Filter, read_failures
 from airflow_reindex.monitoring.run_info import RunFacts
 from airflow_reindex.monitoring.run_snapshot import Material
 
@@ -23,7 +27,8 @@ LABELS = {name: name for name in COLUMNS}
 def table(messages: list[str]) -> Failures:
     count = len(messages)
     said = pa.chunked_array([pa.array(messages, pa.string())])
-    columns = [["Object"] * count, [f"w{n % 3}" for n in range(count)], list(range(count)), kinds_of(said), said]
+    kinds = pa.chunked_array([pa.array([f"kind{n % 2}" for n in range(count)], pa.string())])
+    columns = [["Object"] * count, [f"w{n % 3}" for n in range(count)], list(range(count)), kinds, said]
     return Failures(pa.table(columns, names=list(COLUMNS)), LABELS)
 
 
@@ -43,25 +48,60 @@ def test_filter_finds_what_contains_the_text(messages: list[str], text: str) -> 
     assert sum(kind["count"] for kind in found["kinds"]) == found["matched"]
 
 
-def test_kinds_are_alike_for_other_names_and_numbers() -> None:
-    messages = [f"error: Table 'sky.Object_{n}' doesn't exist, errno: 1146" for n in range(3)]
-    messages += ["Can't connect to server on 'db1' (115), errno: 2002"]
-    kinds = kinds_of(pa.chunked_array([messages])).to_pylist()
-    assert kinds[:3] == ["error: Table … doesn't exist, errno 1146"] * 3
-    assert kinds[3] == "Can't connect to server on … (N), errno 2002"
-
-
 def test_pages_and_filters() -> None:
     failures = table([f"message {n}" for n in range(100)])
     page = failures.page(Filter(sort="chunk", descending=True), 10, 5)
     assert [row["chunk"] for row in page["rows"]] == [89, 88, 87, 86, 85]
     assert failures.page(Filter(worker="w1"), 0, 100)["matched"] == 33
     assert failures.page(Filter(kind="nothing"), 0, 100)["matched"] == 0
-    assert page["kinds"] == [{"kind": "message N", "count": 100}]
+    assert page["kinds"] == [{"kind": "kind0", "count": 50}, {"kind": "kind1", "count": 50}]
 
 
 def tasks(*names: str) -> RunFacts:
     return RunFacts(dag_id="d", run_id="r", state="running", tasks={name: {-1: "success"} for name in names})
+
+
+def failed(count: int) -> list[Failure]:
+    return [
+        Failure(
+            table="Object", worker="w", chunk=n, message=f"any words, {n}", kind=(Code.ACCESS, Code.DISK_FULL)[n % 2]
+        )
+        for n in range(count)
+    ]
+
+
+def ended(folder: Folder, failures: list[Failure]) -> tuple[Material, RunFacts]:
+    """A build that has ended with failures, and its report."""
+    report = Report(
+        id="r", kind="build_director_index", status=Status.FAILED, detail="x", source="a", dest="b", total=900, count=0,
+        failed=900, rows=0, started_at=None, updated_at="2999-01-01T00:00:00Z", failed_items=failures[:QUOTED_FAILURES],
+        error_ext=error_map(failures[:QUOTED_FAILURES]),
+    )  # fmt: skip
+    write_report(folder, report.as_dict(), failures)
+    facts = RunFacts(dag_id="d", run_id="r", state="failed", tasks={"plan": {-1: "success"}, "extract": {0: "failed"}})
+    return Material(plan=None, report=folder.read_json(REPORT)), facts
+
+
+@pytest.mark.parametrize("count", [4, 300])
+def test_kinds_are_those_that_were_set(tmp_path: Path, count: int) -> None:
+    folder = Folder.at(str(tmp_path))
+    page = read_failures(folder, *ended(folder, failed(count))).page(Filter(kind="disk_full"), 0, 1_000)
+    assert page["kinds"] == [{"kind": "access", "count": count // 2}, {"kind": "disk_full", "count": count // 2}]
+    assert [row["chunk"] for row in page["rows"]] == list(range(1, count, 2))
+    assert (page["total"], page["rows"][0]["message"]) == (count, "any words, 1")
+
+
+def test_reports_of_earlier_versions_have_no_kinds(tmp_path: Path) -> None:
+    folder = Folder.at(str(tmp_path))
+    material, facts = ended(folder, failed(300))
+    folder.remove(FAILURES)
+    old = read_failures(folder, material, facts).page(Filter(), 0, 10)
+    assert (old["total"], old["kinds"]) == (300, [{"kind": "other", "count": 300}])
+    folder.remove(ERRORS)
+    for failure in material.report["failed_items"] if material.report else ():
+        del failure["kind"]
+    few = read_failures(folder, material, facts).page(Filter(), 0, 10)
+    assert (few["total"], few["kinds"]) == (100, [{"kind": "other", "count": 100}])
 
 
 def test_failed_items_of_windows_that_have_ended(tmp_path: Path) -> None:

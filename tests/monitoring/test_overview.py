@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_reindex.core.failures import Code
 from airflow_reindex.core.heartbeat import LIVE, Beat
 from airflow_reindex.core.report import Failure, Report, Status
 from airflow_reindex.core.staging import Folder
@@ -110,16 +111,17 @@ def test_task_that_died_without_a_word(folder: Folder) -> None:
     (row,) = read_failures(folder, material, facts).page(Filter(), 0, 10)["rows"]
     assert (row["chunk"], row["worker"]) == (3, "w2")
     assert "without a word" in row["message"]
+    assert row["kind"] == "lost_task"
 
 
 def test_failures_are_shown_before_the_report_is_there(folder: Folder) -> None:
     plan_in(folder)
-    failure = Failure(table="Object", worker="w1", chunk=2, message="Table 'x' doesn't exist, errno: 1146")
+    failure = Failure(table="Object", worker="w1", chunk=2, message="arbitrary words", kind=Code.MISSING_TABLE)
     record(folder, "extract", 0, failures=[failure], error="1 of 2 chunks failed")
     facts = run(extract={0: "failed", 1: "running"})
     assert seen(folder, facts)["chunks"]["failed"] == 1
     rows = read_failures(folder, Gatherer(folder).gather(facts), facts).page(Filter(), 0, 10)["rows"]
-    assert [(row["chunk"], row["message"]) for row in rows] == [(2, failure.message)]
+    assert [(row["chunk"], row["message"], row["kind"]) for row in rows] == [(2, failure.message, "missing_table")]
 
 
 @pytest.mark.parametrize(("at", "status"), [("2026-01-01T00:00:05Z", "canceled"), ("2025-12-31T00:00:00Z", "failed")])

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from airflow.sdk._shared.observability.metrics.statsd_logger import SafeStatsdLogger
 
-from airflow_reindex.core.kinds import failure_kind
 from airflow_reindex.core.report import Phase, Report, Status
 from airflow_reindex.operators import metrics
 from tests.operators.meter import metered
@@ -66,28 +65,6 @@ def test_a_backend_that_fails_fails_no_task(caplog: pytest.LogCaptureFixture) ->
     with metered(Broken()):
         emit()
     assert caplog.text.count("metrics were not sent: OSError: no route to host") == 3
-
-
-@pytest.mark.parametrize(
-    ("message", "kind"),
-    [
-        ("Failed to connect to the worker service: error: Can't connect to server, errno: 2002", "connection"),
-        ("Failed to connect to the worker service: error: Access denied for user 'a', errno: 1045", "access"),
-        ("no MySQL connection for worker 'w': add it to 'workers'", "connection"),
-        ("error: Lost connection to server during query, errno: 2013", "connection"),
-        ("error: Table 'sky.Object_1' doesn't exist, errno: 1146", "missing_table"),
-        ("error: Unknown column 'objectId' in 'SELECT', errno: 1054", "bad_data"),
-        ("2 duplicate key(s), such as 1, 2: also in chunk 3", "duplicate_keys"),
-        ("column 'objectId' is NULL in 1 row(s) of 5 read; an index key cannot be NULL", "bad_data"),
-        ("column 'objectId' has 1 value(s) out of range for INT: 4294967296", "bad_data"),
-        ("the task extract[0] ended as 'failed' and left no error: it was killed, or never ran.", "lost_task"),
-        ("/staging has 0.10 GB left, 2.00 GB are needed now", "disk_full"),
-        ("error: The table 'x' is full, errno: 1114", "disk_full"),
-        ("error: Query execution was interrupted, errno: 1317", "other"),
-    ],
-)
-def test_kinds_of_failures(message: str, kind: str) -> None:
-    assert failure_kind(message) == kind
 
 
 def test_the_board_shows_what_there_is() -> None:

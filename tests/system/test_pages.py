@@ -101,7 +101,7 @@ def test_failed_build(
         page.fill("#q", "")
         expect(page.locator("#failures tbody tr")).to_have_count(2)
         group = page.locator("#kinds button")
-        expect(group).to_contain_text(["2 × error: Table"])
+        expect(group).to_contain_text(["2 × missing_table"])
         group.click()
         expect(group).to_have_attribute("aria-pressed", "true")
         expect(page.locator("#failures tbody tr")).to_have_count(2)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from MySQLdb.cursors import SSCursor
 
-from airflow_reindex.core.failures import DataError, RequestError
+from airflow_reindex.core.failures import Code, DataError, RequestError
 from airflow_reindex.director.audit.differences import NO_CHUNK
 from airflow_reindex.director.extract.extractor import Source
 from airflow_reindex.director.model.plan import Plan
@@ -46,7 +46,8 @@ def state_of(connection: Connection, tables: IndexTables) -> IndexState:
     )
     if not found:
         raise RequestError(
-            f"there is no index '{tables.index}' in '{tables.database}': build it first (build_director_index)."
+            f"there is no index '{tables.index}' in '{tables.database}': build it first (build_director_index).",
+            code=Code.MISSING_TABLE,
         )
     return IndexState(str(found[0][0]), int(found[0][1] or 0))
 
@@ -129,7 +130,8 @@ class IndexReader:
         except (OverflowError, TypeError, ValueError) as error:
             raise DataError(
                 f"index '{self._tables.database}.{self._tables.index}' has values that do not fit the catalog's "
-                f"column types ({key.sql}, {sub_chunk.sql}): build it again."
+                f"column types ({key.sql}, {sub_chunk.sql}): build it again.",
+                code=Code.INDEX_DIFFERS,
             ) from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow_reindex.core.failures import detail
+from airflow_reindex.core.failures import Code, Reason, detail
 from airflow_reindex.core.report import QUOTED_FAILURES, Failure, Report, Status, error_map
 from airflow_reindex.core.run_outcome import States, count_states, first_error, lost, phases, plan_holds, unplanned
 from airflow_reindex.core.staging import Folder
@@ -18,7 +18,7 @@ from airflow_reindex.director.model.plan import Plan
 from airflow_reindex.director.model.records import read_groups, read_plan
 from airflow_reindex.director.model.runs import Manifest, accounted, manifests
 from airflow_reindex.director.planning.completeness import unlisted_notes
-from airflow_reindex.director.report import ERRORS
+from airflow_reindex.director.report import ERRORS, FAILURES, write_failures
 
 KIND = "audit_director_index"
 STEPS = ("plan", "extract", "split", "compare")
@@ -54,11 +54,12 @@ def make_report(
     bad = len({failure.chunk for failure in failures})
     audit = folder.read_json(AUDIT)
     moved = present is not None and present.created != audit["index"]["created"]
-    text = _verdict(found, failures, first_error(mine, states, STEPS), moved=moved)
+    why = _verdict(found, failures, first_error(mine, states, STEPS), moved=moved)
     compared = sum(manifest.rows for manifest in staged)
     report = Report(
-        status=Status.FAILED if text else Status.DONE,
-        detail=detail(text),
+        status=Status.FAILED if why else Status.DONE,
+        detail=detail(why.text) if why else "",
+        code=why.code if why else "",
         total=plan.chunks,
         count=plan.chunks - min(bad, plan.chunks),
         failed=min(bad, plan.chunks),
@@ -83,23 +84,23 @@ def make_report(
 
 def write_report(folder: Folder, report: Mapping[str, Any], failures: Sequence[Failure]) -> None:
     """Write the report, beside it all failures if it only quotes them; staged files go when all tasks succeeded."""
-    if len(failures) > QUOTED_FAILURES:
-        folder.write_json(ERRORS, error_map(failures))
+    write_failures(folder, failures)
     folder.write_json(REPORT, report)
     unfinished = any(set(states) - {"success", "skipped"} for states in report["children"].values())
     if not unfinished:
-        drop_staged(folder, keep=(REPORT, ERRORS))
+        drop_staged(folder, keep=(REPORT, ERRORS, FAILURES))
 
 
-def _verdict(found: Differences, failures: Sequence[Failure], error: str, *, moved: bool) -> str:
-    """Why the index is not proven right; empty when it is."""
+def _verdict(found: Differences, failures: Sequence[Failure], error: Reason | None, *, moved: bool) -> Reason | None:
+    """Why the index is not proven right; ``None`` when it is."""
     if moved:
-        return "the index was replaced while it was compared: run the audit again."
+        return Reason(Code.CONFLICT, "the index was replaced while it was compared: run the audit again.")
     totals = {kind: count for kind, count in found.totals().items() if count}
     if totals:
         what = ", ".join(f"{count} {kind}" for kind, count in totals.items())
-        return f"rows of the index differ from the chunk tables: {what}. {error}".strip()
-    return error or (failures[0].message if failures else "")
+        text = f"rows of the index differ from the chunk tables: {what}. {error.text if error else ''}".strip()
+        return Reason(Code.INDEX_DIFFERS, text)
+    return error or (Reason(failures[0].kind, failures[0].message) if failures else None)
 
 
 def _differences(folder: Folder) -> Differences:
@@ -121,7 +122,13 @@ def _failures(
     table = plan.request.director_table
     worker_of = {chunk.chunk: chunk.worker for manifest in staged for chunk in manifest.chunks}
     result = [
-        Failure(table=table, worker=worker_of.get(chunk, NO_WORKER), chunk=chunk, message=detail(message))
+        Failure(
+            table=table,
+            worker=worker_of.get(chunk, NO_WORKER),
+            chunk=chunk,
+            message=detail(message),
+            kind=Code.INDEX_DIFFERS,
+        )
         for chunk, message in found.messages().items()
     ]
     missing = set(unaccounted(read_groups(folder, plan), staged))
@@ -134,6 +141,7 @@ def _failures(
                 worker=chunk.workers[0],
                 chunk=chunk.chunk,
                 message=detail(lost("extract", number, states["extract"].get(number, "none"))),
+                kind=Code.LOST_TASK,
             )
             for chunk in group
             if chunk.chunk in missing - told

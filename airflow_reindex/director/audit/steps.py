@@ -13,7 +13,7 @@ import numpy as np
 from airflow_reindex.core.memory import rows_that_fit
 from airflow_reindex.core.progress import Progress
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.task_records import TASKS, recorded
+from airflow_reindex.core.task_records import TASKS
 from airflow_reindex.director.audit import ledger
 from airflow_reindex.director.audit.comparison import Comparison
 from airflow_reindex.director.audit.differences import SURPLUS, Differences
@@ -22,8 +22,8 @@ from airflow_reindex.director.audit.ledger import Ledger, Scope
 from airflow_reindex.director.audit.request import AuditRequest
 from airflow_reindex.director.coordination.throttle import Watch
 from airflow_reindex.director.extract import run_buffer
-from airflow_reindex.director.extract.extractor import Outcome, missing_chunks
-from airflow_reindex.director.extract.task import Extraction
+from airflow_reindex.director.extract.extractor import Outcome
+from airflow_reindex.director.extract.task import Extraction, missing_chunks
 from airflow_reindex.director.load import merge
 from airflow_reindex.director.load.merge import Merger
 from airflow_reindex.director.model.catalog import DirectorTable
@@ -34,6 +34,7 @@ from airflow_reindex.director.model.records import (
     read_groups,
     read_source,
     read_split,
+    recorded,
     write_plan,
     write_split,
 )

@@ -13,7 +13,7 @@ import numpy as np
 from MySQLdb.constants import CR, FIELD_TYPE
 from MySQLdb.cursors import SSCursor
 
-from airflow_reindex.core.failures import DataError, ReindexError, TransientError, detail
+from airflow_reindex.core.failures import Code, DataError, Reason, ReindexError, TransientError, detail
 from airflow_reindex.core.progress import Progress
 from airflow_reindex.core.report import Failure
 from airflow_reindex.director.coordination.throttle import Pace, Watch
@@ -25,9 +25,9 @@ from airflow_reindex.director.mysql.binary_protocol import SurpriseError, Wire, 
 from airflow_reindex.director.mysql.client import (
     Connect,
     Connection,
-    describe,
     hang_up,
     is_transient,
+    mysql_reason,
     prepare,
     snapshot,
 )
@@ -117,7 +117,7 @@ class Extractor:
         self._plan, self._connects, self._buffer = plan, connects, buffer
         self._watch, self._pace, self._admit = watch, Pace(watch), admit
         self._open: dict[str, Source] = {}
-        self._down: dict[str, str] = {}
+        self._down: dict[str, Reason] = {}
         self.outcome = Outcome()
 
     def run(self, chunks: Sequence[PlannedChunk]) -> Outcome:
@@ -151,11 +151,16 @@ class Extractor:
                     raise
                 self._buffer.drop_chunk()
                 transient |= is_transient(error)
-                message = detail(self._down.get(worker) or describe(error))
-                failures.append(
-                    Failure(table=self._plan.request.director_table, worker=worker, chunk=chunk.chunk, message=message)
+                reason = self._down.get(worker) or mysql_reason(error)
+                failure = Failure(
+                    table=self._plan.request.director_table,
+                    worker=worker,
+                    chunk=chunk.chunk,
+                    message=detail(reason.text),
+                    kind=reason.code,
                 )
-                log.warning("chunk %s of worker %s: %s", chunk.chunk, worker, message)
+                failures.append(failure)
+                log.warning("chunk %s of worker %s: %s", chunk.chunk, worker, failure.message)
             else:
                 self.outcome.chunks += 1
                 self.outcome.rows += rows
@@ -219,12 +224,13 @@ class Extractor:
 
     def _source(self, worker: str, *, fast: bool = True) -> Source:
         if worker in self._down:
-            raise TransientError(self._down[worker])
+            raise TransientError(self._down[worker].text, code=self._down[worker].code)
         if worker not in self._open:
             connect = self._connects.get(worker)
             if connect is None:
                 raise DataError(
-                    f"no MySQL connection for worker '{worker}': add it to 'workers' in the qserv connection's extra"
+                    f"no MySQL connection for worker '{worker}': add it to 'workers' in the qserv connection's extra",
+                    code=Code.CONNECTION,
                 )
             # One connection at a time: a task that waits for a worker must not block another one.
             for other in list(self._open):
@@ -235,7 +241,9 @@ class Extractor:
                 present_figures(source.connection)
             except MySQLdb.Error as error:
                 # Tried once per task: each further chunk would wait for the same timeout.
-                self._down[worker] = f"Failed to connect to the worker service: {describe(error)}"
+                reason = mysql_reason(error)
+                code = Code.CONNECTION if reason.code is Code.OTHER else reason.code
+                self._down[worker] = Reason(code, f"Failed to connect to the worker service: {reason.text}")
                 raise
         return self._open[worker]
 
@@ -296,17 +304,12 @@ def incomplete(found: Sequence[tuple[int, int]]) -> ReindexError:
     read, counted = found[-1]
     text = f"{read:,} rows were read, the table has {counted:,}"
     if len(set(found)) > 1:
-        return TransientError(f"{text}: it changes while it is read")
+        return TransientError(f"{text}: it changes while it is read", code=Code.INCOMPLETE_READ)
     return DataError(
         f"{text}: it is damaged (CHECK TABLE tells, REPAIR TABLE mends it), or something between here and the server "
-        "cuts results, such as a proxy's limit of rows"
+        "cuts results, such as a proxy's limit of rows",
+        code=Code.INCOMPLETE_READ,
     )
-
-
-def missing_chunks(group: Sequence[PlannedChunk], staged: Sequence[Manifest]) -> list[PlannedChunk]:
-    """The chunks of a mapped task that are not staged yet, according to the manifests that count."""
-    there = {chunk.chunk for manifest in staged for chunk in manifest.chunks}
-    return [chunk for chunk in group if chunk.chunk not in there]
 
 
 def unaccounted(groups: Iterable[Sequence[PlannedChunk]], staged: Sequence[Manifest]) -> list[int]:

@@ -11,11 +11,11 @@ import MySQLdb
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.coordination.scheduler import Turns, next_group
 from airflow_reindex.director.coordination.throttle import LOOK_SECONDS, Desk, Watch
-from airflow_reindex.director.extract.extractor import Extractor, Outcome, missing_chunks
+from airflow_reindex.director.extract.extractor import Extractor, Outcome
 from airflow_reindex.director.extract.run_buffer import RunBuffer
 from airflow_reindex.director.model.plan import Plan, PlannedChunk
 from airflow_reindex.director.model.records import read_group
-from airflow_reindex.director.model.runs import RUNS, accounted, group_of, manifests
+from airflow_reindex.director.model.runs import RUNS, Manifest, accounted, group_of, manifests
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.mysql.client import session
 
@@ -89,3 +89,9 @@ class Extraction:
         names = (f"{RUNS}/{name}" for name in self._folder.names(RUNS) if name.endswith(".json"))
         begun = {group_of(name) for name in names if name not in self._plan.adopted}
         return set(range(len(self._plan.first_workers))) - begun - self._helped
+
+
+def missing_chunks(group: Sequence[PlannedChunk], staged: Sequence[Manifest]) -> list[PlannedChunk]:
+    """The chunks of a mapped task that are not staged yet, according to the manifests that count."""
+    there = {chunk.chunk for manifest in staged for chunk in manifest.chunks}
+    return [chunk for chunk in group if chunk.chunk not in there]

@@ -12,7 +12,7 @@ from types import TracebackType
 
 import MySQLdb
 
-from airflow_reindex.core.failures import DataError
+from airflow_reindex.core.failures import Code, DataError
 from airflow_reindex.core.progress import Progress
 from airflow_reindex.director.coordination.claim import fence, lost
 from airflow_reindex.director.coordination.throttle import LOOK_SECONDS, Desk, Pace, Watch
@@ -196,7 +196,8 @@ class RangeLoader:
             if known is not None and known != total:
                 raise DataError(
                     f"slice {first.slice} of range {key_range} was loaded with {known.rows} rows, but the staged runs "
-                    f"now give {total.rows}: the staging folder was changed. Clear this run from its task 'plan' on."
+                    f"now give {total.rows}: the staging folder was changed. Clear this run from its task 'plan' on.",
+                    code=Code.STALE_PLAN,
                 )
             return 0, total.rows
         self._room.ensure(first.checksum.rows)
@@ -243,7 +244,8 @@ class RangeLoader:
                 if affected != text.checksum.rows:
                     raise DataError(
                         f"the server took {affected} of {text.checksum.rows} rows of slice {number} of range "
-                        f"{key_range}; the slice was rolled back"
+                        f"{key_range}; the slice was rolled back",
+                        code=Code.SERVER_WARNING,
                     )
                 total += text.checksum
                 # The server closes the session of a transaction that idles for long.

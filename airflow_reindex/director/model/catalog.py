@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from airflow_reindex.core.failures import RequestError
+from airflow_reindex.core.failures import Code, RequestError
 from airflow_reindex.director.model.inventory import Inventory
 from airflow_reindex.director.model.request import BuildRequest
 from airflow_reindex.director.mysql.client import Connection, query, query_whole
@@ -50,7 +50,9 @@ def director_tables(connection: Connection, schema: str, database: str) -> list[
         (database,),
     )
     if not rows:
-        raise RequestError(f"the database '{database}' has no published director table in '{schema}'.")
+        raise RequestError(
+            f"the database '{database}' has no published director table in '{schema}'.", code=Code.UNKNOWN_TABLE
+        )
     return sorted(str(name) for (name,) in rows)
 
 
@@ -63,7 +65,10 @@ def from_replication(connection: Connection, schema: str, request: BuildRequest)
     database, table = request.database, request.director_table
     where = (database, table)
     if not _matching(query(connection, f"SELECT `database` FROM {quote(schema, 'config_database')}"), database):  # noqa: S608 - names are quoted
-        raise RequestError(f"no such database '{database}' in the replication system's configuration ('{schema}').")
+        raise RequestError(
+            f"no such database '{database}' in the replication system's configuration ('{schema}').",
+            code=Code.UNKNOWN_DATABASE,
+        )
     rows = query(
         connection,
         "SELECT `table`, is_partitioned, director_table, director_key, unique_primary_key, is_published "  # noqa: S608 - names are quoted
@@ -71,15 +76,23 @@ def from_replication(connection: Connection, schema: str, request: BuildRequest)
         where,
     )
     if not rows:
-        raise RequestError(f"no such table '{table}' found in the database '{database}'.")
+        raise RequestError(f"no such table '{table}' found in the database '{database}'.", code=Code.UNKNOWN_TABLE)
     _, partitioned, parent, configured_key, unique, published = rows[0]
     if not partitioned or parent:
-        raise RequestError(f"table '{table}' is not configured as a director table in database '{database}'")
+        raise RequestError(
+            f"table '{table}' is not configured as a director table in database '{database}'",
+            code=Code.NOT_DIRECTOR_TABLE,
+        )
     if not published:
-        raise RequestError(f"the director table '{table}' of the database '{database}' is not published.")
+        raise RequestError(
+            f"the director table '{table}' of the database '{database}' is not published.", code=Code.UNPUBLISHED_TABLE
+        )
     key = request.director_key or configured_key
     if not key:
-        raise RequestError(f"director table has not been properly configured in database '{database}': no director key")
+        raise RequestError(
+            f"director table has not been properly configured in database '{database}': no director key",
+            code=Code.NO_DIRECTOR_KEY,
+        )
     types = dict(
         query(
             connection,
@@ -89,7 +102,9 @@ def from_replication(connection: Connection, schema: str, request: BuildRequest)
         )
     )
     if not types:
-        raise RequestError(f"no schema found for director table '{table}' of database '{database}'")
+        raise RequestError(
+            f"no schema found for director table '{table}' of database '{database}'", code=Code.NO_SCHEMA
+        )
     return DirectorTable(
         *_columns(types, str(key), request),
         unique=bool(unique) if request.unique_primary_key is None else request.unique_primary_key,
@@ -113,7 +128,8 @@ def from_scan(inventories: Inventory, columns: Mapping[str, str], request: Build
     if not placement:
         raise RequestError(
             f"no such table '{request.director_table}' found in the database '{request.database}': no worker has a "
-            f"chunk table '{request.director_table}_<chunk>', or the account may not read it (GRANT SELECT)."
+            f"chunk table '{request.director_table}_<chunk>', or the account may not read it (GRANT SELECT).",
+            code=Code.UNKNOWN_TABLE,
         )
     empty = sorted(worker for worker, chunks in inventories.items() if not chunks)
     return DirectorTable(
@@ -159,7 +175,8 @@ def _columns(types: Mapping[str, str], key: str, request: BuildRequest) -> tuple
         missing = key if key.lower() not in by_name else SUB_CHUNK_COLUMN
         raise RequestError(
             "column definitions for the director key or sub-chunk identifier columns are missing in the director "
-            f"table schema for table '{request.director_table}' of database '{request.database}': '{missing}'"
+            f"table schema for table '{request.director_table}' of database '{request.database}': '{missing}'",
+            code=Code.MISSING_COLUMN,
         )
     name, kind = by_name[key.lower()]
     check_identifier(name, "director key")

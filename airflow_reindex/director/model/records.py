@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import BinaryIO
 
 import pyarrow.parquet as pq
 
-from airflow_reindex.core.failures import ReindexError
+from airflow_reindex.core import task_records
+from airflow_reindex.core.failures import Code, ReindexError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import PLAN, plan_value
 from airflow_reindex.director.model.plan import Plan, PlannedChunk, group_as_list, group_from_list
 from airflow_reindex.director.model.split import Source, Split
+from airflow_reindex.director.mysql.client import mysql_reason
 
 SPLIT = "split.json"
 FILES = "files.parquet"
+#: Records a task of a build or an audit: what MySQL says is described by its number and text, without a traceback.
+recorded = partial(task_records.recorded, explain=mysql_reason)
 
 
 def write_plan(folder: Folder, plan: Plan) -> None:
@@ -52,14 +57,18 @@ def read_group(folder: Folder, plan: Plan, number: int) -> tuple[PlannedChunk, .
         for position, line in enumerate(stream):
             if position == number:
                 return group_from_list(json.loads(line))
-    raise ReindexError(f"the plan in {folder.url} has no group {number}: clear this run from its task 'plan' on.")
+    raise ReindexError(
+        f"the plan in {folder.url} has no group {number}: clear this run from its task 'plan' on.", code=Code.STALE_PLAN
+    )
 
 
 def _opened(folder: Folder, name: str) -> BinaryIO:
     try:
         return folder.open(name)
     except FileNotFoundError as error:
-        raise ReindexError(f"{name} is gone from {folder.url}: clear this run from its task 'plan' on.") from error
+        raise ReindexError(
+            f"{name} is gone from {folder.url}: clear this run from its task 'plan' on.", code=Code.STALE_PLAN
+        ) from error
 
 
 def write_split(folder: Folder, split: Split, source: Source) -> None:
@@ -77,7 +86,9 @@ def read_split(folder: Folder) -> Split:
     """
     value = folder.read_json(SPLIT)
     if value is None:
-        raise ReindexError(f"there is no split in {folder.url}: clear this run from its task 'split' on.")
+        raise ReindexError(
+            f"there is no split in {folder.url}: clear this run from its task 'split' on.", code=Code.STALE_PLAN
+        )
     return Split.from_dict(value)
 
 

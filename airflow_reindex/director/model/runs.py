@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from airflow_reindex.core.failures import ReindexError
+from airflow_reindex.core.failures import Code, ReindexError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.mysql.types import Checksum, Rows
 
@@ -251,7 +251,9 @@ def named(folder: Folder, names: Mapping[str, Iterable[int]]) -> list[Manifest]:
     for name, dropped in names.items():
         value = folder.read_json(name)
         if value is None:
-            raise ReindexError(f"{name} is gone from {folder.url}: clear this run from its task 'plan' on.")
+            raise ReindexError(
+                f"{name} is gone from {folder.url}: clear this run from its task 'plan' on.", code=Code.STALE_PLAN
+            )
         manifest = Manifest.from_dict(name, value)
         result.append(manifest.without(dropped) if dropped else manifest)
     return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from airflow_reindex.core.failures import RequestError
+from airflow_reindex.core.failures import Code, RequestError
 from airflow_reindex.director.model.plan import Plan
 from airflow_reindex.director.mysql.client import DATABASE_EXISTS, Connection, code_of, execute, query
 from airflow_reindex.director.mysql.identifiers import quote
@@ -68,7 +68,8 @@ def ensure_work_database(connection: Connection, name: str) -> bool:
             raise RequestError(
                 f"the working database '{name}' does not exist and this account may not create it: as an "
                 f"administrator run CREATE DATABASE {quote(name)} and grant SELECT, INSERT, UPDATE, DELETE, CREATE, "
-                "DROP, ALTER on it."
+                "DROP, ALTER on it.",
+                code=Code.ACCESS,
             ) from error
         raise
     return True

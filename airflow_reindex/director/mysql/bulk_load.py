@@ -15,14 +15,12 @@ import MySQLdb
 import pyarrow as pa
 from pyarrow import csv
 
-from airflow_reindex.core.failures import RequestError, SpaceError, TransientError
+from airflow_reindex.core.failures import Code, RequestError, SpaceError, TransientError
 from airflow_reindex.core.staging import RESERVE_BYTES, DiskFullError, full_message, told_when_full
-from airflow_reindex.director.mysql.client import Connection, code_of, describe, execute
+from airflow_reindex.director.mysql.client import Connection, code_of, execute, mysql_reason
 from airflow_reindex.director.mysql.identifiers import quote
 from airflow_reindex.director.mysql.types import Rows
 
-#: The server's error numbers for a full disk, table or tablespace.
-DISK_FULL = frozenset({28, 1021, 1114, 135, 136})
 #: Bytes that a row takes as text at most: three numbers of 64, 31 and 64 bits, and the separators.
 TEXT_BYTES = 55
 
@@ -133,7 +131,8 @@ def explain_load_error(error: MySQLdb.Error, *, local: bool) -> RequestError | N
     :param local: whether LOAD DATA LOCAL was used.
     :returns: the error to raise; ``None`` when the cause is neither a setting nor disk space.
     """
-    code, text = code_of(error), describe(error)
+    code, reason = code_of(error), mysql_reason(error)
+    text = reason.text
     if local and code in (1148, 3948, 4166, 2068):
         return RequestError(
             f"LOAD DATA LOCAL INFILE is switched off: set local_infile=1 on the czar's server, or use local=0 ({text})"
@@ -141,16 +140,18 @@ def explain_load_error(error: MySQLdb.Error, *, local: bool) -> RequestError | N
     if not local and code == 1045:
         return RequestError(
             f"the account lacks the FILE privilege that LOAD DATA INFILE needs: GRANT FILE ON *.*, or use "
-            f"local=1 ({text})"
+            f"local=1 ({text})",
+            code=Code.ACCESS,
         )
     if not local and code == 1290:
         return RequestError(
             "the server's secure_file_priv does not allow 'server_staging_dir' of the qserv connection: set one to the "
             f"other, or use local=1 ({text})"
         )
-    # For a temporary file, such as the binary log's cache, the server reports the system's error.
-    if code in DISK_FULL or "Errcode: 28 " in text:
-        return RequestError(f"the czar's server has no room left: make some, then clear the failed tasks ({text})")
+    if reason.code is Code.DISK_FULL:
+        return RequestError(
+            f"the czar's server has no room left: make some, then clear the failed tasks ({text})", code=Code.DISK_FULL
+        )
     if not local and code in (2, 13, 29):
         return RequestError(
             "the MySQL server cannot read the file: 'staging_dir' (as tasks see it) and 'server_staging_dir' (as the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import MySQLdb
 
-from airflow_reindex.core.failures import DataError, ReindexError, TransientError
+from airflow_reindex.core.failures import Code, DataError, Reason, ReindexError, TransientError, reason_of
 from airflow_reindex.director.mysql.session_settings import (
     IDLE_SECONDS,
     TRANSACTION_IDLE_SECONDS,
@@ -34,6 +35,18 @@ DUPLICATE_KEY = 1062
 TABLE_EXISTS = 1050
 DATABASE_EXISTS = 1007
 UNKNOWN_VARIABLE = 1193
+#: What errors of servers are about, by their numbers.
+_CODES = {
+    DUPLICATE_KEY: Code.DUPLICATE_KEYS,
+    **dict.fromkeys((1049, NO_SUCH_TABLE, 1932), Code.MISSING_TABLE),
+    **dict.fromkeys((1044, 1045, 1142, 1143, 1227, 1698), Code.ACCESS),
+    **dict.fromkeys((28, 135, 136, 1021, 1114), Code.DISK_FULL),
+    **dict.fromkeys((0, 1040, 1053, 1152, 1159, 1161, 1203, 1927), Code.CONNECTION),
+    1054: Code.BAD_DATA,
+    **dict.fromkeys((LOCK_WAIT, 1213), Code.BUSY),
+}
+#: Of a temporary file, such as the binary log's cache, the server gives the system's error in its text alone.
+_SYSTEM_FULL = re.compile(r"\b(Errcode:|Got error) 28\b")
 
 
 _TIMEVAL = struct.Struct("@ll")
@@ -103,6 +116,21 @@ def describe(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def mysql_reason(error: BaseException) -> Reason:
+    """
+    Find the reason for an error, MySQL's included.
+
+    :param error: the exception; one of the driver's without a number is a mistake of the program.
+    """
+    if not (isinstance(error, MySQLdb.Error) and error.args and isinstance(error.args[0], int)):
+        return reason_of(error)
+    number, text = code_of(error), describe(error)
+    if 2000 <= number < 2100:
+        return Reason(Code.CONNECTION, text)
+    code = Code.DISK_FULL if _SYSTEM_FULL.search(text) else Code.OTHER
+    return Reason(_CODES.get(number, code), text)
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether a retry may help: for lost or refused connections, busy servers, deadlocks and timeouts."""
     if isinstance(error, ReindexError):
@@ -143,7 +171,8 @@ def query_whole(connection: Connection, sql: str, count: str, args: Sequence[obj
             return rows
     raise DataError(
         f"{len(rows):,} rows came of {counted:,} that the server counts: something between here and the server cuts "
-        f"results, such as a proxy's limit of rows ({sql})"
+        f"results, such as a proxy's limit of rows ({sql})",
+        code=Code.INCOMPLETE_READ,
     )
 
 
@@ -160,7 +189,10 @@ def execute(connection: Connection, sql: str, args: Sequence[object] = ()) -> in
     if warnings:
         shown = query(connection, "SHOW WARNINGS LIMIT 1")
         first = ",".join(str(part) for part in shown[0]) if shown else "not shown by the server"
-        raise DataError(f"total number of problems: {warnings}, first problem (Level,Code,Message) was: {first}")
+        raise DataError(
+            f"total number of problems: {warnings}, first problem (Level,Code,Message) was: {first}",
+            code=Code.SERVER_WARNING,
+        )
     return affected
 
 

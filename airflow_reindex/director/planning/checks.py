@@ -9,7 +9,7 @@ from uuid import uuid4
 import MySQLdb
 import numpy as np
 
-from airflow_reindex.core.failures import RequestError
+from airflow_reindex.core.failures import Code, RequestError
 from airflow_reindex.core.progress import duration
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.coordination.claim import drop
@@ -57,7 +57,8 @@ def check_privileges(connection: Connection, tables: IndexTables) -> None:
         if missing:
             raise RequestError(
                 f"the account of the qserv connection lacks {', '.join(missing)} on database '{database}': as an "
-                f"administrator run GRANT {', '.join(wanted)} ON {quote(database)}.* TO <account>."
+                f"administrator run GRANT {', '.join(wanted)} ON {quote(database)}.* TO <account>.",
+                code=Code.ACCESS,
             )
 
 
@@ -111,7 +112,8 @@ def estimate(rows: int, tasks: int, folder: Folder) -> dict[str, object]:
     if free is not None and need > free:
         raise RequestError(
             f"the staging folder {folder.url} has {free / 1e9:.1f} GB left, but about {need / 1e9:.1f} GB are needed "
-            f"for {rows:,} rows: make room, or set [reindex] staging_url to a larger disk."
+            f"for {rows:,} rows: make room, or set [reindex] staging_url to a larger disk.",
+            code=Code.DISK_FULL,
         )
     # Two connections of each kind, on machines like the measured one.
     seconds = 1e-6 * rows * (FAST.read_server + FAST.read_client + FAST.load_many + FAST.verify) / 2

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import MySQLdb
 
-from airflow_reindex.core.failures import RequestError, TransientError
+from airflow_reindex.core.failures import Code, RequestError, TransientError
 from airflow_reindex.director.model.catalog import DirectorTable
 from airflow_reindex.director.model.inventory import Inventory
 from airflow_reindex.director.model.request import BuildRequest
@@ -103,7 +103,8 @@ def _check_empty(
     if silent:
         raise TransientError(
             f"{where}, and worker '{silent[0]}', which may have some of {name}, does not answer: start it, or remove "
-            "it from 'workers' in the qserv connection's extra if it is gone for good."
+            "it from 'workers' in the qserv connection's extra if it is gone for good.",
+            code=Code.CONNECTION,
         )
     if strangers:
         raise RequestError(

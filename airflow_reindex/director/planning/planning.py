@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from airflow_reindex.core.claims import Contender, Owner
-from airflow_reindex.core.failures import ConflictError, RequestError, SpaceError, TransientError
+from airflow_reindex.core.failures import Code, ConflictError, RequestError, SpaceError, TransientError
 from airflow_reindex.core.memory import rows_that_fit
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import REPORT, TASKS, drop_staged, is_run_folder, now
@@ -116,7 +116,7 @@ def _czar_room(czar: Connection, servers: Servers, rows: int) -> int | None:
     try:
         room.ensure(rows)
     except SpaceError as error:
-        raise RequestError(f"the index would not fit: {error}") from error
+        raise RequestError(f"the index would not fit: {error}", code=error.code) from error
     return free
 
 
@@ -149,7 +149,8 @@ def _inventories(
         if scan:
             raise TransientError(
                 f"worker '{worker}' does not answer, and with catalog=scan nobody else knows its chunks: "
-                f"{describe(error)}"
+                f"{describe(error)}",
+                code=Code.CONNECTION,
             ) from error
         log.warning(
             "worker %s does not answer, its chunks are read elsewhere where possible: %s", worker, describe(error)

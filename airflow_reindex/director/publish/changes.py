@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_reindex.core.failures import DataError
+from airflow_reindex.core.failures import Code, DataError
 from airflow_reindex.core.report import QUOTED_FAILURES
 from airflow_reindex.director.model.inventory import cannot_tell, count_rows, describe_change, inventories
 from airflow_reindex.director.model.plan import Plan
@@ -104,11 +104,13 @@ def refuse_changes(changes: Changes) -> None:
     if changes.chunks:
         raise DataError(
             f"{changes.text}. Nothing was published (changed_chunks=fail): trigger a new run, which reads the changed "
-            "chunks again, or use changed_chunks=reread."
+            "chunks again, or use changed_chunks=reread.",
+            code=Code.CHANGED_CHUNKS,
         )
     if changes.silent:
         worker, text = next(iter(changes.silent.items()))
         raise DataError(
             f"worker '{worker}' does not tell whether its chunk tables have changed since they were read "
-            f"(changed_chunks=fail): {text}. Clear 'publish' when it answers."
+            f"(changed_chunks=fail): {text}. Clear 'publish' when it answers.",
+            code=Code.CONNECTION,
         )

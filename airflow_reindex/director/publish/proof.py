@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from airflow_reindex.core.failures import TransientError
+from airflow_reindex.core.failures import Code, TransientError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.coordination.throttle import Watch
 from airflow_reindex.director.load.loader import markers
@@ -62,7 +62,10 @@ class Proof:
             if not changes.chunks:
                 self._tell(Changes(tuple(change for _, change in sorted(reread.items())), {}, changes.untold))
                 return rows
-        raise TransientError(f"{changes.text}; they kept changing while they were read again. Nothing was published.")
+        raise TransientError(
+            f"{changes.text}; they kept changing while they were read again. Nothing was published.",
+            code=Code.CHANGED_CHUNKS,
+        )
 
     def _look(self, staged: list[Manifest]) -> Changes:
         changes = find_changes(self._servers, self._plan, staged)
@@ -71,7 +74,8 @@ class Proof:
         elif changes.silent:
             worker, text = next(iter(changes.silent.items()))
             raise TransientError(
-                f"worker '{worker}' does not tell whether its chunk tables have changed since they were read: {text}"
+                f"worker '{worker}' does not tell whether its chunk tables have changed since they were read: {text}",
+                code=Code.CONNECTION,
             )
         return changes
 

@@ -12,7 +12,7 @@ from operator import add
 
 import MySQLdb
 
-from airflow_reindex.core.failures import ConflictError, DataError, TransientError
+from airflow_reindex.core.failures import Code, ConflictError, DataError, TransientError
 from airflow_reindex.core.progress import Progress
 from airflow_reindex.director.coordination.claim import drop, lost
 from airflow_reindex.director.coordination.throttle import Pace, Watch
@@ -99,7 +99,8 @@ def verify(
         raise DataError(
             f"{extracted.rows} rows were extracted, but {total.rows} were loaded (or their contents differ): load "
             "tasks are missing or the staging folder was changed. Clear the failed load tasks, or this run from "
-            "its task 'plan' on."
+            "its task 'plan' on.",
+            code=Code.INDEX_DIFFERS,
         )
     progress = Progress(log.info, "verify", total.rows)
 
@@ -115,7 +116,8 @@ def verify(
                 if found != expected:
                     raise DataError(
                         f"{key_range.label}: {expected.rows} rows were loaded, but {found.rows} are in the shadow "
-                        "table (or their contents differ). Clear this run from its task 'plan' on."
+                        "table (or their contents differ). Clear this run from its task 'plan' on.",
+                        code=Code.INDEX_DIFFERS,
                     )
                 progress.add(found.rows)
                 pace.add(found.rows)

@@ -10,7 +10,7 @@ from pathlib import Path
 import MySQLdb
 import numpy as np
 
-from airflow_reindex.core.failures import DataError, TransientError
+from airflow_reindex.core.failures import Code, DataError, TransientError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.coordination.claim import fence
 from airflow_reindex.director.coordination.throttle import Pace, Watch
@@ -76,7 +76,8 @@ class Rereader:
         present = self._read([PlannedChunk(c.chunk, (c.worker,), 0, {}) for c in changes.chunks])
         if not self._split.ranges and any(manifest.rows for manifest in present):
             raise DataError(
-                "a catalog that was empty when it was planned has rows now: clear this run from its task 'plan' on."
+                "a catalog that was empty when it was planned has rows now: clear this run from its task 'plan' on.",
+                code=Code.STALE_PLAN,
             )
         rows = 0
         slices = self._slices([*former, *present], chunks)
@@ -94,7 +95,8 @@ class Rereader:
         if outcome.failures:
             first = outcome.failures[0]
             text = f"chunk {first.chunk} of worker '{first.worker}', which has changed, was not read: {first.message}"
-            raise TransientError(text) if outcome.transient else DataError(text)
+            kind = TransientError if outcome.transient else DataError
+            raise kind(text, code=first.kind)
         return [manifest for manifest in manifests(self._folder, REREAD_GROUP) if manifest.name not in earlier]
 
     def _slices(self, concerned: Iterable[Manifest], chunks: set[int]) -> list[tuple[int, int]]:
@@ -139,7 +141,8 @@ class Rereader:
         except MySQLdb.Error as error:
             if code_of(error) == DUPLICATE_KEY:
                 raise DataError(
-                    f"a chunk that was read again has a key that another row has: {error.args[1]}"
+                    f"a chunk that was read again has a key that another row has: {error.args[1]}",
+                    code=Code.DUPLICATE_KEYS,
                 ) from error
             raise
         finally:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_reindex.core.failures import ReindexError, RequestError
+from airflow_reindex.core.failures import Code, Reason, ReindexError, RequestError
 from airflow_reindex.core.params import flag
 from airflow_reindex.director.model.request import BuildRequest
 
@@ -241,13 +241,13 @@ def begun(call: IndexCall, run_id: str, dag_id: str) -> dict[str, Any]:
 
 
 def answer(
-    call: IndexCall, status: str, detail: str, failed: Mapping[str, Mapping[str, Mapping[str, str]]], *, flat: bool
+    call: IndexCall, status: str, why: Reason, failed: Mapping[str, Mapping[str, Mapping[str, str]]], *, flat: bool
 ) -> dict[str, Any]:
     """
     The answer to a request whose build has ended.
 
     :param status: the run's status.
-    :param detail: why it is not done.
+    :param why: why it is not done.
     :param failed: all failures, as ``{table: {worker: {chunk: error}}}``.
     :param flat: omit the tables in ``error_ext``, as the service does since version 21.
     """
@@ -255,31 +255,35 @@ def answer(
         built = "dry_run was not heeded by the DAG: the index was built" if call.dry_run else ""
         return envelope(warning=_joined(call.warning, built))
     if status == "pending" and call.dry_run:
-        return envelope(warning=_joined(call.warning, f"{NOT_BUILT} ({detail})" if detail else NOT_BUILT))
+        return envelope(warning=_joined(call.warning, f"{NOT_BUILT} ({why.text})" if why.text else NOT_BUILT))
     if status == "refused":
-        return envelope(_refusal(detail, call.conf), warning=call.warning)
+        return envelope(_refusal(why, call.conf), warning=call.warning)
     ext: Mapping[str, Any] = failed
     if flat:
         ext = {worker: chunks for workers in failed.values() for worker, chunks in workers.items()}
     error = "index creation failed"
     # Without a map there would be no reason at all.
-    return envelope(error if ext else f"{error}: {detail}", ext, call.warning)
+    return envelope(error if ext else f"{error}: {why.text}", ext, call.warning)
 
 
-def _refusal(detail: str, conf: Mapping[str, Any]) -> str:
+def _refusal(why: Reason, conf: Mapping[str, Any]) -> str:
     """The service's own wording for what the plan refuses."""
     database, table = conf["database"], conf["director_table"]
-    if detail.startswith("no such database"):
-        return f"operation failed due to: CONFIG  _databaseInfo no such database '{database}'."
-    if detail.startswith("no such table"):
-        return (
-            f"operation failed due to: DatabaseInfo::findTable no such table '{table}' found in the database "
-            f"'{database}'."
-        )
-    if detail.startswith("the director table") and "is not published" in detail:
-        # The leading blank is the service's.
-        return f" the director table '{table}' of the database '{database}' is not published."
-    if detail.startswith("director table has not been properly configured"):
-        return f"director table has not been properly configured in database '{database}'"
-    verbatim = (f"table '{table}' is not configured", "no schema found for", "column definitions for the director key")
-    return detail if detail.startswith(verbatim) else f"operation failed due to: {detail}"
+    match why.code:
+        case Code.UNKNOWN_DATABASE:
+            return f"operation failed due to: CONFIG  _databaseInfo no such database '{database}'."
+        case Code.UNKNOWN_TABLE:
+            return (
+                f"operation failed due to: DatabaseInfo::findTable no such table '{table}' found in the database "
+                f"'{database}'."
+            )
+        case Code.UNPUBLISHED_TABLE:
+            # The blank is the service's.
+            return f" the director table '{table}' of the database '{database}' is not published."
+        case Code.NO_DIRECTOR_KEY:
+            return f"director table has not been properly configured in database '{database}'"
+        case Code.NOT_DIRECTOR_TABLE | Code.NO_SCHEMA | Code.MISSING_COLUMN:
+            # The plan says it in the service's words.
+            return why.text
+        case _:
+            return f"operation failed due to: {why.text}"

@@ -207,7 +207,7 @@ def _judge(
             else:
                 continue
             if contender.must_respect(claim.owner, claim.silent):
-                raise ConflictError(f"{what} {claim.owner}. {contender.advice(claim.silent)}")
+                raise ConflictError(f"{what} {claim.owner}. {contender.advice(claim.silent)}", holder=str(claim.owner))
         return former
 
     return judge
@@ -223,15 +223,15 @@ def _take(
         dest=plan.dest.collection_id, source=plan.source.collection_id, token=uuid4().hex[:16], owner=contender.owner
     )
     store.prepare()
-    said = ""
+    said: str | None = None
     while True:
         try:
             former = store.take(claim, judge)
         except ConflictError as error:
             if not plan.request.wait_on_conflict:
                 raise
-            if str(error).partition(" Last sign")[0] != said:
-                said = str(error).partition(" Last sign")[0]
+            if error.holder != said:
+                said = error.holder
                 log.info("waiting: %s", error)
             time.sleep(WAIT_SECONDS)
             continue

@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
-from airflow_reindex.core.failures import DataError, RequestError, TransientError
+from airflow_reindex.core.failures import Code, DataError, RequestError, TransientError
 from airflow_reindex.vectors.model.collection import Vectors
 from airflow_reindex.vectors.model.embedding_model import ModelSpec, SuspectError
 
@@ -193,7 +193,9 @@ class HttpModel:
             ) from None
         if isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
             raise _AgainError(SuspectError(f"{self._where(url)} dropped the connection: {reason}.")) from None
-        raise _AgainError(TransientError(f"{self._where(url)} cannot be reached: {reason}.")) from None
+        raise _AgainError(
+            TransientError(f"{self._where(url)} cannot be reached: {reason}.", code=Code.CONNECTION)
+        ) from None
 
     def _refused(self, url: str, response: httpx.Response) -> NoReturn:
         status = response.status_code
@@ -213,7 +215,7 @@ class HttpModel:
         if 300 <= status < 400:
             target = self._hide(_public(response.headers.get("Location", "nowhere")))
             message = f"{self._where(url)} redirects to {target}, which is not followed: set the final URL."
-        raise RequestError(message)
+        raise RequestError(message, code=Code.ACCESS if status in (401, 403) else None)
 
     def _is_misconfigured(self, response: httpx.Response) -> bool:
         """Whether a refusal is about the model rather than about texts."""

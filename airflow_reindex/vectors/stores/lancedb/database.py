@@ -14,7 +14,7 @@ import lancedb
 import pyarrow as pa
 from lancedb.table import Table
 
-from airflow_reindex.core.failures import DataError, ReindexError, RequestError, TransientError
+from airflow_reindex.core.failures import Code, DataError, ReindexError, RequestError, TransientError
 
 #: File systems allow 255 bytes, of which LanceDB and the prefix of marks need some.
 _MAX_NAME = 200
@@ -143,9 +143,9 @@ class Database:
     def _translate(self, error: Exception) -> ReindexError:
         text = f"{self.uri}: {error}"
         if _CONFLICT.search(text):
-            return TransientError(text)
+            return TransientError(text, code=Code.BUSY)
         if isinstance(error, PermissionError | FileNotFoundError | FileExistsError) or _REFUSED.search(text):
             return RequestError(text)
         if isinstance(error, ValueError) and not _AWAY.search(text):
             return DataError(text)
-        return TransientError(text)
+        return TransientError(text, code=Code.CONNECTION)

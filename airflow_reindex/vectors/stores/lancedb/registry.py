@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from lancedb.table import Table
 
-from airflow_reindex.core.failures import ClaimLostError, RequestError, TransientError
+from airflow_reindex.core.failures import ClaimLostError, Code, RequestError, TransientError
 from airflow_reindex.vectors.stores.lancedb.database import Database
 
 T = TypeVar("T")
@@ -89,7 +89,7 @@ class Registry:
                     values={"generation": generation + 1, "document": json.dumps(document)},
                 )
         except TransientError as error:
-            if "conflict" not in str(error):
+            if error.code is not Code.BUSY:
                 raise
             return False
         return bool(done.rows_updated == 1)

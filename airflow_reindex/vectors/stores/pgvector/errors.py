@@ -7,13 +7,26 @@ from contextlib import contextmanager
 
 import psycopg
 
-from airflow_reindex.core.failures import DataError, ReindexError, RequestError, TransientError
+from airflow_reindex.core.failures import Code, DataError, ReindexError, RequestError, TransientError
 
 #: SQLSTATE classes that may pass by themselves: connection, resources, roll-backs, operator, system.
 _TRANSIENT_CLASSES = ("08", "25", "40", "53", "55", "57", "58")
 #: Classes of refused content: data, constraints, limits; and internal errors, which are permanent.
 _DATA_CLASSES = ("21", "22", "23", "54", "XX")
-#: While connecting, libpq passes on the server's text only.
+#: What SQLSTATEs and their classes are about, where the error's class does not say it.
+_CODES = {
+    "08": Code.CONNECTION,
+    "57": Code.CONNECTION,
+    "28": Code.ACCESS,
+    "23505": Code.DUPLICATE_KEYS,
+    "3D000": Code.MISSING_TABLE,
+    "42501": Code.ACCESS,
+    "42P01": Code.MISSING_TABLE,
+    "53100": Code.DISK_FULL,
+    "53300": Code.CONNECTION,
+    "57014": Code.BUSY,
+}
+#: While connecting, libpq hands on the server's text only.
 _REFUSALS = {
     "authentication failed": "check login and password of the connection",
     "no password supplied": "the connection has no password",
@@ -51,18 +64,19 @@ def translated(label: str) -> Iterator[None]:
 def translate(error: psycopg.Error, label: str) -> ReindexError:
     """Classify a driver's error as TransientError, RequestError or DataError, with the server's own message."""
     state = error.sqlstate or ""
+    code = _CODES.get(state) or _CODES.get(state[:2])
     text = f"{label}: {str(error).strip() or type(error).__name__}"
     if state.startswith(_TRANSIENT_CLASSES):
-        return TransientError(text)
+        return TransientError(text, code=code)
     if state.startswith(_DATA_CLASSES):
-        return DataError(text)
+        return DataError(text, code=code)
     if state:
         advice = _ADVICE.get(state)
-        return RequestError(f"{text} ({advice})" if advice else text)
+        return RequestError(f"{text} ({advice})" if advice else text, code=code)
     for words, advice in _REFUSALS.items():
         if words in text:
-            return RequestError(f"{text} ({advice})")
+            return RequestError(f"{text} ({advice})", code=Code.ACCESS)
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-        return TransientError(text)
-    # The driver itself cannot send it, for example a text with NUL.
+        return TransientError(text, code=Code.CONNECTION)
+    # The driver itself cannot send it, for example text with NUL in it.
     return DataError(text) if isinstance(error, psycopg.DataError) else RequestError(text)
