@@ -56,7 +56,7 @@ class FlakyStore(ObjectStore):
         self._thread.join()
         self._http.server_close()
 
-    def put(self, bucket: str, key: str, value: bytes) -> None:
+    def insert(self, bucket: str, key: str, value: bytes) -> None:
         """Store an object without a request."""
         (account,) = get_backend("s3")
         get_backend("s3")[account]["aws"].put_object(bucket, key, value)

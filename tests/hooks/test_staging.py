@@ -230,7 +230,7 @@ def test_a_task_of_a_large_run_asks_for_no_more(
         bucket, _, root = run.folder.path("").partition("/")
         for number in range(1_000, 2_000):
             for name in (f"tasks/extract-{number}.json", f"runs/g{number}-x-0.json"):
-                store.put(bucket, f"{root.rstrip('/')}/{name}", b"{}")
+                store.insert(bucket, f"{root.rstrip('/')}/{name}", b"{}")
         many = requests(lambda: extract(1))
         # A listing has a thousand names a page.
         assert len(many) <= len(few) + 4
