@@ -27,7 +27,7 @@ from airflow_reindex.core.failures import ConflictError, RequestError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import CANCELED, PLAN, now, task_records
 from airflow_reindex.hooks.staging import run_folder
-from airflow_reindex.monitoring.run_info import COLLECTION, RunFacts
+from airflow_reindex.monitoring.run_info import COLLECTION, RunInfo
 from airflow_reindex.vectors.model.plan import ITEMS
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _CANCELS, _QUIET_LOOKS = 10, 2
 _AGAIN = ("failed", "upstream_failed", "skipped", "removed", "none")
 
 
-def find_run(dag_id: str, run_id: str) -> RunFacts | None:
+def find_run(dag_id: str, run_id: str) -> RunInfo | None:
     """Look a run up; ``None`` when it does not exist."""
     with create_session() as session:
         run = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
@@ -53,7 +53,7 @@ def find_run(dag_id: str, run_id: str) -> RunFacts | None:
 
 def list_runs(
     dag_ids: Collection[str] | None = None, states: Sequence[str] = (), *, offset: int = 0, limit: int = 50
-) -> tuple[list[RunFacts], int]:
+) -> tuple[list[RunInfo], int]:
     """
     Return the runs of both jobs, newest first, and their number.
 
@@ -108,7 +108,7 @@ def runs_like(dag_id: str, prefix: str) -> tuple[str | None, str | None]:
         return session.scalar(newest.where(DagRun.state.in_(LIVE))), session.scalar(newest)
 
 
-def _facts(session: Session, runs: Sequence[DagRun]) -> list[RunFacts]:
+def _facts(session: Session, runs: Sequence[DagRun]) -> list[RunInfo]:
     states: dict[tuple[str, str], dict[str, dict[int, str]]] = {}
     by_dag: dict[str, list[str]] = {}
     for run in runs:
@@ -119,7 +119,7 @@ def _facts(session: Session, runs: Sequence[DagRun]) -> list[RunFacts]:
         for run_id, task, index, state in found:
             states.setdefault((dag_id, run_id), {}).setdefault(task, {})[index] = str(state or "none")
     return [
-        RunFacts(
+        RunInfo(
             dag_id=run.dag_id,
             run_id=run.run_id,
             state=str(run.state),
@@ -173,77 +173,77 @@ def trigger(dag_id: str, conf: Mapping[str, Any], *, run_id: str | None = None, 
     return str(run.run_id)
 
 
-def resume(facts: RunFacts) -> int:
+def resume(info: RunInfo) -> int:
     """
     Clear what has failed in a run that has ended, and what a cancel skipped; all else stays done.
 
     :returns: the number of cleared task instances.
     :raises ConflictError: the run has not ended.
     """
-    wanted = _again(facts)
+    wanted = _again(info)
     if not wanted:
         return 0
     with create_session() as session:
-        run = session.scalar(select(DagRun).where(DagRun.dag_id == facts.dag_id, DagRun.run_id == facts.run_id))
+        run = session.scalar(select(DagRun).where(DagRun.dag_id == info.dag_id, DagRun.run_id == info.run_id))
         dag = DBDagBag().get_dag_for_run(run, session=session) if run is not None else None
         if dag is None:
-            raise RequestError(f"the DAG '{facts.dag_id}' is gone: nothing can be resumed.")
-        cleared = dag.clear(task_ids=wanted, run_id=facts.run_id, session=session)
-    run_folder(facts.dag_id, facts.run_id).remove(CANCELED)
+            raise RequestError(f"the DAG '{info.dag_id}' is gone: nothing can be resumed.")
+        cleared = dag.clear(task_ids=wanted, run_id=info.run_id, session=session)
+    run_folder(info.dag_id, info.run_id).remove(CANCELED)
     return int(cleared)
 
 
-def _at_work(facts: RunFacts) -> ColumnElement[bool]:
+def _at_work(info: RunInfo) -> ColumnElement[bool]:
     return and_(
-        TaskInstance.dag_id == facts.dag_id,
-        TaskInstance.run_id == facts.run_id,
+        TaskInstance.dag_id == info.dag_id,
+        TaskInstance.run_id == info.run_id,
         TaskInstance.state.in_(("running", "queued", "scheduled", "deferred", "up_for_retry", "up_for_reschedule")),
     )
 
 
-def resumable(facts: RunFacts) -> dict[str, int]:
+def resumable(info: RunInfo) -> dict[str, int]:
     """
     The number of task instances that :func:`resume` would clear, by task id.
 
     :raises ConflictError: the run has not ended.
     """
-    return dict(Counter(one if isinstance(one, str) else one[0] for one in _again(facts)))
+    return dict(Counter(one if isinstance(one, str) else one[0] for one in _again(info)))
 
 
-def _again(facts: RunFacts) -> list[str | tuple[str, int]]:
-    if facts.live:
-        raise ConflictError(f"run '{facts.run_id}' of '{facts.dag_id}' is {facts.state}: there is nothing to resume.")
-    folder = run_folder(facts.dag_id, facts.run_id)
-    failed = _windows_with_failures(facts, folder)
-    if facts.state == "success" and not failed:
+def _again(info: RunInfo) -> list[str | tuple[str, int]]:
+    if info.live:
+        raise ConflictError(f"run '{info.run_id}' of '{info.dag_id}' is {info.state}: there is nothing to resume.")
+    folder = run_folder(info.dag_id, info.run_id)
+    failed = _windows_with_failures(info, folder)
+    if info.state == "success" and not failed:
         return []
-    work = [state for task, states in facts.tasks.items() if task != "aggregate" for state in states.values()]
+    work = [state for task, states in info.tasks.items() if task != "aggregate" for state in states.values()]
     broken = failed or any(state in ("failed", "upstream_failed") for state in work)
     # A run that was done once has given up its claim and its plan: it starts from the beginning, and embeds what is
     # missing.
-    anew = broken and (ITEMS if facts.kind == COLLECTION else PLAN) not in folder.names()
+    anew = broken and (ITEMS if info.kind == COLLECTION else PLAN) not in folder.names()
     # The report, and the verification of a window's items, are out of date once anything is repeated.
     after = {"verify", "approve", "switch", "aggregate"} if failed else {"aggregate"}
     return [
         (task, index) if index >= 0 else task
-        for task, states in facts.tasks.items()
+        for task, states in info.tasks.items()
         for index, state in states.items()
         if anew or state in _AGAIN or task in after or (task == "reindex" and index in failed)
     ]
 
 
-def _windows_with_failures(facts: RunFacts, folder: Folder) -> set[int]:
+def _windows_with_failures(info: RunInfo, folder: Folder) -> set[int]:
     """Windows whose tasks succeeded with failed items: they are retried along with their window."""
-    if facts.kind != COLLECTION:
+    if info.kind != COLLECTION:
         return set()
     records = task_records(folder)
     found = {record.index for record in records if record.task == "reindex" and record.result.get("failed")}
     whole = next((r.result for r in records if r.task == "verify" and not r.error), {})
     # Failures of a catch-up belong to no window that reports them.
-    return found or (set(facts.states("reindex")) if whole.get("failed") else set())
+    return found or (set(info.states("reindex")) if whole.get("failed") else set())
 
 
-def cancel(facts: RunFacts, user: str) -> None:
+def cancel(info: RunInfo, user: str) -> None:
     """
     Cancel a run: running tasks are stopped, waiting ones skipped. What it has done stays, for a resume.
 
@@ -251,21 +251,21 @@ def cancel(facts: RunFacts, user: str) -> None:
     """
     from airflow.api.common.mark_tasks import set_dag_run_state_to_failed
 
-    if not facts.live:
-        raise ConflictError(f"run '{facts.run_id}' of '{facts.dag_id}' has ended: there is nothing to cancel.")
+    if not info.live:
+        raise ConflictError(f"run '{info.run_id}' of '{info.dag_id}' has ended: there is nothing to cancel.")
     with create_session() as session:
-        run = session.scalar(select(DagRun).where(DagRun.dag_id == facts.dag_id, DagRun.run_id == facts.run_id))
+        run = session.scalar(select(DagRun).where(DagRun.dag_id == info.dag_id, DagRun.run_id == info.run_id))
         dag = DBDagBag().get_dag_for_run(run, session=session) if run is not None else None
         if dag is None:
-            raise RequestError(f"the DAG '{facts.dag_id}' is gone: mark its run as failed in Airflow's UI.")
+            raise RequestError(f"the DAG '{info.dag_id}' is gone: mark its run as failed in Airflow's UI.")
         quiet = 0
         for _ in range(_CANCELS):
-            set_dag_run_state_to_failed(dag=dag, run_id=facts.run_id, commit=True, session=session)
+            set_dag_run_state_to_failed(dag=dag, run_id=info.run_id, commit=True, session=session)
             session.commit()
-            at_work = session.scalar(select(func.count()).select_from(TaskInstance).where(_at_work(facts)))
+            at_work = session.scalar(select(func.count()).select_from(TaskInstance).where(_at_work(info)))
             quiet = 0 if at_work else quiet + 1
             if quiet == _QUIET_LOOKS:
                 break
             # A task that the scheduler had already picked may still start.
             time.sleep(0.3)
-    run_folder(facts.dag_id, facts.run_id).write_json(CANCELED, {"at": now(), "by": user})
+    run_folder(info.dag_id, info.run_id).write_json(CANCELED, {"at": now(), "by": user})

@@ -27,7 +27,7 @@ from airflow_reindex.vectors.embedding.backends import open_model
 from airflow_reindex.vectors.embedding.bisect import embed_items
 from airflow_reindex.vectors.embedding.loaders.payload import PayloadLoader
 from airflow_reindex.vectors.embedding.loaders.settings import PayloadSettings
-from airflow_reindex.vectors.embedding.pipeline import Batch, Kitchen, Unit, read_units
+from airflow_reindex.vectors.embedding.pipeline import Batch, EmbeddingPipeline, Unit, read_units
 from airflow_reindex.vectors.model.collection import CollectionInfo, Embedded, Item, Mark
 from airflow_reindex.vectors.model.embedding_model import EmbeddingModel, ModelSpec
 from airflow_reindex.vectors.model.splitting import Splitter
@@ -100,7 +100,7 @@ class Bench:
             ),
             {},
         )
-        self.kitchen = Kitchen(
+        self.pipeline = EmbeddingPipeline(
             model=self.model, loader=PayloadLoader(PayloadSettings(fields=("text",))), splitter=Splitter()
         )
         self.store.prepare()
@@ -120,7 +120,7 @@ class Bench:
     def stages(self) -> None:
         """Reading, embedding and writing, each alone; then all of it."""
         items = self.options.items
-        units, reading = _timed(lambda: list(read_units(self.source, self.keys, self.kitchen, _mark)))
+        units, reading = _timed(lambda: list(read_units(self.source, self.keys, self.pipeline, _mark)))
         batches, embedding = _timed(lambda: self._embed(units))
         token = self.destination("alone")
         alone = self.store.open("alone")
@@ -128,7 +128,7 @@ class Bench:
         _, writing = _timed(lambda: [alone.put(token, some) for some in _slices(embedded, 2000)])
         token = self.destination("whole")
         reconciler = Reconciler(
-            source=self.source, dest=self.store.open("whole"), kitchen=self.kitchen, token=token, check=lambda: None
+            source=self.source, dest=self.store.open("whole"), pipeline=self.pipeline, token=token, check=lambda: None
         )
         tally, whole = _timed(lambda: reconciler.run(None, None, Rules(recipe=b"", run="bench")))
         assert tally.embedded == items == self.store.open("whole").count()

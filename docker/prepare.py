@@ -20,11 +20,11 @@ from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector
 from sandbox.catalog.catalog import CatalogSpec, generate
 from sandbox.collection.collection_data import SOURCE_MODEL, index_documents, model_connections, word_model
 from sandbox.collection.texts import documents
-from sandbox.deployment import topology
+from sandbox.deployment import deployment_spec
 from sandbox.servers import grants
 from sandbox.servers.cluster import INDEX_DATABASE, REPLICATION_DATABASE, Sandbox
 from sandbox.servers.datadir import write_private
-from sandbox.servers.names import quote
+from sandbox.servers.identifiers import quote
 
 log = logging.getLogger("prepare")
 
@@ -145,7 +145,7 @@ def prepare_objects(password: str) -> dict[str, Any]:
         "s3", endpoint_url=url, region_name=region, aws_access_key_id=grants.ACCOUNT, aws_secret_access_key=password
     )
     there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
-    for bucket in {topology.STAGING_BUCKET, topology.LOG_BUCKET} - there:
+    for bucket in {deployment_spec.STAGING_BUCKET, deployment_spec.LOG_BUCKET} - there:
         client.create_bucket(Bucket=bucket)
     extra = json.dumps({"endpoint_url": url, "region_name": region})
     return {"conn_type": "aws", "login": grants.ACCOUNT, "password": password, "extra": extra}
@@ -165,9 +165,9 @@ def main(folder: Path, passwords_file: Path) -> None:
     password = os.environ["REINDEX_PASSWORD"]
     prepare(servers, password, CatalogSpec())
     found = connections(servers, password) | model_connections() | {"collections_default": prepare_vectors(password)}
-    found[topology.STORE_CONN_ID] = prepare_objects(os.environ["OBJECT_STORE_PASSWORD"])
+    found[deployment_spec.STORE_CONN_ID] = prepare_objects(os.environ["OBJECT_STORE_PASSWORD"])
     write_private(folder / "connections.json", json.dumps(found))
-    write_private(folder / "pools.json", json.dumps({name: dict(pool) for name, pool in topology.POOLS.items()}))
+    write_private(folder / "pools.json", json.dumps({name: dict(pool) for name, pool in deployment_spec.POOLS.items()}))
     write_private(passwords_file, json.dumps({"admin": os.environ["AIRFLOW_ADMIN_PASSWORD"]}))
 
 

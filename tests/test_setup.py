@@ -21,7 +21,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from sandbox.catalog.catalog import CatalogSpec, drop
-from sandbox.deployment import topology
+from sandbox.deployment import deployment_spec
 from sandbox.servers import grants
 from sandbox.servers.cluster import Sandbox
 
@@ -229,11 +229,11 @@ def test_what_the_containers_need_is_there(compose: dict[str, Any]) -> None:
 
 def test_containers_are_what_the_cluster_is(compose: dict[str, Any]) -> None:
     services = compose["services"]
-    for name, command in topology.COMMANDS.items():
+    for name, command in deployment_spec.COMMANDS.items():
         assert tuple(services[name]["command"]) == command
         environment = services[name]["environment"]
-        assert {key: environment[key] for key in topology.SETTINGS} == dict(topology.SETTINGS)
-        assert set(environment) - set(topology.SETTINGS) == topology.OWN_SETTINGS
+        assert {key: environment[key] for key in deployment_spec.SETTINGS} == dict(deployment_spec.SETTINGS)
+        assert set(environment) - set(deployment_spec.SETTINGS) == deployment_spec.OWN_SETTINGS
         volumes = {volume.split(":")[0] for volume in services[name]["volumes"]}
         assert volumes == {"./dags", "infile", "auth"}, "staged rows and logs are shared by the object store only"
 

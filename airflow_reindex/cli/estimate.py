@@ -81,7 +81,7 @@ def _build(options: argparse.Namespace, folder: Folder, owner: Owner) -> dict[st
 
 
 def _reindex(options: argparse.Namespace, folder: Folder, owner: Owner) -> dict[str, Any]:
-    from airflow_reindex.hooks.tools import open_tools
+    from airflow_reindex.hooks.reindex_context import open_reindex
     from airflow_reindex.vectors.model.request import ReindexRequest
     from airflow_reindex.vectors.planning.planning import make_plan as plan_reindex
 
@@ -95,6 +95,6 @@ def _reindex(options: argparse.Namespace, folder: Folder, owner: Owner) -> dict[
     contender = Contender(
         owner=owner, state_of=metadata.state_of, claim_timeout=config.integer("claim_timeout"), force=False
     )
-    with open_tools(request, conn_id) as tools:
+    with open_reindex(request, conn_id) as tools:
         _, figures = plan_reindex(tools, request, folder, contender, conn_id=conn_id)
     return figures

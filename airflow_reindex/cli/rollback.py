@@ -30,14 +30,14 @@ def rollback(options: argparse.Namespace, out: TextIO) -> int:
 
     :raises RequestError: there is nothing to roll back.
     """
-    facts = find(options)
-    report = run_folder(facts.dag_id, facts.run_id).read_json(REPORT)
+    info = find(options)
+    report = run_folder(info.dag_id, info.run_id).read_json(REPORT)
     notes = report["notes"] if report and report["status"] == "done" else {}
-    if facts.kind == DIRECTOR:
-        return _index(notes, facts.run_id, options, out)
+    if info.kind == DIRECTOR:
+        return _index(notes, info.run_id, options, out)
     switched = notes.get("switch")
     if not switched:
-        raise RequestError(f"run '{facts.run_id}' has switched no readers over: there is nothing to take back.")
+        raise RequestError(f"run '{info.run_id}' has switched no readers over: there is nothing to take back.")
     conf = {"alias": switched["alias"], "collection_conn_id": notes["collection"]["conn_id"]}
     run_id = metadata.trigger(_DAG, conf) if options.yes else None
     done = f"run '{run_id}' of the DAG '{_DAG}' takes the switch of alias '{conf['alias']}' back"

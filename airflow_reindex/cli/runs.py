@@ -18,8 +18,8 @@ from airflow_reindex.core.report import Status
 from airflow_reindex.hooks.staging import run_folder
 from airflow_reindex.monitoring.failures import COLUMNS, Failures, Filter, read_failures
 from airflow_reindex.monitoring.overview import overview
-from airflow_reindex.monitoring.run_info import COLLECTION, RunFacts
-from airflow_reindex.monitoring.run_snapshot import Gatherer, Material
+from airflow_reindex.monitoring.run_info import COLLECTION, RunInfo
+from airflow_reindex.monitoring.run_snapshot import Gatherer, RunSnapshot
 from airflow_reindex.vectors.account import FAILED, read_failed
 
 #: Statuses that give exit status 1.
@@ -29,7 +29,7 @@ _WATCH_SECONDS = 2.0
 LATEST = "latest"
 
 
-def find(options: argparse.Namespace) -> RunFacts:
+def find(options: argparse.Namespace) -> RunInfo:
     """
     Find the run that a command line names by ``dag_id`` and ``run_id``.
 
@@ -38,30 +38,30 @@ def find(options: argparse.Namespace) -> RunFacts:
     dag_id, run_id = options.dag_id, options.run_id or LATEST
     if run_id == LATEST:
         found, _ = metadata.list_runs([dag_id], limit=1)
-        facts = found[0] if found else None
+        info = found[0] if found else None
     else:
-        facts = metadata.find_run(dag_id, run_id)
-    if facts is None or facts.kind is None:
+        info = metadata.find_run(dag_id, run_id)
+    if info is None or info.kind is None:
         raise RequestError(
             f"there is no run '{run_id}' of a DAG '{dag_id}' that builds an index: `airflow-reindex status` lists runs."
         )
-    return facts
+    return info
 
 
-def _look(facts: RunFacts) -> tuple[Material, dict[str, Any]]:
-    material = Gatherer(run_folder(facts.dag_id, facts.run_id)).gather(facts)
-    return material, overview(material, facts)
+def _look(info: RunInfo) -> tuple[RunSnapshot, dict[str, Any]]:
+    snapshot = Gatherer(run_folder(info.dag_id, info.run_id)).read(info)
+    return snapshot, overview(snapshot, info)
 
 
 def status(options: argparse.Namespace, out: TextIO) -> int:
     """Show a run, or list runs; exit status 1 when the run has failed, was refused or canceled."""
     if options.run_id is None:
         return _list(options, out)
-    facts = find(options)
+    info = find(options)
     if options.watch and not options.json:
-        seen = _watch(facts, out)
+        seen = _watch(info, out)
     else:
-        _, seen = _look(facts)
+        _, seen = _look(info)
         if options.json:
             print(json.dumps(seen, indent=1), file=out)
         else:
@@ -71,7 +71,7 @@ def status(options: argparse.Namespace, out: TextIO) -> int:
 
 def _list(options: argparse.Namespace, out: TextIO) -> int:
     found, total = metadata.list_runs([options.dag_id] if options.dag_id else None, limit=options.limit)
-    seen = [_look(facts)[1] for facts in found]
+    seen = [_look(info)[1] for info in found]
     if options.json:
         print(json.dumps(seen, indent=1), file=out)
     elif not seen:
@@ -83,25 +83,25 @@ def _list(options: argparse.Namespace, out: TextIO) -> int:
     return 0
 
 
-def _watch(facts: RunFacts, out: TextIO) -> dict[str, Any]:
-    gatherer = Gatherer(run_folder(facts.dag_id, facts.run_id))
+def _watch(info: RunInfo, out: TextIO) -> dict[str, Any]:
+    gatherer = Gatherer(run_folder(info.dag_id, info.run_id))
     with Live(console=Console(file=out), auto_refresh=False) as live:
         while True:
-            seen = overview(gatherer.gather(facts), facts)
+            seen = overview(gatherer.read(info), info)
             live.update(show.overview(seen), refresh=True)
-            if not facts.live:
+            if not info.live:
                 return seen
             time.sleep(_WATCH_SECONDS)
-            now = metadata.find_run(facts.dag_id, facts.run_id)
+            now = metadata.find_run(info.dag_id, info.run_id)
             if now is None:
-                raise RequestError(f"run '{facts.run_id}' of '{facts.dag_id}' was deleted.")
-            facts = now
+                raise RequestError(f"run '{info.run_id}' of '{info.dag_id}' was deleted.")
+            info = now
 
 
 def errors(options: argparse.Namespace, out: TextIO) -> int:
     """Show what failed in a run; exit status 1 when anything has."""
-    facts = find(options)
-    found = read_failures(run_folder(facts.dag_id, facts.run_id), _look(facts)[0], facts)
+    info = find(options)
+    found = read_failures(run_folder(info.dag_id, info.run_id), _look(info)[0], info)
     if options.json:
         print(json.dumps(_error_map(found, _filter(options)), indent=1), file=out)
     else:
@@ -111,20 +111,20 @@ def errors(options: argparse.Namespace, out: TextIO) -> int:
 
 def failed(options: argparse.Namespace, out: TextIO) -> int:
     """Show the failed items of a reindex, or the failed chunks of a build; exit status 1 when there are any."""
-    facts = find(options)
-    if facts.kind != COLLECTION:
+    info = find(options)
+    if info.kind != COLLECTION:
         return errors(options, out)
-    folder = run_folder(facts.dag_id, facts.run_id)
-    found = read_failures(folder, _look(facts)[0], facts)
+    folder = run_folder(info.dag_id, info.run_id)
+    found = read_failures(folder, _look(info)[0], info)
     if options.json:
         rows = found.select(_filter(options)).slice(options.offset, options.limit).to_pylist()
         names = {"chunk": "object_id", "kind": "failure_stage", "message": "detail", "worker": "window"}
         print(json.dumps([{new: row[old] for old, new in names.items()} for row in rows], indent=1), file=out)
     else:
         _show_failures(found, options, out)
-        if next(read_failed(folder, FAILED), None) is not None and not facts.live:
-            conf = {**facts.conf, "only_failed_of": facts.run_id}
-            command = f"airflow dags trigger {facts.dag_id} --conf '{json.dumps(conf)}'"
+        if next(read_failed(folder, FAILED), None) is not None and not info.live:
+            conf = {**info.conf, "only_failed_of": info.run_id}
+            command = f"airflow dags trigger {info.dag_id} --conf '{json.dumps(conf)}'"
             print(f"to try them again: {command}", file=out)
     return int(len(found.table) > 0)
 
@@ -162,12 +162,12 @@ def _show_failures(found: Failures, options: argparse.Namespace, out: TextIO) ->
 
 def resume(options: argparse.Namespace, out: TextIO) -> int:
     """Clear what has failed in a run."""
-    facts = find(options)
-    tasks = metadata.resumable(facts)
+    info = find(options)
+    tasks = metadata.resumable(info)
     if options.yes:
-        metadata.resume(facts)
+        metadata.resume(info)
     what = ", ".join(f"{number} {name}" for name, number in tasks.items()) or "nothing"
-    text = f"{what} of run '{facts.run_id}'"
+    text = f"{what} of run '{info.run_id}'"
     say(options, out, {"tasks": tasks}, f"cleared {text}; what was done stays done", f"would clear {text}")
     return 0
 
@@ -192,11 +192,11 @@ def cancel(options: argparse.Namespace, out: TextIO) -> int:
 
     :raises RequestError: it has ended.
     """
-    facts = find(options)
-    if not facts.live:
-        raise RequestError(f"run '{facts.run_id}' of '{facts.dag_id}' has ended: there is nothing to cancel.")
+    info = find(options)
+    if not info.live:
+        raise RequestError(f"run '{info.run_id}' of '{info.dag_id}' has ended: there is nothing to cancel.")
     if options.yes:
-        metadata.cancel(facts, getpass.getuser())
-    done = f"run '{facts.run_id}' is canceled; `airflow-reindex resume` goes on with it"
-    say(options, out, {"run_id": facts.run_id}, done, f"would end run '{facts.run_id}', which is {facts.state}")
+        metadata.cancel(info, getpass.getuser())
+    done = f"run '{info.run_id}' is canceled; `airflow-reindex resume` goes on with it"
+    say(options, out, {"run_id": info.run_id}, done, f"would end run '{info.run_id}', which is {info.state}")
     return 0

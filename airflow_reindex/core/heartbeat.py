@@ -12,11 +12,11 @@ from airflow_reindex.core.staging import Folder
 
 LIVE = "live"
 #: The shortest time between two snapshots of a task, in seconds.
-PULSE_SECONDS = 2.0
+HEARTBEAT_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beat:
+class ProgressSnapshot:
     """
     A progress snapshot of a task.
 
@@ -43,8 +43,8 @@ class Beat:
     note: str = ""
 
 
-class Pulse:
-    """Writes a task's progress snapshots, at most one every :data:`PULSE_SECONDS`."""
+class Heartbeat:
+    """Writes a task's progress snapshots, at most one every :data:`HEARTBEAT_SECONDS`."""
 
     def __init__(self, folder: Folder, task: str, index: int, token: str) -> None:
         self._folder, self._task, self._index, self._token = folder, task, index, token
@@ -55,11 +55,11 @@ class Pulse:
         """Write a snapshot when one is due; the parameters are those of :class:`Beat`."""
         now = time.monotonic()
         spent = now - self._last
-        if spent < PULSE_SECONDS:
+        if spent < HEARTBEAT_SECONDS:
             return
         before = self._done if what == self._what else 0
         self._last, self._what, self._done = now, what, done
-        beat = Beat(
+        beat = ProgressSnapshot(
             task=self._task,
             index=self._index,
             token=self._token,
@@ -77,16 +77,16 @@ class Pulse:
             self._folder.write_json(f"{LIVE}/{self._task}-{self._index}.json", asdict(beat))
 
 
-_current: ContextVar[Pulse | None] = ContextVar("reindex_pulse", default=None)
+_current: ContextVar[Heartbeat | None] = ContextVar("reindex_pulse", default=None)
 
 
-def current() -> Pulse | None:
-    """The :class:`Pulse` of the task that this code works for; ``None`` outside a task."""
+def current() -> Heartbeat | None:
+    """The :class:`Heartbeat` of the task that this code works for; ``None`` outside a task."""
     return _current.get()
 
 
 @contextmanager
-def pulsing(pulse: Pulse) -> Iterator[None]:
+def beating(pulse: Heartbeat) -> Iterator[None]:
     """Make a pulse the :func:`current` one within the block."""
     before = _current.set(pulse)
     try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Condition(StrEnum):
+class OrphanState(StrEnum):
     """The state of something that a run has made besides its result."""
 
     AT_WORK = "at work"
@@ -19,7 +19,7 @@ class Condition(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leftover:
+class Orphan:
     """
     Something that a run has made and not removed.
 
@@ -34,7 +34,7 @@ class Leftover:
     kind: str
     name: str
     target: str
-    condition: Condition
+    condition: OrphanState
     owner: str
     advice: str
     silent: float = -1.0
@@ -42,4 +42,4 @@ class Leftover:
     @property
     def wrong(self) -> bool:
         """Whether somebody has to do something about it."""
-        return self.condition in (Condition.ABANDONED, Condition.ORPHANED)
+        return self.condition in (OrphanState.ABANDONED, OrphanState.ORPHANED)

@@ -202,7 +202,7 @@ class Folder:
         make_private(self.root)
         return shutil.disk_usage(self.root).free
 
-    def ensure_room(self, need: int) -> None:
+    def ensure_free_space(self, need: int) -> None:
         """
         Refuse to write what would fill the disk.
 

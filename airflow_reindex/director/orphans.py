@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from airflow_reindex.core.claims import Owner
 from airflow_reindex.core.failures import RequestError
-from airflow_reindex.core.orphans import Condition, Leftover
+from airflow_reindex.core.orphans import Orphan, OrphanState
 from airflow_reindex.director.coordination import claim
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.model.tables import IndexTables
@@ -50,9 +50,9 @@ class _Marked(IndexTables):
         return self.known
 
 
-def look(
+def find_orphans(
     connection: Connection, servers: Servers, conn_id: str, claim_timeout: float, runs: Mapping[str, str]
-) -> list[Leftover]:
+) -> list[Orphan]:
     """
     List what is in the working database, claims first. Changes nothing.
 
@@ -75,17 +75,17 @@ def look(
 
 
 def remove_orphans(
-    connection: Connection, servers: Servers, found: list[Leftover], *, dry_run: bool = False
+    connection: Connection, servers: Servers, found: list[Orphan], *, dry_run: bool = False
 ) -> Iterator[str]:
     """Drop the orphaned tables that :func:`look` has found; returns their names."""
     for one in found:
-        if one.condition == Condition.ORPHANED:
+        if one.condition == OrphanState.ORPHANED:
             if not dry_run:
                 claim.drop(connection, quote(servers.work_database, one.name))
             yield one.name
 
 
-def give_up(
+def abandon(
     connection: Connection,
     servers: Servers,
     target: str,
@@ -157,7 +157,7 @@ def _index_names(connection: Connection, servers: Servers) -> dict[str, str]:
     return {IndexTables("", servers.index_database, name).mark: name for name in names}
 
 
-def _of_claim(connection: Connection, index: _Marked, table: _Table, conn_id: str, timeout: float) -> Leftover:
+def _of_claim(connection: Connection, index: _Marked, table: _Table, conn_id: str, timeout: float) -> Orphan:
     held = claim.find(connection, index)
     silent = held.silent if held else 0.0
     owner = str(held.owner) if held and held.owner else "a run that died before it said its name"
@@ -168,33 +168,33 @@ def _of_claim(connection: Connection, index: _Marked, table: _Table, conn_id: st
         "anew for the same table: it takes over and does what is left. To give it up: "
         f"airflow-reindex repair --qserv {conn_id} --give-up {index.index or '<index>'} --yes"
     )
-    return Leftover(
+    return Orphan(
         kind="claim",
         name=table.name,
         target=index.index,
-        condition=Condition.ABANDONED if dead else Condition.AT_WORK,
+        condition=OrphanState.ABANDONED if dead else OrphanState.AT_WORK,
         owner=owner,
         silent=silent,
         advice=resume if dead else "nothing: it gives signs of life.",
     )
 
 
-def _of_table(index: _Marked, table: _Table, conn_id: str, run: str) -> Leftover:
-    condition, advice = Condition.ORPHANED, f"airflow-reindex repair --qserv {conn_id} --yes"
+def _of_table(index: _Marked, table: _Table, conn_id: str, run: str) -> Orphan:
+    condition, advice = OrphanState.ORPHANED, f"airflow-reindex repair --qserv {conn_id} --yes"
     if table.kind in ("previous", "replaced"):
-        condition, advice = Condition.KEPT, "the next build of the index removes it."
+        condition, advice = OrphanState.KEPT, "the next build of the index removes it."
         if table.kind == "previous" and index.index:
             statement = roll_back_statement(index, quote(index.work, table.name))
             advice = f"to roll back: {statement}; otherwise {advice}"
     elif table.kind == "probe" and table.age < _PROBE_SECONDS:
-        condition, advice = Condition.AT_WORK, "nothing: a plan makes and drops it."
+        condition, advice = OrphanState.AT_WORK, "nothing: a plan makes and drops it."
     elif table.kind == "done":
-        condition = Condition.ABANDONED
+        condition = OrphanState.ABANDONED
         advice = (
             "its index is published, but its run has not ended well: clear the failed tasks of that run, and it says "
             "so; or let the next build of the index remove the mark."
         )
-    return Leftover(
+    return Orphan(
         kind=_KINDS[table.kind],
         name=table.name,
         target=index.index,

@@ -29,7 +29,7 @@ from airflow_reindex.director.model.records import (
 )
 from airflow_reindex.director.model.runs import Manifest, accounted, manifests, named
 from airflow_reindex.director.model.servers import Servers
-from airflow_reindex.director.model.split import Source, Split, make_split
+from airflow_reindex.director.model.split import RunFiles, Split, make_split
 from airflow_reindex.director.model.tables import IndexTables, index_definition
 from airflow_reindex.director.mysql.client import NO_SUCH_TABLE, Connection, code_of, prepare, session, transaction
 from airflow_reindex.director.publish.proof import Proof
@@ -115,7 +115,7 @@ def split_build(servers: Servers, folder: Folder, plan: Plan, rows_per_task: int
         split = make_split(plan.token, staged, rows_per_task)
         with claim.keeping(servers.czar, tables, plan.token), session(servers.czar) as czar:
             _create_tables(czar, tables, plan, split.build)
-        write_split(folder, split, Source.of(staged))
+        write_split(folder, split, RunFiles.of(staged))
         record.rows = split.rows
         record.result = {"ranges": len(split.ranges), "bytes": sum(f.bytes for m in staged for f in m.files)}
         log.info("%s rows in %s runs, %s key ranges", f"{split.rows:,}", len(staged), len(split.ranges))

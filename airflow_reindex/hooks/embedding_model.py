@@ -103,10 +103,10 @@ class EmbeddingModelHook(BaseHook):
             model_id=model_id,
             backend=fields.text("backend", "openai"),
             name=fields.text("model", model_id),
-            dimensions=fields.whole("dimensions", None),
+            dimensions=fields.integer("dimensions", None),
             metric=fields.metric(),
-            batch_size=fields.whole("batch_size", 32),
-            in_flight=fields.whole("in_flight", 4),
+            batch_size=fields.integer("batch_size", 32),
+            in_flight=fields.integer("in_flight", 4),
             url=url,
             secret=(connection.password or "").strip(),
             timeout=timeout,
@@ -148,7 +148,7 @@ class _Fields:
             raise self.refuse(name, f"must be a number from 0, not {value!r}")
         return number
 
-    def whole(self, name: str, default: int | None) -> int:
+    def integer(self, name: str, default: int | None) -> int:
         number = self.number(name, default)
         if number is None:
             raise self.refuse(name, "is missing")

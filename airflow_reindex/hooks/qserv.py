@@ -16,7 +16,7 @@ from airflow_reindex.core.failures import ReindexError, RequestError
 from airflow_reindex.core.params import whole_number
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.model.tables import WORK_DATABASE
-from airflow_reindex.director.mysql.client import Connect, Patience, code_of, describe, execute, query, session
+from airflow_reindex.director.mysql.client import Connect, Timeouts, code_of, describe, execute, query, session
 from airflow_reindex.hooks import encryption, mysql_tls
 from airflow_reindex.hooks.connections import find_connection, json_object
 from airflow_reindex.hooks.mysql_tls import Tls
@@ -34,7 +34,7 @@ _NOT_ALLOWED = (1045, 1227)
 class ServerHook(MySqlHook):
     """The MySQL provider's hook with time-outs, as a host that drops packets would block a task for hours."""
 
-    patience = Patience()
+    patience = Timeouts()
 
     def _get_conn_config_mysql_client(self, conn: Connection) -> dict[str, Any]:
         return {**super()._get_conn_config_mysql_client(conn), **self.patience.options}
@@ -114,10 +114,10 @@ class QservHook(BaseHook):
             raise RequestError(
                 f"'catalog' in the extra of '{self.qserv_conn_id}' must be 'replication' or 'scan', not '{catalog}'."
             )
-        patience = Patience(
-            connect=self._seconds(extra, "connect_timeout", Patience.connect),
-            answer=self._seconds(extra, "read_timeout", Patience.answer),
-            network=self._seconds(extra, "network_timeout", Patience.network),
+        patience = Timeouts(
+            connect=self._seconds(extra, "connect_timeout", Timeouts.connect),
+            answer=self._seconds(extra, "read_timeout", Timeouts.answer),
+            network=self._seconds(extra, "network_timeout", Timeouts.network),
         )
         readers = replace(patience, answer=self._seconds(extra, "worker_read_timeout", WORKER_READ_TIMEOUT))
         binary_log = bool(whole_number(extra.get("binary_log", 1), "binary_log"))
@@ -183,7 +183,7 @@ def _stop_logging(connection: Any, conn_id: str) -> None:
 
 
 def _connect(
-    connection: Connection, tls: Tls | None, patience: Patience, *, czar: bool = False, binary_log: bool = True
+    connection: Connection, tls: Tls | None, patience: Timeouts, *, czar: bool = False, binary_log: bool = True
 ) -> Connect:
     conn_id, given = str(connection.conn_id), connection.extra_dejson
     own = mysql_tls.of_extra(conn_id, given, ("tls",) if czar else ())

@@ -30,7 +30,7 @@ def old_folders() -> Iterator[Folder]:
                 yield runs
 
 
-def sweep_old_folders(keep: Folder) -> None:
+def remove_expired_folders(keep: Folder) -> None:
     """
     Remove what :func:`old_folders` finds.
 

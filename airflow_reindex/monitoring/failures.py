@@ -18,8 +18,8 @@ from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.report import ERRORS, FAILURES
 from airflow_reindex.monitoring.chunks import FAILED as CHUNK_FAILED
 from airflow_reindex.monitoring.overview import fresh_report
-from airflow_reindex.monitoring.run_info import COLLECTION, RunFacts
-from airflow_reindex.monitoring.run_snapshot import Material
+from airflow_reindex.monitoring.run_info import COLLECTION, RunInfo
+from airflow_reindex.monitoring.run_snapshot import RunSnapshot
 from airflow_reindex.vectors.account import FAILED, OUTCOMES
 
 COLUMNS = ("table", "worker", "chunk", "kind", "message")
@@ -124,21 +124,21 @@ def _harmless(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(risky, pc.binary_join_element_wise("'", column, ""), column)
 
 
-def read_failures(folder: Folder, material: Material, facts: RunFacts) -> Failures:
+def read_failures(folder: Folder, snapshot: RunSnapshot, info: RunInfo) -> Failures:
     """Read what has failed in a run so far."""
-    if facts.kind == COLLECTION:
-        report = fresh_report(material, facts)
+    if info.kind == COLLECTION:
+        report = fresh_report(snapshot, info)
         # A report without failed items may be beside the list of an earlier attempt.
         names = [f"{OUTCOMES}/{n}" for n in folder.names(OUTCOMES) if n[:-7].isdigit()]
         if report is not None:
             names = [FAILED] if report["failed"] else []
         return Failures(_items(folder, names), _ITEM_LABELS)
-    return Failures(_chunks(folder, material, facts), _LABELS)
+    return Failures(_chunks(folder, snapshot, info), _LABELS)
 
 
-def _chunks(folder: Folder, material: Material, facts: RunFacts) -> pa.Table:
-    report = fresh_report(material, facts)
-    found = _so_far(material) if report is None else _reported(folder, report)
+def _chunks(folder: Folder, snapshot: RunSnapshot, info: RunInfo) -> pa.Table:
+    report = fresh_report(snapshot, info)
+    found = _so_far(snapshot) if report is None else _reported(folder, report)
     columns = [[getattr(failure, name) for failure in found] for name in COLUMNS]
     types = [pa.int64() if name == "chunk" else pa.string() for name in COLUMNS]
     return pa.table([pa.array(*column) for column in zip(columns, types, strict=True)], names=COLUMNS)
@@ -160,15 +160,15 @@ def _reported(folder: Folder, report: Mapping[str, Any]) -> list[Failure]:
     ]
 
 
-def _so_far(material: Material) -> list[Failure]:
-    chunks = material.chunks
+def _so_far(snapshot: RunSnapshot) -> list[Failure]:
+    chunks = snapshot.chunks
     if chunks is None:
         return []
     bad = chunks.state == CHUNK_FAILED
     failed = dict(zip(chunks.chunk[bad].tolist(), chunks.worker[bad].tolist(), strict=True))
-    said = [f for r in material.records for f in r.failures if f.chunk in failed]
+    said = [f for r in snapshot.records for f in r.failures if f.chunk in failed]
     told = {failure.chunk for failure in said}
-    table = material.plan["request"]["director_table"] if material.plan else ""
+    table = snapshot.plan["request"]["director_table"] if snapshot.plan else ""
     return said + [
         Failure(table=table, worker=chunks.workers[w], chunk=chunk, message=_LOST, kind=Code.LOST_TASK)
         for chunk, w in failed.items()

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from airflow_reindex.core.heartbeat import Beat
+from airflow_reindex.core.heartbeat import ProgressSnapshot
 from airflow_reindex.core.run_outcome import States, count_states
 from airflow_reindex.core.task_records import TaskRecord
 from airflow_reindex.director.model.costs import FAST, LOADING_CONNECTIONS
 from airflow_reindex.monitoring.chunks import ADOPTED, STAGED, Chunks
 from airflow_reindex.monitoring.rates import Eta, estimate, seconds_between
-from airflow_reindex.monitoring.run_info import DIRECTOR, MAPPED, STEPS, RunFacts
-from airflow_reindex.monitoring.run_snapshot import Material, Piece
+from airflow_reindex.monitoring.run_info import DIRECTOR, MAPPED, STEPS, RunInfo
+from airflow_reindex.monitoring.run_snapshot import Piece, RunSnapshot
 
 #: Airflow's states of tasks that are finished, and of those that are not yet.
 _ENDED = ("success", "skipped")
@@ -78,30 +78,30 @@ def state_of(states: States, *, live: bool) -> str:
     return "running" if found & set(_ENDED) else "waiting"
 
 
-def phases(material: Material, facts: RunFacts, now: str) -> list[PhaseView]:
+def phases(snapshot: RunSnapshot, info: RunInfo, now: str) -> list[PhaseView]:
     """
     Return the steps of a run in order; none for a DAG that belongs to neither job.
 
     :param now: UTC, ISO 8601.
     """
-    kind = facts.kind
+    kind = info.kind
     if kind is None:
         return []
     return [
-        _phase(step, material, facts, now)
+        _phase(step, snapshot, info, now)
         for step in STEPS[kind]
         # A DAG without approval has no such task.
-        if facts.states(step) or step in ("plan", *MAPPED[kind])
+        if info.states(step) or step in ("plan", *MAPPED[kind])
     ]
 
 
-def _phase(step: str, material: Material, facts: RunFacts, now: str) -> PhaseView:
-    states = facts.states(step)
-    records = [record for record in material.records if record.task == step]
-    beats = beats_at_work(step, material, facts)
-    state = state_of(states, live=facts.live)
-    unit = "rows" if facts.kind == DIRECTOR else "items"
-    done, total = _done(step, material, beats)
+def _phase(step: str, snapshot: RunSnapshot, info: RunInfo, now: str) -> PhaseView:
+    states = info.states(step)
+    records = [record for record in snapshot.records if record.task == step]
+    beats = beats_at_work(step, snapshot, info)
+    state = state_of(states, live=info.live)
+    unit = "rows" if info.kind == DIRECTOR else "items"
+    done, total = _done(step, snapshot, beats)
     seconds = _seconds(records, beats, now, running=state == "running")
     rate = done / seconds if seconds and done and step != "plan" else None
     eta = None
@@ -120,18 +120,20 @@ def _phase(step: str, material: Material, facts: RunFacts, now: str) -> PhaseVie
     )
 
 
-def beats_at_work(step: str, material: Material, facts: RunFacts) -> list[Beat]:
+def beats_at_work(step: str, snapshot: RunSnapshot, info: RunInfo) -> list[ProgressSnapshot]:
     """The heartbeats of a step's running tasks, without those of earlier attempts."""
-    ended = {record.index for record in material.records if record.task == step and record.ended_at}
-    states = facts.states(step)
+    ended = {record.index for record in snapshot.records if record.task == step and record.ended_at}
+    states = info.states(step)
     return [
         beat
-        for (task, index), beat in material.beats.items()
+        for (task, index), beat in snapshot.beats.items()
         if task == step and states.get(index) == "running" and index not in ended
     ]
 
 
-def _seconds(records: Sequence[TaskRecord], beats: Sequence[Beat], now: str, *, running: bool) -> float | None:
+def _seconds(
+    records: Sequence[TaskRecord], beats: Sequence[ProgressSnapshot], now: str, *, running: bool
+) -> float | None:
     if not records:
         return None
     begin = min(record.started_at for record in records)
@@ -140,27 +142,27 @@ def _seconds(records: Sequence[TaskRecord], beats: Sequence[Beat], now: str, *, 
     return round(seconds_between(begin, end), 3) if end else None
 
 
-def _done(step: str, material: Material, beats: Sequence[Beat]) -> tuple[int, int | None]:
+def _done(step: str, snapshot: RunSnapshot, beats: Sequence[ProgressSnapshot]) -> tuple[int, int | None]:
     """Rows or items of a step: done, and in all."""
-    ended = [r for r in material.records if r.task == step and r.ended_at and not r.error]
+    ended = [r for r in snapshot.records if r.task == step and r.ended_at and not r.error]
     at_work = sum(beat.done for beat in beats)
-    if step == "extract" and material.chunks is not None:
-        return _extracted(material.chunks, beats)
+    if step == "extract" and snapshot.chunks is not None:
+        return _extracted(snapshot.chunks, beats)
     if step in ("load", "reindex"):
-        planned = sum(piece.planned for piece in material.pieces)
+        planned = sum(piece.planned for piece in snapshot.pieces)
         return sum(record.rows for record in ended) + at_work, planned or None
     rows = sum(record.rows for record in ended)
     total = beats[0].total if beats else None
     return rows or at_work, (rows or total or None) if step != "plan" else None
 
 
-def _extracted(chunks: Chunks, beats: Sequence[Beat]) -> tuple[int, int]:
+def _extracted(chunks: Chunks, beats: Sequence[ProgressSnapshot]) -> tuple[int, int]:
     wanted = chunks.state != ADOPTED
     done = int(chunks.rows[chunks.state == STAGED].sum()) + sum(rows_under_way(chunks, beats).values())
     return done, max(int(chunks.rows[wanted].sum()), done)
 
 
-def rows_under_way(chunks: Chunks, beats: Iterable[Beat]) -> dict[int, int]:
+def rows_under_way(chunks: Chunks, beats: Iterable[ProgressSnapshot]) -> dict[int, int]:
     """
     Rows that running extract tasks have read of chunks that are not staged yet.
 
@@ -178,7 +180,7 @@ def rows_under_way(chunks: Chunks, beats: Iterable[Beat]) -> dict[int, int]:
     return rows
 
 
-def remaining(found: Sequence[PhaseView], material: Material) -> Eta | None:
+def remaining(found: Sequence[PhaseView], snapshot: RunSnapshot) -> Eta | None:
     """
     Estimate the remaining time of a run; ``None`` as long as nothing is known.
 
@@ -190,9 +192,9 @@ def remaining(found: Sequence[PhaseView], material: Material) -> Eta | None:
     total = etas[0]
     for eta in etas[1:]:
         total += eta
-    if material.chunks is None:
+    if snapshot.chunks is None:
         return total
-    rows = int(material.chunks.rows.sum())
+    rows = int(snapshot.chunks.rows.sum())
     for phase in found:
         if phase.state == "waiting" and phase.name in _COSTS:
             seconds = rows * _COSTS[phase.name] * 1e-6
@@ -209,29 +211,27 @@ def work_done(found: Sequence[PhaseView]) -> float:
     return round(done / sum(_COSTS.values()), 6)
 
 
-def pieces(material: Material, facts: RunFacts, now: str) -> list[dict[str, Any]]:
+def pieces(snapshot: RunSnapshot, info: RunInfo, now: str) -> list[dict[str, Any]]:
     """
     The key ranges or windows of a run as they are shown.
 
     :param now: UTC, ISO 8601.
     """
-    step = "load" if facts.kind == DIRECTOR else "reindex"
-    records = {record.index: record for record in material.records if record.task == step}
+    step = "load" if info.kind == DIRECTOR else "reindex"
+    records = {record.index: record for record in snapshot.records if record.task == step}
     return [
-        _piece(
-            piece, facts.states(step), records.get(piece.number), material.beats.get((step, piece.number)), facts, now
-        )
-        for piece in material.pieces
+        _piece(piece, info.states(step), records.get(piece.number), snapshot.beats.get((step, piece.number)), info, now)
+        for piece in snapshot.pieces
     ]
 
 
 def _piece(
-    piece: Piece, states: States, record: TaskRecord | None, beat: Beat | None, facts: RunFacts, now: str
+    piece: Piece, states: States, record: TaskRecord | None, beat: ProgressSnapshot | None, info: RunInfo, now: str
 ) -> dict[str, Any]:
     ended = record is not None and bool(record.ended_at)
     good = record is not None and ended and not record.error
     working = states.get(piece.number) == "running" and not ended
-    bad = bool(record and record.error) or states.get(piece.number) == "failed" or not (good or facts.live)
+    bad = bool(record and record.error) or states.get(piece.number) == "failed" or not (good or info.live)
     rows = record.rows if record and good else (beat.done if beat and working else 0)
     end = record.ended_at if record and ended else now
     seconds = seconds_between(record.started_at, end) if record and (ended or working) else None
@@ -249,19 +249,19 @@ def _piece(
     }
 
 
-def worker_spans(material: Material, facts: RunFacts, now: str) -> dict[int, float]:
+def worker_spans(snapshot: RunSnapshot, info: RunInfo, now: str) -> dict[int, float]:
     """
     Seconds with a running extract task, by worker as an index into the chunks' ``workers``.
 
     :param now: UTC, ISO 8601.
     """
-    chunks = material.chunks
+    chunks = snapshot.chunks
     if chunks is None or not len(chunks.chunk):
         return {}
     groups, first = np.unique(chunks.group, return_index=True)
     worker_of = dict(zip(groups.tolist(), chunks.worker[first].tolist(), strict=True))
     spans: dict[int, list[str]] = {}
-    for record in material.records:
-        if record.task == "extract" and record.index in worker_of and (record.ended_at or facts.live):
+    for record in snapshot.records:
+        if record.task == "extract" and record.index in worker_of and (record.ended_at or info.live):
             spans.setdefault(worker_of[record.index], []).extend((record.started_at, record.ended_at or now))
     return {worker: seconds_between(min(times), max(times)) for worker, times in spans.items()}

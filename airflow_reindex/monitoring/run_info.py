@@ -17,7 +17,7 @@ MAPPED = {DIRECTOR: ("extract", "load"), COLLECTION: ("reindex",)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunFacts:
+class RunInfo:
     """
     A run as Airflow has it; times are UTC, ISO 8601.
 

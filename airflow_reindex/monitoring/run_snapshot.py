@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from airflow_reindex.core.heartbeat import LIVE, Beat
+from airflow_reindex.core.heartbeat import LIVE, ProgressSnapshot
 from airflow_reindex.core.reader import JsonFiles
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import CANCELED, PLAN, REPORT, TASKS, VIEW, TaskRecord, task_record
@@ -15,7 +15,7 @@ from airflow_reindex.director.model.records import SPLIT, read_groups
 from airflow_reindex.director.model.runs import RUNS, Manifest, accounted
 from airflow_reindex.director.model.split import Split
 from airflow_reindex.monitoring.chunks import Chunks, Planned, look_at_chunks
-from airflow_reindex.monitoring.run_info import DIRECTOR, RunFacts
+from airflow_reindex.monitoring.run_info import DIRECTOR, RunInfo
 from airflow_reindex.vectors.model.plan import ReindexPlan
 
 
@@ -39,7 +39,7 @@ class Piece:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Material:
+class RunSnapshot:
     """
     Contents of a run's folder.
 
@@ -53,7 +53,7 @@ class Material:
 
     plan: Mapping[str, Any] | None
     records: list[TaskRecord] = field(default_factory=list)
-    beats: Mapping[tuple[str, int], Beat] = field(default_factory=dict)
+    beats: Mapping[tuple[str, int], ProgressSnapshot] = field(default_factory=dict)
     pieces: list[Piece] = field(default_factory=list)
     chunks: Chunks | None = None
     report: Mapping[str, Any] | None = None
@@ -70,36 +70,36 @@ class Gatherer:
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
         self._records = JsonFiles(folder, TASKS, lambda _, value: task_record(value))
-        self._beats = JsonFiles(folder, LIVE, lambda _, value: Beat(**value))
+        self._beats = JsonFiles(folder, LIVE, lambda _, value: ProgressSnapshot(**value))
         self._manifests = JsonFiles(folder, RUNS, lambda name, value: Manifest.from_dict(f"{RUNS}/{name}", value))
         self._planned: tuple[str, Planned] | None = None
 
-    def gather(self, facts: RunFacts) -> Material:
+    def read(self, info: RunInfo) -> RunSnapshot:
         """Read the folder now."""
         common = {"report": self.folder.read_json(REPORT), "canceled": self.folder.read_json(CANCELED)}
         kept = self.folder.read_json(VIEW)
         value = self.folder.read_json(PLAN)
-        if value is None and kept is not None and facts.states("plan").get(-1) == "success":
+        if value is None and kept is not None and info.states("plan").get(-1) == "success":
             return replace(_read_back(kept), **common)
         records = list(self._records.read().values())
         token = value["token"] if value else None
         mine = [r for r in records if r.task == "plan" or r.token == token]
         if value is None or next((r.token for r in mine if r.task == "plan"), None) != token:
             # There is no plan, or it belongs to an earlier attempt of the run.
-            return Material(plan=None, records=[r for r in mine if r.task == "plan"], **common)
+            return RunSnapshot(plan=None, records=[r for r in mine if r.task == "plan"], **common)
         beats = {(b.task, b.index): b for b in self._beats.read().values() if b.token in ("", token)}
-        found = Material(plan=value, records=mine, beats=beats, **common)
-        return self._of_build(found, facts) if facts.kind == DIRECTOR else _of_reindex(found)
+        found = RunSnapshot(plan=value, records=mine, beats=beats, **common)
+        return self._of_build(found, info) if info.kind == DIRECTOR else _of_reindex(found)
 
-    def _of_build(self, found: Material, facts: RunFacts) -> Material:
+    def _of_build(self, found: RunSnapshot, info: RunInfo) -> RunSnapshot:
         assert found.plan is not None  # noqa: S101 - for the type checker
         plan = Plan.from_dict(found.plan)
         if self._planned is None or self._planned[0] != plan.token:
             self._planned = plan.token, Planned.of(read_groups(self.folder, plan))
         staged = accounted(self._manifests.read().values(), plan.token, plan.adopted)
-        running = [index for index, state in facts.states("extract").items() if state == "running"]
+        running = [index for index, state in info.states("extract").items() if state == "running"]
         chunks = look_at_chunks(
-            self._planned[1], staged, plan.adopted, found.records, running, live=facts.live
+            self._planned[1], staged, plan.adopted, found.records, running, live=info.live
         )  # fmt: skip
         cut = found.record("split")
         value = self.folder.read_json(SPLIT) if cut and cut.token == plan.token and cut.result else None
@@ -117,18 +117,18 @@ class Gatherer:
         return replace(found, chunks=chunks, pieces=pieces)
 
 
-def _of_reindex(found: Material) -> Material:
+def _of_reindex(found: RunSnapshot) -> RunSnapshot:
     assert found.plan is not None  # noqa: S101 - for the type checker
     pieces = [
-        Piece(number=w.number, label=w.label, low=w.after or "", high=w.upto or "", planned=w.limit)
+        Piece(number=w.number, label=w.label, low=w.after or "", high=w.until or "", planned=w.limit)
         for w in ReindexPlan.from_dict(found.plan).windows
     ]
     return replace(found, pieces=pieces)
 
 
-def keep(folder: Folder, facts: RunFacts) -> None:
+def keep(folder: Folder, info: RunInfo) -> None:
     """Save what is shown of a build before its staged rows are removed."""
-    found = Gatherer(folder).gather(facts)
+    found = Gatherer(folder).read(info)
     if found.plan is None or found.chunks is None:
         return
     plan = {k: v for k, v in found.plan.items() if k != "adopted"}
@@ -144,8 +144,8 @@ def keep(folder: Folder, facts: RunFacts) -> None:
     )
 
 
-def _read_back(value: Mapping[str, Any]) -> Material:
-    return Material(
+def _read_back(value: Mapping[str, Any]) -> RunSnapshot:
+    return RunSnapshot(
         plan=value["plan"],
         records=[task_record(record) for record in value["records"]],
         pieces=[Piece(**piece) for piece in value["pieces"]],

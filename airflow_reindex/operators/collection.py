@@ -26,9 +26,9 @@ from airflow_reindex.core.task_records import REPORT, recorded
 from airflow_reindex.hooks import staging
 from airflow_reindex.hooks.collection import CollectionHook
 from airflow_reindex.hooks.queries import read_queries
-from airflow_reindex.hooks.staging_sweep import sweep_old_folders
+from airflow_reindex.hooks.reindex_context import open_reindex
+from airflow_reindex.hooks.staging_sweep import remove_expired_folders
 from airflow_reindex.hooks.switch import switch_hook
-from airflow_reindex.hooks.tools import open_tools
 from airflow_reindex.operators import metrics
 from airflow_reindex.operators.base import ReindexOperator, airflow_errors, skip_dry_run
 from airflow_reindex.operators.lineage import collection_lineage, lineage_of
@@ -39,8 +39,8 @@ from airflow_reindex.vectors.model.plan import ITEMS, read_plan
 from airflow_reindex.vectors.model.request import ReindexRequest
 from airflow_reindex.vectors.model.store import Pointer
 from airflow_reindex.vectors.planning.planning import make_plan
+from airflow_reindex.vectors.sync.context import ReindexContext
 from airflow_reindex.vectors.sync.session import claim_of
-from airflow_reindex.vectors.sync.tools import Tools
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -79,13 +79,13 @@ class CollectionOperator(ReindexOperator):
         self.query_sets = query_sets
 
     @contextmanager
-    def tools(self, request: ReindexRequest, conn_id: str) -> Iterator[Tools]:
+    def tools(self, request: ReindexRequest, conn_id: str) -> Iterator[ReindexContext]:
         """Open store, models and loader for a request."""
-        with open_tools(request, conn_id, self.loaders) as tools:
+        with open_reindex(request, conn_id, self.loaders) as tools:
             yield tools
 
     @contextmanager
-    def planned(self, folder: Folder, token: str | None = None) -> Iterator[Tools]:
+    def planned(self, folder: Folder, token: str | None = None) -> Iterator[ReindexContext]:
         """
         Open store, models and loader for the run's plan.
 
@@ -141,7 +141,7 @@ class PlanOperator(CollectionOperator):
         if request.dry_run:
             self.log.info("dry run: the checks passed, nothing was changed: %s", figures)
             return []
-        sweep_old_folders(keep=folder)
+        remove_expired_folders(keep=folder)
         return [
             {
                 "token": plan.token,

@@ -25,8 +25,8 @@ from airflow_reindex.director.mysql.client import describe, mysql_reason
 from airflow_reindex.director.planning.planning import RunContext, make_plan
 from airflow_reindex.hooks import staging
 from airflow_reindex.hooks.qserv import QservHook
-from airflow_reindex.hooks.staging_sweep import sweep_old_folders
-from airflow_reindex.monitoring.run_info import RunFacts
+from airflow_reindex.hooks.staging_sweep import remove_expired_folders
+from airflow_reindex.monitoring.run_info import RunInfo
 from airflow_reindex.monitoring.run_snapshot import keep
 from airflow_reindex.operators import metrics
 from airflow_reindex.operators.base import ReindexOperator, airflow_errors, skip_dry_run
@@ -121,7 +121,7 @@ class PlanOperator(DirectorIndexOperator):
         if request.dry_run:
             self.log.info("dry run: the checks passed, nothing was changed")
             return []
-        sweep_old_folders(keep=folder)
+        remove_expired_folders(keep=folder)
         return [
             {"token": plan.token, "group": number, "label": group_label(group)}
             for number, group in enumerate(plan.groups)
@@ -273,7 +273,7 @@ class AggregateOperator(DirectorIndexOperator):
     def _keep_view(self, context: Context, folder: Folder) -> None:
         run = context["dag_run"]
         tasks = task_states(self.states_now(context), outcome.STEPS)
-        keep(folder, RunFacts(dag_id=run.dag_id, run_id=run.run_id, state="success", tasks=tasks))
+        keep(folder, RunInfo(dag_id=run.dag_id, run_id=run.run_id, state="success", tasks=tasks))
 
     def _announce(self, context: Context, report: Mapping[str, Any]) -> None:
         index = report["notes"]["index"]

@@ -18,7 +18,7 @@ from airflow_reindex.core.task_records import now
 from airflow_reindex.monitoring.failures import Filter
 from airflow_reindex.monitoring.overview import overview
 from airflow_reindex.monitoring.phases import pieces
-from airflow_reindex.monitoring.run_info import COLLECTION, RunFacts
+from airflow_reindex.monitoring.run_info import COLLECTION, RunInfo
 from airflow_reindex.operators.links import root, run_path
 from airflow_reindex.plugin.permissions import REFUSALS, VisibleRun, check_right, readable_dags
 from airflow_reindex.plugin.run_cache import looks
@@ -64,9 +64,9 @@ def replay_page(_: VisibleRun) -> Response:
     return _file("replay.html")
 
 
-def page_of(facts: RunFacts) -> str:
+def page_of(info: RunInfo) -> str:
     """Return the URL of a run's page."""
-    return root() + run_path("page", facts.dag_id, facts.run_id)
+    return root() + run_path("page", info.dag_id, info.run_id)
 
 
 @router.get("/runs")
@@ -76,44 +76,44 @@ def runs(
     """The runs of both jobs that the user may see, newest first, as ``total`` and ``runs``."""
     dags = readable_dags(user)
     found, total = metadata.list_runs(dags & {dag_id} if dag_id else dags, offset=offset, limit=limit)
-    return {"total": total, "dags": sorted(dags & metadata.reindex_dags()), "runs": [_row(facts) for facts in found]}
+    return {"total": total, "dags": sorted(dags & metadata.reindex_dags()), "runs": [_row(info) for info in found]}
 
 
-def _row(facts: RunFacts) -> dict[str, Any]:
-    seen = looks.listed(facts)
+def _row(info: RunInfo) -> dict[str, Any]:
+    seen = looks.listed(info)
     names = ("dag_id", "run_id", "kind", "status", "started_at", "ended_at", "source", "dest", "progress")
-    return {**{name: seen[name] for name in names}, "page": page_of(facts)}
+    return {**{name: seen[name] for name in names}, "page": page_of(info)}
 
 
 @router.get("/run/{dag_id}/{run_id}", responses=_MISSING)
-def run(facts: VisibleRun) -> dict[str, Any]:
+def run(info: VisibleRun) -> dict[str, Any]:
     """The overview of a run."""
-    seen = overview(looks.at(facts)[1], facts)
-    dag, name = facts.dag_id, facts.run_id
-    replay = facts.kind == COLLECTION and not facts.live and seen["failed"]
+    seen = overview(looks.at(info)[1], info)
+    dag, name = info.dag_id, info.run_id
+    replay = info.kind == COLLECTION and not info.live and seen["failed"]
     links = {
         "grid": f"{root()}/dags/{quote(dag, safe='')}/runs/{quote(name, safe='')}",
-        "report": root() + run_path("report", dag, name) if looks.at(facts)[1].report else None,
+        "report": root() + run_path("report", dag, name) if looks.at(info)[1].report else None,
         "replay": root() + run_path("replay", dag, name) if replay else None,
     }
     return {**seen, "links": links}
 
 
 @router.get("/run/{dag_id}/{run_id}/chunks", responses=_MISSING)
-def chunks(facts: VisibleRun) -> dict[str, Any]:
+def chunks(info: VisibleRun) -> dict[str, Any]:
     """The chunks of a build in columns; 404 when there are none, or none planned yet."""
-    found = looks.at(facts)[1].chunks
+    found = looks.at(info)[1].chunks
     if found is None:
-        raise HTTPException(status.HTTP_404_NOT_FOUND, f"run '{facts.run_id}' has no chunks (yet).")
+        raise HTTPException(status.HTTP_404_NOT_FOUND, f"run '{info.run_id}' has no chunks (yet).")
     return found.shown()
 
 
 @router.get("/run/{dag_id}/{run_id}/ranges", responses=_MISSING)
-def ranges(facts: VisibleRun, offset: Offset = 0, limit: Limit = 100) -> dict[str, Any]:
+def ranges(info: VisibleRun, offset: Offset = 0, limit: Limit = 100) -> dict[str, Any]:
     """The key ranges or windows of a run, as ``total`` and ``rows``."""
-    material = looks.at(facts)[1]
-    wanted = replace(material, pieces=material.pieces[offset : offset + limit])
-    return {"total": len(material.pieces), "rows": pieces(wanted, facts, now())}
+    snapshot = looks.at(info)[1]
+    wanted = replace(snapshot, pieces=snapshot.pieces[offset : offset + limit])
+    return {"total": len(snapshot.pieces), "rows": pieces(wanted, info, now())}
 
 
 def _filter(
@@ -130,13 +130,13 @@ Wanted = Annotated[Filter, Depends(_filter)]
 
 
 @router.get("/run/{dag_id}/{run_id}/failures", responses=_MISSING)
-def failures(facts: VisibleRun, wanted: Wanted, offset: Offset = 0, limit: Limit = 100) -> dict[str, Any]:
+def failures(info: VisibleRun, wanted: Wanted, offset: Offset = 0, limit: Limit = 100) -> dict[str, Any]:
     """
     One page of what has failed in a run.
 
     :returns: ``total``, ``matched``, ``columns``, ``kinds``, ``workers`` and ``rows``.
     """
-    return looks.failures(facts).page(wanted, offset, limit)
+    return looks.failures(info).page(wanted, offset, limit)
 
 
 @router.get(
@@ -144,15 +144,15 @@ def failures(facts: VisibleRun, wanted: Wanted, offset: Offset = 0, limit: Limit
     response_class=StreamingResponse,
     responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}, "description": "CSV"}, **_MISSING},
 )
-def failures_csv(facts: VisibleRun, wanted: Wanted) -> StreamingResponse:
+def failures_csv(info: VisibleRun, wanted: Wanted) -> StreamingResponse:
     """What has failed in a run, as CSV."""
-    lines: Iterator[str] = looks.failures(facts).csv(wanted)
-    heading = {"Content-Disposition": f"attachment; filename*=UTF-8''failures-{quote(facts.run_id, safe='')}.csv"}
+    lines: Iterator[str] = looks.failures(info).csv(wanted)
+    heading = {"Content-Disposition": f"attachment; filename*=UTF-8''failures-{quote(info.run_id, safe='')}.csv"}
     return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=heading)
 
 
 @router.post("/run/{dag_id}/{run_id}/replay", responses={**_MISSING, 400: {"description": "Nothing to replay"}})
-def replay(facts: VisibleRun, user: GetUserDep, x_requested_with: Annotated[str, Header()]) -> dict[str, str]:
+def replay(info: VisibleRun, user: GetUserDep, x_requested_with: Annotated[str, Header()]) -> dict[str, str]:
     """
     Trigger a run that retries the failed items of another one.
 
@@ -161,13 +161,13 @@ def replay(facts: VisibleRun, user: GetUserDep, x_requested_with: Annotated[str,
     :raises HTTPException: 400: the run is not of a collection, or has not ended.
     """
     del x_requested_with
-    check_right(user, facts.dag_id, "POST")
-    if facts.kind != COLLECTION or facts.live:
-        raise HTTPException(status.HTTP_400_BAD_REQUEST, f"run '{facts.run_id}' has no failed items to replay.")
+    check_right(user, info.dag_id, "POST")
+    if info.kind != COLLECTION or info.live:
+        raise HTTPException(status.HTTP_400_BAD_REQUEST, f"run '{info.run_id}' has no failed items to replay.")
     try:
         run_id = metadata.trigger(
-            facts.dag_id, {**facts.conf, "only_failed_of": facts.run_id}, user=user.get_name()
+            info.dag_id, {**info.conf, "only_failed_of": info.run_id}, user=user.get_name()
         )  # fmt: skip
     except RequestError as error:
         raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from error
-    return {"run_id": run_id, "page": page_of(replace(facts, run_id=run_id))}
+    return {"run_id": run_id, "page": page_of(replace(info, run_id=run_id))}

@@ -15,7 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials
 
 from airflow_reindex import metadata
-from airflow_reindex.monitoring.run_info import RunFacts
+from airflow_reindex.monitoring.run_info import RunInfo
 
 Method = Literal["GET", "POST", "PUT"]
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_scheme)]
@@ -61,22 +61,22 @@ def readable_dags(user: BaseUser) -> set[str]:
     return set(get_auth_manager().get_authorized_dag_ids(user=user, method="GET"))
 
 
-def visible_run(dag_id: str, run_id: str, user: GetUserDep) -> RunFacts:
+def visible_run(dag_id: str, run_id: str, user: GetUserDep) -> RunInfo:
     """
     Dependency: a run that the user may see.
 
     :raises HTTPException: 401, 403; 404 when there is no such run of this package's jobs.
     """
     check_right(user, dag_id, "GET")
-    facts = metadata.find_run(dag_id, run_id)
-    if facts is None or facts.kind is None:
+    info = metadata.find_run(dag_id, run_id)
+    if info is None or info.kind is None:
         raise HTTPException(
             status.HTTP_404_NOT_FOUND, f"there is no run '{run_id}' of a DAG '{dag_id}' that builds an index."
         )
-    return facts
+    return info
 
 
-VisibleRun = Annotated[RunFacts, Depends(visible_run)]
+VisibleRun = Annotated[RunInfo, Depends(visible_run)]
 
 
 async def bearer_user(bearer: HTTPAuthorizationCredentials | None) -> BaseUser | None:

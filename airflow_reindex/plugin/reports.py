@@ -23,9 +23,9 @@ router = APIRouter(
 @router.get("/report/{dag_id}/{run_id}")
 def report(dag_id: str, run_id: str) -> dict[str, Any]:
     """Return a run's report; 404 when there is none yet."""
-    found, facts = run_folder(dag_id, run_id).read_json(REPORT), metadata.find_run(dag_id, run_id)
+    found, info = run_folder(dag_id, run_id).read_json(REPORT), metadata.find_run(dag_id, run_id)
     # A report of an earlier attempt does not describe the current one.
-    if found is None or (facts is not None and facts.started_at and found["updated_at"] < facts.started_at):
+    if found is None or (info is not None and info.started_at and found["updated_at"] < info.started_at):
         raise HTTPException(
             status.HTTP_404_NOT_FOUND,
             f"run '{run_id}' of DAG '{dag_id}' has no report yet: its task 'aggregate' writes it at the end.",

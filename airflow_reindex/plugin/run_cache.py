@@ -13,8 +13,8 @@ from airflow_reindex.core.task_records import CANCELED, REPORT
 from airflow_reindex.hooks.staging import run_folder
 from airflow_reindex.monitoring.failures import Failures, read_failures
 from airflow_reindex.monitoring.overview import fresh_report, overview
-from airflow_reindex.monitoring.run_info import RunFacts
-from airflow_reindex.monitoring.run_snapshot import Gatherer, Material
+from airflow_reindex.monitoring.run_info import RunInfo
+from airflow_reindex.monitoring.run_snapshot import Gatherer, RunSnapshot
 
 #: Seconds for which cached data is served.
 GOOD_SECONDS = 1.5
@@ -37,7 +37,7 @@ class Look:
     seen: float = 0.0
     state: str = ""
     stamps: object = None
-    material: Material | None = None
+    snapshot: RunSnapshot | None = None
     failures: Failures | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -47,57 +47,57 @@ class Look:
         return self.gatherer.folder
 
 
-class Looks:
+class RunCache:
     """The most recently viewed runs."""
 
     def __init__(self) -> None:
         self._looks: OrderedDict[tuple[str, str], Look] = OrderedDict()
         self._lock = threading.Lock()
 
-    def at(self, facts: RunFacts) -> tuple[Look, Material]:
+    def at(self, info: RunInfo) -> tuple[Look, RunSnapshot]:
         """Return a run's cache entry and the contents of its folder, reread when outdated."""
-        key = facts.dag_id, facts.run_id
+        key = info.dag_id, info.run_id
         with self._lock:
             look = self._looks.setdefault(key, Look(Gatherer(run_folder(*key))))
             self._looks.move_to_end(key)
             while len(self._looks) > MOST_RUNS:
                 self._looks.popitem(last=False)
         with look.lock:
-            state = f"{facts.state} {facts.started_at}"
+            state = f"{info.state} {info.started_at}"
             if look.state != state or time.monotonic() - look.seen > GOOD_SECONDS:
-                self._look_again(look, facts, state)
-            assert look.material is not None  # noqa: S101 - for the type checker
-            return look, look.material
+                self._look_again(look, info, state)
+            assert look.snapshot is not None  # noqa: S101 - for the type checker
+            return look, look.snapshot
 
-    def _look_again(self, look: Look, facts: RunFacts, state: str) -> None:
+    def _look_again(self, look: Look, info: RunInfo, state: str) -> None:
         # Once a run has ended, each change in its folder shows in the stamps of the files directly in it.
-        stamps = None if facts.live else look.folder.stamps()
-        if stamps is None or look.material is None or (look.state, look.stamps) != (state, stamps):
-            look.material, look.failures = look.gatherer.gather(facts), None
+        stamps = None if info.live else look.folder.stamps()
+        if stamps is None or look.snapshot is None or (look.state, look.stamps) != (state, stamps):
+            look.snapshot, look.failures = look.gatherer.read(info), None
         look.seen, look.state, look.stamps = time.monotonic(), state, stamps
 
-    def listed(self, facts: RunFacts) -> dict[str, Any]:
+    def listed(self, info: RunInfo) -> dict[str, Any]:
         """
         Return a run's overview for a list, which shows no phases: for an ended run the report is enough.
 
         :returns: as :func:`~airflow_reindex.monitoring.overview.overview`, perhaps without the phases' figures.
         """
-        if not facts.live:
-            folder = run_folder(facts.dag_id, facts.run_id)
-            said = Material(plan=None, report=folder.read_json(REPORT), canceled=folder.read_json(CANCELED))
-            report = fresh_report(said, facts)
+        if not info.live:
+            folder = run_folder(info.dag_id, info.run_id)
+            said = RunSnapshot(plan=None, report=folder.read_json(REPORT), canceled=folder.read_json(CANCELED))
+            report = fresh_report(said, info)
             if report is not None and report["source"] and report["total"]:
-                return overview(said, facts)
-        return overview(self.at(facts)[1], facts)
+                return overview(said, info)
+        return overview(self.at(info)[1], info)
 
-    def failures(self, facts: RunFacts) -> Failures:
+    def failures(self, info: RunInfo) -> Failures:
         """Return what has failed in a run."""
-        look, material = self.at(facts)
+        look, snapshot = self.at(info)
         with look.lock:
             if look.failures is None:
-                look.failures = read_failures(look.folder, material, facts)
+                look.failures = read_failures(look.folder, snapshot, info)
             return look.failures
 
 
 #: The process's only ones: whoever asks for a run, through a page or a contract, sees the same look.
-looks = Looks()
+looks = RunCache()

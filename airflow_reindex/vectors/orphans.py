@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from airflow_reindex.core.claims import Claim
 from airflow_reindex.core.failures import ConflictError, RequestError
-from airflow_reindex.core.orphans import Condition, Leftover
+from airflow_reindex.core.orphans import Orphan, OrphanState
 from airflow_reindex.vectors.model.store import Store
 
 
-def look(store: Store, conn_id: str, claim_timeout: float) -> list[Leftover]:
+def find_orphans(store: Store, conn_id: str, claim_timeout: float) -> list[Orphan]:
     """
     List claims, and collections without an ANN index that no alias follows. Changes nothing.
 
@@ -18,17 +18,17 @@ def look(store: Store, conn_id: str, claim_timeout: float) -> list[Leftover]:
     """
     claims = {claim.dest: claim for claim in store.claims()}
     found = [_of_claim(claim, conn_id, claim_timeout) for claim in claims.values()]
-    for name in store.known():
+    for name in store.list_collections():
         if store.find(name) is None or store.open(name).has_index() or store.followers(name):
             continue
         claim = claims.get(name)
         alive = claim is not None and claim.silent <= claim_timeout
         found.append(
-            Leftover(
+            Orphan(
                 kind="half-built collection",
                 name=name,
                 target=name,
-                condition=Condition.AT_WORK if alive else Condition.ABANDONED,
+                condition=OrphanState.AT_WORK if alive else OrphanState.ABANDONED,
                 owner=str(claim.owner) if claim else "a run that has given its claim back",
                 silent=claim.silent if claim else -1.0,
                 advice="nothing: its run is alive." if alive else _advice(name, conn_id),
@@ -37,7 +37,7 @@ def look(store: Store, conn_id: str, claim_timeout: float) -> list[Leftover]:
     return found
 
 
-def give_up(store: Store, target: str, claim_timeout: float, *, dry_run: bool = False) -> list[str]:
+def abandon(store: Store, target: str, claim_timeout: float, *, dry_run: bool = False) -> list[str]:
     """
     Abandon a dead reindex: remove its claim and its unfinished destination.
 
@@ -53,7 +53,7 @@ def give_up(store: Store, target: str, claim_timeout: float, *, dry_run: bool = 
     claim = next((claim for claim in store.claims() if claim.dest == target), None)
     if claim is not None and claim.silent <= claim_timeout:
         raise ConflictError(f"{claim.owner} gave a sign of life {claim.silent:.0f} s ago: stop it first.")
-    half = target in store.known() and not store.followers(target) and not store.open(target).has_index()
+    half = target in store.list_collections() and not store.followers(target) and not store.open(target).has_index()
     if claim is None and not half:
         raise RequestError(f"there is neither a claim on collection '{target}' nor a half-built collection of that id.")
     removed = []
@@ -68,13 +68,13 @@ def give_up(store: Store, target: str, claim_timeout: float, *, dry_run: bool = 
     return removed
 
 
-def _of_claim(claim: Claim, conn_id: str, timeout: float) -> Leftover:
+def _of_claim(claim: Claim, conn_id: str, timeout: float) -> Orphan:
     dead = claim.silent > timeout
-    return Leftover(
+    return Orphan(
         kind="claim",
         name=claim.token,
         target=claim.dest,
-        condition=Condition.ABANDONED if dead else Condition.AT_WORK,
+        condition=OrphanState.ABANDONED if dead else OrphanState.AT_WORK,
         owner=str(claim.owner),
         silent=claim.silent,
         advice=_advice(claim.dest, conn_id) if dead else "nothing: it gives signs of life.",

@@ -20,10 +20,10 @@ from airflow_reindex.vectors.cutover.switch import Switched, already_switched, s
 from airflow_reindex.vectors.embedding.bisect import Failed
 from airflow_reindex.vectors.model.plan import ReindexPlan, coarse_ranges, planned_items, read_plan
 from airflow_reindex.vectors.model.store import Pointer
+from airflow_reindex.vectors.sync.context import ReindexContext
 from airflow_reindex.vectors.sync.foreign import explain, refuse_empty
 from airflow_reindex.vectors.sync.reconcile import Tally
 from airflow_reindex.vectors.sync.session import RANGE_ITEMS, Session, claim_of, session
-from airflow_reindex.vectors.sync.tools import Tools
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ CATCH_UPS = 5
 VERIFY, SWITCH = "verify", "switch"
 
 
-def reindex_window(tools: Tools, folder: Folder, owner: Owner, token: str, number: int) -> account.Outcome:
+def reindex_window(tools: ReindexContext, folder: Folder, owner: Owner, token: str, number: int) -> account.Outcome:
     """
     Reconcile one window.
 
@@ -56,7 +56,7 @@ def reindex_window(tools: Tools, folder: Folder, owner: Owner, token: str, numbe
                 raise DataError(f"not started: {_too_many(plan, failed, plan.total)}", code=Code.FAILED_ITEMS)
             only = frozenset(planned_items(folder, number)) if plan.listed_only else None
             tally = at.reconciler.run(
-                window.after, window.upto, at.rules(), only=only, contents=True, what=window.label
+                window.after, window.until, at.rules(), only=only, contents=True, what=window.label
             )
         listed = failed_items(tally.failed, plan.source.collection_id, window.label)
         outcome = write_outcome(folder, str(number), token, tally, listed)
@@ -77,7 +77,7 @@ def _too_many(plan: ReindexPlan, failed: int, total: int) -> str:
 
 
 def verify(
-    tools: Tools,
+    tools: ReindexContext,
     folder: Folder,
     owner: Owner,
     *,
@@ -102,7 +102,7 @@ def verify(
             caught_up = _catch_up(at)
             at.dest.build_index(plan.token)
             # Building the index takes long; this pass sends what was written meanwhile through it.
-            tally = at.whole()
+            tally = at.reconcile_all()
             tally.embedded, tally.deleted = tally.embedded + caught_up.embedded, tally.deleted + caught_up.deleted
             _check_vectors(at, tally)
             listed = _named(tally, before, plan)
@@ -125,7 +125,7 @@ def _catch_up(at: Session) -> Tally:
     """Repeat full passes until nothing is left, or writers are as fast as this run."""
     done = Tally()
     for number in range(1, CATCH_UPS + 1):
-        tally = at.whole()
+        tally = at.reconcile_all()
         done.embedded, done.deleted = done.embedded + tally.embedded, done.deleted + tally.deleted
         log.info("catch-up %s: %s items, %s embedded, %s deleted", number, tally.seen, tally.embedded, tally.deleted)
         if not tally.changes:
@@ -136,16 +136,16 @@ def _catch_up(at: Session) -> Tally:
 def _check_vectors(at: Session, tally: Tally) -> None:
     """Embed again what lacks vectors; what fails now is added to the tally."""
     known = {item.object_id for item in tally.failed}
-    for after, upto in coarse_ranges(at.plan.windows, RANGE_ITEMS):
+    for after, until in coarse_ranges(at.plan.windows, RANGE_ITEMS):
         at.check()
-        incomplete, orphans = _damaged(at, after, upto)
+        incomplete, orphans = _damaged(at, after, until)
         if not incomplete and not orphans:
             continue
         # Another writer has removed them.
         rules = at.rules(skip_failed=True)
-        mended = at.reconciler.run(after, upto, rules, only=frozenset(incomplete), anew=True, what="mend")
+        mended = at.reconciler.run(after, until, rules, only=frozenset(incomplete), force=True, what="mend")
         tally.failed += [item for item in mended.failed if item.object_id not in known]
-        incomplete, orphans = _damaged(at, after, upto)
+        incomplete, orphans = _damaged(at, after, until)
         if incomplete or orphans:
             some = ", ".join(incomplete[:5])
             raise DataError(
@@ -154,9 +154,9 @@ def _check_vectors(at: Session, tally: Tally) -> None:
             )
 
 
-def _damaged(at: Session, after: str | None, upto: str | None) -> tuple[list[str], int]:
+def _damaged(at: Session, after: str | None, until: str | None) -> tuple[list[str], int]:
     """Objects without vectors, and parts without objects; foreign ones are not counted where others may write."""
-    damage = at.dest.damage(after, upto)
+    damage = at.dest.integrity_errors(after, until)
     found, orphans = list(damage.incomplete), damage.orphans
     if not at.spares:
         return found, orphans
@@ -164,7 +164,7 @@ def _damaged(at: Session, after: str | None, upto: str | None) -> tuple[list[str
     while found:
         states = at.dest.states(None, None, found)
         ours += [key for key in found if key in states and not states[key].is_foreign]
-        found = list(at.dest.damage(found[-1], upto).incomplete)
+        found = list(at.dest.integrity_errors(found[-1], until).incomplete)
     return ours, orphans
 
 
@@ -177,7 +177,7 @@ def _named(tally: Tally, before: list[FailedItem], plan: ReindexPlan) -> Iterato
 
 
 def switch(
-    tools: Tools, folder: Folder, owner: Owner, *, hook: Callable[[Pointer], None] | None, lock_seconds: float
+    tools: ReindexContext, folder: Folder, owner: Owner, *, hook: Callable[[Pointer], None] | None, lock_seconds: float
 ) -> Switched:
     """
     Switch readers over; when that has happened already, only finish it.
@@ -202,6 +202,6 @@ def switch(
     return switched
 
 
-def finish(tools: Tools, plan: ReindexPlan, owner: Owner) -> None:
+def finish(tools: ReindexContext, plan: ReindexPlan, owner: Owner) -> None:
     """Release the claim, once the report is written."""
     tools.store.release(claim_of(plan, owner))

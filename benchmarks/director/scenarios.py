@@ -19,9 +19,9 @@ from benchmarks.director.measure import Measured, run_sql
 from benchmarks.director.object_store import s3_server
 from benchmarks.director.project import Builder, processes
 from sandbox.catalog.catalog import CatalogSpec, generate, truth
-from sandbox.demo.stage import Stage
+from sandbox.demo.runner import Stage
 from sandbox.servers.cluster import INDEX_DATABASE, Sandbox
-from sandbox.servers.names import quote
+from sandbox.servers.identifiers import quote
 
 MEGA = 1_000_000
 SMALL = CatalogSpec(database="small", rows=10_000, chunks=100, empty_chunks=0)

@@ -24,7 +24,7 @@ from sandbox.catalog.sphere import DUMMY_CHUNK
 from sandbox.servers import grants
 from sandbox.servers.cluster import Sandbox
 from sandbox.servers.datadir import SandboxError
-from sandbox.servers.names import quote
+from sandbox.servers.identifiers import quote
 
 __all__ = ["CatalogSpec", "CatalogSummary", "Faults", "Truth", "drop", "generate", "truth"]
 

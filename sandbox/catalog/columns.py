@@ -11,7 +11,7 @@ import pyarrow.csv
 
 from sandbox.catalog.layout import Layout, chance
 from sandbox.catalog.spec import CatalogSpec
-from sandbox.servers.names import quote
+from sandbox.servers.identifiers import quote
 
 CHUNK_COLUMN = "chunkId"
 SUB_CHUNK_COLUMN = "subChunkId"

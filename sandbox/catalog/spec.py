@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from sandbox.servers.names import quote
+from sandbox.servers.identifiers import quote
 
 _TYPE = re.compile(r"[A-Za-z]+( ?\(\d+\))?( [A-Za-z]+)*")
 _COUNTS = ("rows", "missing", "duplicates_within", "duplicates_across", "null_keys", "no_sub_chunk")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sandbox.demo.demo_collection import show_collection
 from sandbox.demo.demo_director import show_director_index
-from sandbox.demo.stage import Stage
+from sandbox.demo.runner import Stage
 from sandbox.servers.datadir import SandboxError
 
 PARTS = {"director": show_director_index, "collection": show_collection}

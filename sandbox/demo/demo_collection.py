@@ -20,7 +20,7 @@ from airflow_reindex.vectors.model.embedding_model import EmbeddingModel
 from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector
 from sandbox.collection.collection_data import SOURCE_MODEL, WORD_MODELS, index_documents, model_connections, word_model
 from sandbox.collection.texts import documents
-from sandbox.demo.stage import Stage
+from sandbox.demo.runner import Stage
 from sandbox.servers.datadir import SandboxError
 from sandbox.servers.postgres import Postgres
 

@@ -16,10 +16,10 @@ from rich.table import Table
 
 from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, generate, truth
 from sandbox.catalog.sphere import Ints
-from sandbox.demo.stage import Stage
+from sandbox.demo.runner import Stage
 from sandbox.servers.cluster import INDEX_DATABASE, Sandbox
 from sandbox.servers.datadir import SandboxError
-from sandbox.servers.names import quote
+from sandbox.servers.identifiers import quote
 
 WHOLE = CatalogSpec()
 BROKEN = CatalogSpec(database="sky_broken", rows=20_000, chunks=40, missing=1)

@@ -21,11 +21,11 @@ from typing import Any, Self
 import httpx
 
 from sandbox.collection.collection_data import model_connections
-from sandbox.deployment import topology
+from sandbox.deployment import deployment_spec
 from sandbox.servers.cluster import Sandbox
 from sandbox.servers.datadir import SandboxError, write_private
-from sandbox.servers.dying import with_parent
 from sandbox.servers.objects import ObjectStore
+from sandbox.servers.parent_death import with_parent
 from sandbox.servers.postgres import Postgres
 from sandbox.servers.redis import Redis
 
@@ -60,7 +60,7 @@ class Deployment:
             self.postgres = self._stack.enter_context(Postgres(self.root / "postgres"))
             self._environment = self._settings()
             self._prepare()
-            for name in topology.COMMANDS:
+            for name in deployment_spec.COMMANDS:
                 self.start(name)
             self._wait()
             self._stack = self._stack.pop_all()
@@ -74,7 +74,7 @@ class Deployment:
 
         :param name: one of the topology's
         """
-        command = [*topology.COMMANDS[name]]
+        command = [*deployment_spec.COMMANDS[name]]
         if command[0] == "celery":
             # On machines of their own their names would differ by themselves.
             command += ["--celery-hostname", name]
@@ -116,7 +116,7 @@ class Deployment:
         :param file: its file's name
         :param text: the file's content
         """
-        for name in topology.COMMANDS:
+        for name in deployment_spec.COMMANDS:
             (self.home(name) / "dags" / file).write_text(text)
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -159,12 +159,12 @@ class Deployment:
         }
         foreign = ("AIRFLOW", "AWS_", "FORCE_COLOR", "PYTEST_")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-        return {**clean, **topology.SETTINGS, **own, **here, **self._changed}
+        return {**clean, **deployment_spec.SETTINGS, **own, **here, **self._changed}
 
     def connections(self) -> dict[str, dict[str, Any]]:
         """Airflow's connections, by id; they hold passwords. MySQL's servers and the tasks share no folder."""
         found: dict[str, dict[str, Any]] = {
-            topology.STORE_CONN_ID: self.store.airflow_connection(),
+            deployment_spec.STORE_CONN_ID: self.store.airflow_connection(),
             "collections_default": self.postgres.airflow_connection(VECTORS),
             **model_connections(),
         }
@@ -178,14 +178,14 @@ class Deployment:
     def _prepare(self) -> None:
         """What the step `init` of the containers does."""
         write_private(self.root / "passwords.json", json.dumps(self.passwords))
-        for bucket in (topology.STAGING_BUCKET, topology.LOG_BUCKET):
+        for bucket in (deployment_spec.STAGING_BUCKET, deployment_spec.LOG_BUCKET):
             self.store.client().create_bucket(Bucket=bucket)
-        for name in (*topology.COMMANDS, "init"):
+        for name in (*deployment_spec.COMMANDS, "init"):
             home = self.home(name)
             shutil.rmtree(home / "dags", ignore_errors=True)
             shutil.copytree(self._dags, home / "dags", ignore=shutil.ignore_patterns("__pycache__"))
             (home / "tmp").mkdir(exist_ok=True, mode=0o700)
-        files = {"connections": self.connections(), "pools": topology.POOLS}
+        files = {"connections": self.connections(), "pools": deployment_spec.POOLS}
         commands = [["db", "migrate"]]
         for kind, content in files.items():
             file = self.root / f"{kind}.json"
@@ -228,7 +228,7 @@ class Deployment:
     def _wait(self) -> None:
         """Wait until the API server answers and the workers listen."""
         deadline = time.monotonic() + _WAIT_SECONDS
-        waiting = set(topology.COMMANDS)
+        waiting = set(deployment_spec.COMMANDS)
         while waiting:
             for name in sorted(waiting):
                 if self.processes[name].poll() is not None or time.monotonic() > deadline:
@@ -243,7 +243,7 @@ class Deployment:
                 return httpx.get(f"{self.url}/api/v2/monitor/health", timeout=5).status_code == 200
             except httpx.HTTPError:
                 return False
-        if topology.COMMANDS[name][0] == "celery":
+        if deployment_spec.COMMANDS[name][0] == "celery":
             return " ready." in self._log(name)
         return bool(self._log(name))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sandbox.servers import datadir, grants, guard, names, processes
+from sandbox.servers import datadir, grants, guard, identifiers, processes
 from sandbox.servers.datadir import SandboxError
 from sandbox.servers.servers import HOST, MariaDBServer
 
@@ -223,7 +223,7 @@ class Sandbox:
                 if server is self.czar:
                     with connection.cursor() as cursor:
                         for database in (INDEX_DATABASE, REPLICATION_DATABASE):
-                            cursor.execute(f"CREATE DATABASE IF NOT EXISTS {names.quote(database)}")
+                            cursor.execute(f"CREATE DATABASE IF NOT EXISTS {identifiers.quote(database)}")
                 grants.create_account(connection, server.passwords[grants.ACCOUNT], given)
 
     def _on_all(self, action: Callable[[MariaDBServer], None]) -> None:

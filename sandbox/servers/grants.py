@@ -8,7 +8,7 @@ import MySQLdb
 from MySQLdb.connections import Connection
 from MySQLdb.constants import ER
 
-from sandbox.servers.names import quote
+from sandbox.servers.identifiers import quote
 
 ACCOUNT = "reindex"
 ACCOUNT_HOSTS = ("127.0.0.1", "localhost")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from sandbox.servers.datadir import SandboxError, write_private
-from sandbox.servers.dying import with_parent
+from sandbox.servers.parent_death import with_parent
 
 _WAIT_SECONDS = 120.0
 

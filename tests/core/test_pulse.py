@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_reindex.core.heartbeat import LIVE, PULSE_SECONDS
+from airflow_reindex.core.heartbeat import HEARTBEAT_SECONDS, LIVE
 from airflow_reindex.core.progress import Progress
 from airflow_reindex.core.reader import JsonFiles
 from airflow_reindex.core.staging import Folder
@@ -34,12 +34,12 @@ def test_beats_come_no_more_often_than_they_may(folder: Folder, monkeypatch: pyt
     with recorded(folder, "load", 3, "token"):
         progress = Progress(lambda _: None, "load", 1000)
         for _ in range(100):
-            clock[0] += PULSE_SECONDS / 10
+            clock[0] += HEARTBEAT_SECONDS / 10
             progress.add(10)
     assert written == [100 * n for n in range(1, 11)]
     beat = folder.read_json(f"{LIVE}/load-3.json")
     assert (beat["task"], beat["index"], beat["token"], beat["total"]) == ("load", 3, "token", 1000)
-    assert beat["recent"] == pytest.approx(100 / PULSE_SECONDS)
+    assert beat["recent"] == pytest.approx(100 / HEARTBEAT_SECONDS)
 
 
 def test_a_new_try_begins_without_the_old_ones_beat(folder: Folder) -> None:
@@ -49,7 +49,7 @@ def test_a_new_try_begins_without_the_old_ones_beat(folder: Folder) -> None:
 
 
 def test_work_goes_on_when_its_beat_cannot_be_written(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("airflow_reindex.core.heartbeat.PULSE_SECONDS", 0.0)
+    monkeypatch.setattr("airflow_reindex.core.heartbeat.HEARTBEAT_SECONDS", 0.0)
     with recorded(folder, "load"):
         monkeypatch.setattr(folder, "write_json", lambda *_: 1 / 0)
         Progress(lambda _: None, "load", 10).add(5)

@@ -20,7 +20,7 @@ from airflow_reindex.director.load import merge
 from airflow_reindex.director.load.merge import Merger
 from airflow_reindex.director.model.plan import row_group_rows
 from airflow_reindex.director.model.runs import StagedChunk, manifests
-from airflow_reindex.director.model.split import Source, make_split
+from airflow_reindex.director.model.split import RunFiles, make_split
 from airflow_reindex.director.mysql.bulk_load import write_text
 from airflow_reindex.director.mysql.types import Checksum, Rows
 from tests.core.samples import make_plan
@@ -76,7 +76,7 @@ def main(folder: Folder, kind: str, rows: int, capacity: int, first: int) -> Non
     stage(folder, kind, rows, min(capacity, RUN_ROWS), first)
     after = peak()
     staged = list(manifests(folder))
-    merger = Merger(folder, Source.of(staged), WINDOW_ROWS)
+    merger = Merger(folder, RunFiles.of(staged), WINDOW_ROWS)
     found = 0
     with tempfile.TemporaryDirectory() as inbox:
         # One range, larger than memory.

@@ -18,7 +18,7 @@ from airflow_reindex.director.report import make_report
 from sandbox.catalog.catalog import CatalogSummary
 from sandbox.servers.cluster import Sandbox
 from tests.director.failing import assert_old_index, change, make_old_index, worker_of
-from tests.director.test_adoption import Sky
+from tests.director.test_reuse import Sky
 from tests.harness import Build, Factory, assert_same, run_sql
 
 pytestmark = pytest.mark.usefixtures("clean")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reindex.director.audit.differences import MISSING, MOST_CHUNKS, NO_CHUNK, SURPLUS, WRONG, Differences
-from airflow_reindex.director.audit.ledger import Ledger, Scope
+from airflow_reindex.director.audit.multiset_diff import MultisetDiff, Scope
 from airflow_reindex.director.mysql.types import Rows
 from tests.core.samples import Row, examples, rows_of
 
@@ -25,10 +25,10 @@ def columns(rows: list[Row]) -> Rows:
 
 def compare(source: list[Row], index: list[Row], scope: Scope = EVERYWHERE) -> Differences:
     """Both sides at once."""
-    ledger = Ledger(scope, 1_000)
+    ledger = MultisetDiff(scope, 1_000)
     ledger.source(columns(sorted(source)))
     ledger.index(columns(sorted(index)))
-    ledger.settle(None)
+    ledger.flush_below(None)
     return ledger.differences
 
 
@@ -44,21 +44,21 @@ def brute_force(source: list[Row], index: list[Row]) -> dict[str, int]:
 @given(source=ROWS, index=ROWS, data=st.data())
 @examples(300)
 def test_counts_are_those_of_brute_force(source: list[Row], index: list[Row], data: st.DataObject) -> None:
-    ledger = Ledger(EVERYWHERE, data.draw(st.integers(1, 20), "capacity"))
+    ledger = MultisetDiff(EVERYWHERE, data.draw(st.integers(1, 20), "capacity"))
     sides = [(ledger.source, sorted(source, key=lambda r: r[0])), (ledger.index, sorted(index, key=lambda r: r[0]))]
     reached = [-1, -1]
     while any(rows for _, rows in sides):
         which = data.draw(st.sampled_from([i for i in (0, 1) if sides[i][1]]), "side")
-        enter, rows = sides[which]
+        add, rows = sides[which]
         size = data.draw(st.integers(1, len(rows)), "rows")
-        enter(columns(rows[:size]))
+        add(columns(rows[:size]))
         reached[which] = rows[size - 1][0]
-        sides[which] = enter, rows[size:]
+        sides[which] = add, rows[size:]
         if not sides[which][1]:
             reached[which] = 1_000
         if data.draw(st.booleans(), "settle"):
-            ledger.settle(min(reached))
-    ledger.settle(None)
+            ledger.flush_below(min(reached))
+    ledger.flush_below(None)
     assert ledger.differences.totals() == brute_force(source, index)
     assert not len(ledger.keys(None))
 
@@ -85,13 +85,13 @@ def test_a_broken_index_does_not_name_a_chunk_a_row() -> None:
 
 
 def test_a_key_with_all_rows_is_counted() -> None:
-    ledger = Ledger(EVERYWHERE, 100)
+    ledger = MultisetDiff(EVERYWHERE, 100)
     for _ in range(50):
         ledger.source(columns([(7, 1, sub) for sub in range(40)]))
         assert len(ledger) <= 100
     for _ in range(49):
         ledger.index(columns([(7, 1, sub) for sub in range(41)]))
         assert len(ledger) <= 100
-    ledger.settle(None)
+    ledger.flush_below(None)
     # 40 rows less, of which 40 have a partner among the 49 that are too many.
     assert ledger.differences.totals() == {MISSING: 0, SURPLUS: 9, WRONG: 40}

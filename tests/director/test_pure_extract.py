@@ -19,7 +19,7 @@ from airflow_reindex.core.failures import ClaimLostError, DataError, SpaceError,
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.coordination.throttle import Watch
 from airflow_reindex.director.extract import extractor, run_buffer
-from airflow_reindex.director.extract.extractor import Extractor, Source, stream, unaccounted
+from airflow_reindex.director.extract.extractor import Extractor, WorkerReader, stream, unaccounted
 from airflow_reindex.director.extract.run_buffer import RunBuffer, layout
 from airflow_reindex.director.extract.task import missing_chunks
 from airflow_reindex.director.model import runs
@@ -441,12 +441,12 @@ def test_columns_that_are_no_integers_are_refused(tables: Tables, types: tuple[i
     tables.types = types
     connection = tables.connect("w1")
     with pytest.raises(DataError, match=r"column '.*' of table 'Object_1' is not an integer column"):
-        list(stream(Source(connection), make_plan(), 1))
+        list(stream(WorkerReader(connection), make_plan(), 1))
     assert connection.cursors == 0
 
 
 def test_a_stream_gives_batches(tables: Tables) -> None:
-    batches: list[Rows] = list(stream(Source(tables.connect("w1")), make_plan(), 2))
+    batches: list[Rows] = list(stream(WorkerReader(tables.connect("w1")), make_plan(), 2))
     assert [len(batch) for batch in batches] == [10, 10, 10, 5]
     assert [row for batch in batches for row in tuples(batch)] == truth(2)
 

@@ -21,7 +21,7 @@ from airflow_reindex.director.load.duplicates import QUOTED_CHUNKS, QUOTED_KEYS,
 from airflow_reindex.director.load.merge import Merger
 from airflow_reindex.director.model import runs
 from airflow_reindex.director.model.runs import Manifest
-from airflow_reindex.director.model.split import KeyRange, Source, make_split
+from airflow_reindex.director.model.split import KeyRange, RunFiles, make_split
 from airflow_reindex.director.mysql.types import Checksum, Rows
 from tests.core.samples import TOKEN, Row, examples, rows_of, stage, tuples
 
@@ -64,7 +64,7 @@ def merge_all(
     folder: Folder, staged: list[Manifest], ranges: tuple[KeyRange, ...], capacity: int = 10_000, group_rows: int = 4
 ) -> list[Row]:
     """All slices of all ranges, with what must hold of each."""
-    merger = Merger(folder, Source.of(staged), capacity)
+    merger = Merger(folder, RunFiles.of(staged), capacity)
     everything: list[Row] = []
     for key_range in ranges:
         pieces = list(merger.pieces(key_range))
@@ -154,7 +154,7 @@ def test_a_window_decodes_only_row_groups_that_it_needs(tmp_path: Path, monkeypa
         return real(self, groups, **options)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_groups", noted)
-    pieces = list(Merger(folder, Source.of(staged), 1000).pieces(KeyRange(0, (25, 31, 32, 33, 58, 60), 35)))
+    pieces = list(Merger(folder, RunFiles.of(staged), 1000).pieces(KeyRange(0, (25, 31, 32, 33, 58, 60), 35)))
     assert [piece.rows.key.tolist() for piece in pieces] == [
         [25, 26, 27, 28, 29, 30],
         [31],
@@ -170,7 +170,7 @@ def test_a_file_outside_of_the_range_is_not_opened(tmp_path: Path) -> None:
     staged = [stage(folder, "m", [rows_of(range(c * 10, c * 10 + 10), [c] * 10, range(10)) for c in range(3)])]
     for file in (staged[0].files[0], staged[0].files[2]):
         folder.remove(file.name)
-    (piece,) = Merger(folder, Source.of(staged), 1000).pieces(KeyRange(0, (10, 20), 10))
+    (piece,) = Merger(folder, RunFiles.of(staged), 1000).pieces(KeyRange(0, (10, 20), 10))
     assert piece.rows.key.tolist() == list(range(10, 20))
 
 
@@ -178,7 +178,7 @@ def test_one_key_with_more_rows_than_memory_comes_in_pieces(tmp_path: Path) -> N
     folder = Folder.at(str(tmp_path))
     keys = [5] * 200 + [7] * 3 + [2] * 3
     staged = [stage(folder, "m", [rows_of(keys, [c] * len(keys), range(len(keys))) for c in range(3)], 4)]
-    pieces = list(Merger(folder, Source.of(staged), 20).pieces(KeyRange(0, (None, None), 600)))
+    pieces = list(Merger(folder, RunFiles.of(staged), 20).pieces(KeyRange(0, (None, None), 600)))
     assert [piece.last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
     found = [key for piece in pieces for key in piece.rows.key.tolist()]
     assert found == [2] * 9 + [5] * 600 + [7] * 9
@@ -192,7 +192,7 @@ def test_neighbouring_huge_keys_are_told_apart(tmp_path: Path, kind: str) -> Non
     folder = Folder.at(str(tmp_path))
     staged = [stage(folder, "m", [rows_of(keys, [1] * 4, range(4), f"{kind} int32")])]
     for capacity in (1, 100):
-        merger = Merger(folder, Source.of(staged), capacity)
+        merger = Merger(folder, RunFiles.of(staged), capacity)
         pieces = merger.pieces(KeyRange(0, (None, *keys[1:], None), 4))
         assert [piece.rows.key.tolist() for piece in pieces] == [[key] for key in keys]
         assert [p.rows.key.tolist() for p in merger.pieces(KeyRange(0, (None, None), 4))] in (
@@ -202,14 +202,14 @@ def test_neighbouring_huge_keys_are_told_apart(tmp_path: Path, kind: str) -> Non
 
 
 def test_no_files_no_pieces(tmp_path: Path) -> None:
-    assert list(Merger(Folder.at(str(tmp_path)), Source.of([]), 10).pieces(KeyRange(0, (None, 5, None), 0))) == []
+    assert list(Merger(Folder.at(str(tmp_path)), RunFiles.of([]), 10).pieces(KeyRange(0, (None, 5, None), 0))) == []
 
 
 def test_merging_keeps_the_checksum(tmp_path: Path) -> None:
     folder, numbers = Folder.at(str(tmp_path)), np.random.default_rng(5)
     pieces = [rows_of(numbers.integers(-(1 << 62), 1 << 62, 900).tolist(), [c] * 900, range(900)) for c in range(4)]
     staged = [stage(folder, "m", pieces)]
-    merger = Merger(folder, Source.of(staged), 700)
+    merger = Merger(folder, RunFiles.of(staged), 700)
     ranges = make_split(TOKEN, staged, 500, 100).ranges
     total = sum((Checksum.of(piece.rows) for r in ranges for piece in merger.pieces(r)), Checksum())
     assert total == sum(map(Checksum.of, pieces), Checksum())

@@ -16,7 +16,7 @@ from airflow_reindex.director.load import merge
 from airflow_reindex.director.model.inventory import TableInfo
 from airflow_reindex.director.model.plan import Plan, assign, group_as_list, group_label, make_groups, row_group_rows
 from airflow_reindex.director.model.runs import GROUPS_IN_FILE, SAMPLES, Manifest, StagedChunk, StagedFile
-from airflow_reindex.director.model.split import SLICE_ROWS, Source, Split, make_split
+from airflow_reindex.director.model.split import SLICE_ROWS, RunFiles, Split, make_split
 from airflow_reindex.director.mysql.types import Checksum
 from airflow_reindex.director.planning.estimate import Build, estimate, main
 from tests.core.samples import TOKEN, make_plan
@@ -104,7 +104,7 @@ def test_the_key_ranges(staged: list[Manifest]) -> None:
 
 
 def test_a_window_reads_little_more_than_it_needs(staged: list[Manifest]) -> None:
-    source = Source.of(staged)
+    source = RunFiles.of(staged)
     split = make_split(TOKEN, staged, ROWS_PER_TASK)
     key_range = split.ranges[500]
     slices = len(key_range.bounds) - 1

@@ -16,7 +16,7 @@ from airflow_reindex.core.claims import Keeper
 from airflow_reindex.core.failures import ClaimLostError, ConflictError, RequestError
 from airflow_reindex.director import steps
 from airflow_reindex.director.coordination import claim, throttle
-from airflow_reindex.director.coordination.scheduler import Turns
+from airflow_reindex.director.coordination.scheduler import GroupScheduler
 from airflow_reindex.director.coordination.throttle import Desk, Pace, Watch, working
 from airflow_reindex.director.extract import extractor, task
 from airflow_reindex.director.load.loader import markers
@@ -60,7 +60,7 @@ def test_seats_are_counted_and_come_free(two: tuple[Connection, Connection]) -> 
 
 
 def test_a_worker_is_asked_for_so_many_connections(two: tuple[Connection, Connection]) -> None:
-    one, other = Turns(two[0], "token", 1), Turns(two[1], "token", 1)
+    one, other = GroupScheduler(two[0], "token", 1), GroupScheduler(two[1], "token", 1)
     assert one.begin(1, "w1")
     assert one.admit("w1")
     assert not other.begin(1, "w2"), "the group is being read"

@@ -18,7 +18,7 @@ from airflow_reindex.director.load import loader
 from airflow_reindex.director.model import split
 from airflow_reindex.director.model.records import read_plan, read_split
 from airflow_reindex.director.model.runs import manifests
-from airflow_reindex.director.model.split import Source
+from airflow_reindex.director.model.split import RunFiles
 from airflow_reindex.director.mysql import client
 from airflow_reindex.director.publish import proof, publish
 from sandbox.catalog.catalog import CatalogSummary
@@ -78,7 +78,7 @@ class TestZombies:
         monkeypatch.setattr(steps, "read_group", lambda *_: plan.groups[0])
         monkeypatch.setattr(steps, "read_groups", lambda *_: plan.groups)
         monkeypatch.setattr(steps, "read_split", lambda _: ranges)
-        monkeypatch.setattr(steps, "read_source", lambda _: Source.of(staged))
+        monkeypatch.setattr(steps, "read_source", lambda _: RunFiles.of(staged))
         monkeypatch.setattr(steps, "manifests", lambda *_: staged)
         for step in (
             lambda: steps.extract_group(first.servers, first.folder, plan, 0, MEMORY),

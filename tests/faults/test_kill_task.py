@@ -12,7 +12,7 @@ from random import Random
 import pytest
 
 from airflow_reindex.director.coordination import claim
-from airflow_reindex.director.coordination.scheduler import Turns
+from airflow_reindex.director.coordination.scheduler import GroupScheduler
 from airflow_reindex.director.model import split
 from airflow_reindex.director.model.limits import Limits
 from airflow_reindex.director.model.records import read_split
@@ -150,16 +150,16 @@ def test_killed_helper_gives_back_what_it_held(
     with ExitStack() as stack:
         # The worker of the task's own group has no connection to spare, so that it reads the other group.
         for _ in range(run.servers.worker_connections):
-            assert Turns(stack.enter_context(session(run.servers.czar)), plan.token, 4).admit(own)
+            assert GroupScheduler(stack.enter_context(session(run.servers.czar)), plan.token, 4).admit(own)
         czar = stack.enter_context(session(run.servers.czar))
         helper = TaskProcess(run, "extract", 0)
         helper.begin()
         wait_for(lambda: other in connected(shaky))
         # Another task of that group must wait, but with the helper's death its turn comes.
-        assert not Turns(czar, plan.token, 4).begin(1, other)
+        assert not GroupScheduler(czar, plan.token, 4).begin(1, other)
         assert helper.kill()
         wait_for(lambda: other not in connected(shaky))
-        took_over = Turns(czar, plan.token, 4)
+        took_over = GroupScheduler(czar, plan.token, 4)
         wait_for(lambda: took_over.begin(1, other))
         took_over.end(1)
         claim.set_limits(czar, run.servers.tables(run.request), Limits())

@@ -12,7 +12,7 @@ from airflow_reindex.core.failures import TransientError
 from airflow_reindex.director import steps
 from airflow_reindex.director.extract import extractor
 from airflow_reindex.director.load.merge import Merger
-from airflow_reindex.director.model.split import KeyRange, Source
+from airflow_reindex.director.model.split import KeyRange, RunFiles
 from airflow_reindex.director.mysql import binary_protocol
 from airflow_reindex.director.mysql.types import Checksum, Rows
 from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, generate, truth
@@ -123,7 +123,7 @@ def test_worker_killed_in_mid_chunk(
     assert staged == Checksum.of(big_rows(chunk))
     split = run.split()
     assert split.rows == sky.rows - sky.row_counts[chunk] + BIG_ROWS
-    source = Source.of(steps.staged_runs(run.folder, plan))
+    source = RunFiles.of(steps.staged_runs(run.folder, plan))
     pieces = Merger(run.folder, source, 2 * split.rows).pieces(KeyRange(0, (None, None), split.rows))
     found = Rows.joined([piece.rows for piece in pieces])
     small = found.chunk != chunk

@@ -17,7 +17,7 @@ import pytest
 from airflow_reindex.core.failures import RequestError, TransientError
 from airflow_reindex.director.coordination import claim
 from airflow_reindex.director.extract import extractor
-from airflow_reindex.director.mysql.client import Patience, execute, is_transient, query
+from airflow_reindex.director.mysql.client import Timeouts, execute, is_transient, query
 from airflow_reindex.director.publish import publish
 from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.vectors.stores.pgvector import connector
@@ -270,7 +270,7 @@ def test_network_is_watched_by_tcp(network: Network) -> None:
 
 def test_long_statement_is_no_fault(network: Network) -> None:
     # TCP's own watch takes the silence of a living server for none, however short its time.
-    patience = Patience(answer=60, network=PATIENCE)
+    patience = Timeouts(answer=60, network=PATIENCE)
     with closing(network.servers.czar()) as connection:
         patience.apply(connection)
         assert query(connection, "SELECT SLEEP(1.2)") == [(0,)]

@@ -14,7 +14,7 @@ import pytest
 from airflow_reindex.core.failures import ClaimLostError, DataError, TransientError
 from airflow_reindex.director import steps
 from airflow_reindex.director.coordination import claim
-from airflow_reindex.director.coordination.scheduler import Turns
+from airflow_reindex.director.coordination.scheduler import GroupScheduler
 from airflow_reindex.director.extract import extractor
 from airflow_reindex.director.load import loader
 from airflow_reindex.director.model.tables import IndexTables
@@ -321,17 +321,17 @@ def test_a_sign_of_life_that_waits_fails_no_work(run: Build, rival: Any, monkeyp
 def test_a_broken_line_to_the_czar_hides_no_chunk(
     run: Build, shaky: Sandbox, sky: CatalogSummary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def end(self: Turns, group: int) -> None:
+    def end(self: GroupScheduler, group: int) -> None:
         run_sql(shaky.czar, f"KILL {self._connection.thread_id()}")
         real(self, group)
 
-    real = Turns.end
+    real = GroupScheduler.end
     run.plan()
     group = group_of(run, WORKER)
     chunk = next(c.chunk for c in run.plan_made.groups[group] if c.chunk in sky.placement)
     table = f"`{SPEC.database}`.`Object_{chunk}`"
     run_sql(shaky.workers[WORKER], f"RENAME TABLE {table} TO `{SPEC.database}`.aside")
-    monkeypatch.setattr(Turns, "end", end)
+    monkeypatch.setattr(GroupScheduler, "end", end)
     try:
         with pytest.raises(DataError):
             run.extract(group)

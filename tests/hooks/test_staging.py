@@ -15,7 +15,7 @@ import pytest
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.reader import JsonFiles
 from airflow_reindex.core.staging import PUT_BYTES, Folder
-from airflow_reindex.director.coordination.scheduler import Turns
+from airflow_reindex.director.coordination.scheduler import GroupScheduler
 from airflow_reindex.director.extract import task
 from airflow_reindex.director.model.runs import manifests
 from airflow_reindex.director.mysql.client import session
@@ -57,7 +57,7 @@ def test_files_read_back(folder: Folder) -> None:
     assert [one.url for one in folder.child("dag").folders()] == [run.url]
     assert run.newest() > 0
     assert run.free_bytes() is None
-    run.ensure_room(1 << 60)
+    run.ensure_free_space(1 << 60)
 
 
 def test_small_files_are_read_again_when_they_have_changed(folder: Folder) -> None:
@@ -237,7 +237,7 @@ def test_a_task_of_a_large_run_asks_for_no_more(
         # Nor does a task that waits read the groups, which grow with the catalog: it looks whether others have begun.
         for worker in sandbox.workers:
             for _ in range(run.servers.worker_connections):
-                other = Turns(stack.enter_context(session(run.servers.czar)), "other build", 4)
+                other = GroupScheduler(stack.enter_context(session(run.servers.czar)), "other build", 4)
                 assert other.admit(worker)
         waiting = threading.Thread(target=run.extract, args=(2,), daemon=True)
         begin = len(store.requests)

@@ -11,7 +11,7 @@ import pytest
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.hooks.staging import run_folder
-from airflow_reindex.hooks.staging_sweep import sweep_old_folders
+from airflow_reindex.hooks.staging_sweep import remove_expired_folders
 from tests.staged import DAG, RUN, age, keep, stage
 
 DAYS = 3
@@ -29,7 +29,7 @@ def staging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def sweep() -> None:
     """The sweep of the present run."""
-    sweep_old_folders(keep=run_folder(DAG, PRESENT))
+    remove_expired_folders(keep=run_folder(DAG, PRESENT))
 
 
 def test_old_folder_goes() -> None:

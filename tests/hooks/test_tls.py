@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from airflow_reindex.core.failures import RequestError
-from airflow_reindex.director.extract.extractor import Source, stream
+from airflow_reindex.director.extract.extractor import WorkerReader, stream
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.mysql.client import Connect, code_of, query, session
 from airflow_reindex.hooks.databases import database
@@ -182,7 +182,7 @@ def test_rows_are_read_whether_they_are_encrypted_or_not(
             MySQLdb.connect, host=HOST, port=server.port, user="root", passwd=server.passwords["root"], ssl={"ca": ca}
         )
     assert bool(cipher(connect)) == encrypted
-    source = Source.open(connect)
+    source = WorkerReader.open(connect)
     assert (source.wire is None) == encrypted, "only bytes in plain text can be read from the socket"
     rows = [row for some in stream(source, make_plan(), 7) for row in tuples(some)]
     source.close()

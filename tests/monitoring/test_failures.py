@@ -18,8 +18,8 @@ from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import REPORT
 from airflow_reindex.director.report import ERRORS, FAILURES, write_report
 from airflow_reindex.monitoring.failures import COLUMNS, Failures, Filter, read_failures
-from airflow_reindex.monitoring.run_info import RunFacts
-from airflow_reindex.monitoring.run_snapshot import Material
+from airflow_reindex.monitoring.run_info import RunInfo
+from airflow_reindex.monitoring.run_snapshot import RunSnapshot
 
 LABELS = {name: name for name in COLUMNS}
 
@@ -57,8 +57,8 @@ def test_pages_and_filters() -> None:
     assert page["kinds"] == [{"kind": "kind0", "count": 50}, {"kind": "kind1", "count": 50}]
 
 
-def tasks(*names: str) -> RunFacts:
-    return RunFacts(dag_id="d", run_id="r", state="running", tasks={name: {-1: "success"} for name in names})
+def tasks(*names: str) -> RunInfo:
+    return RunInfo(dag_id="d", run_id="r", state="running", tasks={name: {-1: "success"} for name in names})
 
 
 def failed(count: int) -> list[Failure]:
@@ -70,7 +70,7 @@ def failed(count: int) -> list[Failure]:
     ]
 
 
-def ended(folder: Folder, failures: list[Failure]) -> tuple[Material, RunFacts]:
+def ended(folder: Folder, failures: list[Failure]) -> tuple[RunSnapshot, RunInfo]:
     """A build that has ended with failures, and its report."""
     report = Report(
         id="r", kind="build_director_index", status=Status.FAILED, detail="x", source="a", dest="b", total=900, count=0,
@@ -78,8 +78,8 @@ def ended(folder: Folder, failures: list[Failure]) -> tuple[Material, RunFacts]:
         error_ext=error_map(failures[:QUOTED_FAILURES]),
     )  # fmt: skip
     write_report(folder, report.as_dict(), failures)
-    facts = RunFacts(dag_id="d", run_id="r", state="failed", tasks={"plan": {-1: "success"}, "extract": {0: "failed"}})
-    return Material(plan=None, report=folder.read_json(REPORT)), facts
+    info = RunInfo(dag_id="d", run_id="r", state="failed", tasks={"plan": {-1: "success"}, "extract": {0: "failed"}})
+    return RunSnapshot(plan=None, report=folder.read_json(REPORT)), info
 
 
 @pytest.mark.parametrize("count", [4, 300])
@@ -93,14 +93,14 @@ def test_kinds_are_those_that_were_set(tmp_path: Path, count: int) -> None:
 
 def test_reports_of_earlier_versions_have_no_kinds(tmp_path: Path) -> None:
     folder = Folder.at(str(tmp_path))
-    material, facts = ended(folder, failed(300))
+    snapshot, info = ended(folder, failed(300))
     folder.remove(FAILURES)
-    old = read_failures(folder, material, facts).page(Filter(), 0, 10)
+    old = read_failures(folder, snapshot, info).page(Filter(), 0, 10)
     assert (old["total"], old["kinds"]) == (300, [{"kind": "other", "count": 300}])
     folder.remove(ERRORS)
-    for failure in material.report["failed_items"] if material.report else ():
+    for failure in snapshot.report["failed_items"] if snapshot.report else ():
         del failure["kind"]
-    few = read_failures(folder, material, facts).page(Filter(), 0, 10)
+    few = read_failures(folder, snapshot, info).page(Filter(), 0, 10)
     assert (few["total"], few["kinds"]) == (100, [{"kind": "other", "count": 100}])
 
 
@@ -117,7 +117,7 @@ def test_failed_items_of_windows_that_have_ended(tmp_path: Path) -> None:
     folder.write("windows/0.ndjson", "\n".join(lines).encode())
     folder.write("windows/verify.ndjson", lines[0].encode())
     folder.write("windows/1.ndjson", b"")
-    page = read_failures(folder, Material(plan=None), tasks("plan", "reindex", "verify")).page(Filter(), 0, 10)
+    page = read_failures(folder, RunSnapshot(plan=None), tasks("plan", "reindex", "verify")).page(Filter(), 0, 10)
     assert [row["chunk"] for row in page["rows"]] == [f"é{n}" for n in range(5)]
     assert page["columns"]["chunk"] == "Item"
     assert page["rows"][0]["kind"] == "on_upsert"
@@ -125,5 +125,5 @@ def test_failed_items_of_windows_that_have_ended(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", [("plan", "extract", "load"), ("plan", "reindex", "verify")])
 def test_nothing_has_failed_yet(tmp_path: Path, names: tuple[str, ...]) -> None:
-    page = read_failures(Folder.at(str(tmp_path)), Material(plan=None), tasks(*names)).page(Filter(), 0, 10)
+    page = read_failures(Folder.at(str(tmp_path)), RunSnapshot(plan=None), tasks(*names)).page(Filter(), 0, 10)
     assert (page["total"], page["rows"], page["kinds"], page["workers"]) == (0, [], [], [])

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reindex.core.failures import Code
-from airflow_reindex.core.heartbeat import LIVE, Beat
+from airflow_reindex.core.heartbeat import LIVE, ProgressSnapshot
 from airflow_reindex.core.report import Failure, Report, Status
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import CANCELED, REPORT, TaskRecord, now
@@ -23,7 +23,7 @@ from airflow_reindex.monitoring.chunks import STATES, Chunks, Planned, look_at_c
 from airflow_reindex.monitoring.failures import Filter, read_failures
 from airflow_reindex.monitoring.overview import overview
 from airflow_reindex.monitoring.rates import estimate
-from airflow_reindex.monitoring.run_info import RunFacts
+from airflow_reindex.monitoring.run_info import RunInfo
 from airflow_reindex.monitoring.run_snapshot import Gatherer, keep
 from tests.core.samples import TOKEN, examples, manifest, planned
 from tests.director.test_pure_outcome import plan_in, record, stage_in
@@ -36,16 +36,16 @@ def folder(tmp_path: Path) -> Folder:
     return Folder.at(str(tmp_path / "run"))
 
 
-def run(state: str = "running", **changes: Any) -> RunFacts:
+def run(state: str = "running", **changes: Any) -> RunInfo:
     """A run whose plan has ended, and whose two extract tasks are at work; but for some changes."""
     tasks = {name: {-1: "none"} for name in ALL} | {"plan": {-1: "success"}, "extract": {0: "running", 1: "running"}}
-    return RunFacts(
+    return RunInfo(
         dag_id="build", run_id="r", state=state, tasks={**tasks, **changes}, started_at="2026-01-01T00:00:00.000000Z"
     )
 
 
-def seen(folder: Folder, facts: RunFacts) -> dict[str, Any]:
-    return overview(Gatherer(folder).gather(facts), facts)
+def seen(folder: Folder, info: RunInfo) -> dict[str, Any]:
+    return overview(Gatherer(folder).read(info), info)
 
 
 def phase(found: dict[str, Any], name: str) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def phase(found: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def beat(folder: Folder, task: str, index: int, done: int, total: int) -> None:
-    made = Beat(
+    made = ProgressSnapshot(
         task=task, index=index, token=TOKEN, started_at=time.time() - 10, at=time.time(), what=task, unit="rows",
         done=done, total=total, recent=2.0,
     )  # fmt: skip
@@ -102,13 +102,13 @@ def test_task_that_died_without_a_word(folder: Folder) -> None:
     record(folder, "extract", 0)
     record(folder, "extract", 1, ended_at="")
     kept = {name: {-1: "upstream_failed"} for name in ("split", "load", "publish")}
-    facts = run("failed", extract={0: "success", 1: "failed"}, aggregate={-1: "failed"}, **kept)
-    found = seen(folder, facts)
+    info = run("failed", extract={0: "success", 1: "failed"}, aggregate={-1: "failed"}, **kept)
+    found = seen(folder, info)
     assert (found["status"], found["count"], found["failed"], found["progress"]) == ("failed", 2, 1, 1.0)
     assert "extract[1] ended as 'failed' and left no error" in found["detail"]
     assert [phase(found, name)["state"] for name in ("extract", "split", "publish")] == ["failed", "skipped", "skipped"]
-    material = Gatherer(folder).gather(facts)
-    (row,) = read_failures(folder, material, facts).page(Filter(), 0, 10)["rows"]
+    snapshot = Gatherer(folder).read(info)
+    (row,) = read_failures(folder, snapshot, info).page(Filter(), 0, 10)["rows"]
     assert (row["chunk"], row["worker"]) == (3, "w2")
     assert "without a word" in row["message"]
     assert row["kind"] == "lost_task"
@@ -118,9 +118,9 @@ def test_failures_are_shown_before_the_report_is_there(folder: Folder) -> None:
     plan_in(folder)
     failure = Failure(table="Object", worker="w1", chunk=2, message="arbitrary words", kind=Code.MISSING_TABLE)
     record(folder, "extract", 0, failures=[failure], error="1 of 2 chunks failed")
-    facts = run(extract={0: "failed", 1: "running"})
-    assert seen(folder, facts)["chunks"]["failed"] == 1
-    rows = read_failures(folder, Gatherer(folder).gather(facts), facts).page(Filter(), 0, 10)["rows"]
+    info = run(extract={0: "failed", 1: "running"})
+    assert seen(folder, info)["chunks"]["failed"] == 1
+    rows = read_failures(folder, Gatherer(folder).read(info), info).page(Filter(), 0, 10)["rows"]
     assert [(row["chunk"], row["message"], row["kind"]) for row in rows] == [(2, failure.message, "missing_table")]
 
 
@@ -163,12 +163,12 @@ def test_what_is_kept_of_a_finished_build_shows_the_same(folder: Folder) -> None
     for task, index in (("extract", 0), ("extract", 1), ("split", -1), ("publish", -1)):
         record(folder, task, index)
     done = {name: {-1: "success"} for name in ALL} | {"extract": {0: "success", 1: "success"}}
-    facts = run("success", **done)
-    before = seen(folder, facts)
-    keep(folder, facts)
+    info = run("success", **done)
+    before = seen(folder, info)
+    keep(folder, info)
     for name in ("plan.json", "tasks", RUNS):
         folder.remove(name)
-    after = seen(folder, facts)
+    after = seen(folder, info)
     changing = ("now", "updated_at")
     assert {k: v for k, v in before.items() if k not in changing} == {
         k: v for k, v in after.items() if k not in changing

@@ -22,7 +22,7 @@ from airflow_reindex.vectors.embedding.backends import open_model
 from airflow_reindex.vectors.embedding.bisect import PROBE
 from airflow_reindex.vectors.embedding.loaders.payload import PayloadLoader
 from airflow_reindex.vectors.embedding.loaders.settings import PayloadSettings
-from airflow_reindex.vectors.embedding.pipeline import Kitchen
+from airflow_reindex.vectors.embedding.pipeline import EmbeddingPipeline
 from airflow_reindex.vectors.embedding.probing import TEXTS, long_texts
 from airflow_reindex.vectors.model.embedding_model import ModelSpec
 from airflow_reindex.vectors.model.loader import Loader
@@ -32,7 +32,7 @@ from airflow_reindex.vectors.model.splitting import Splitter
 from airflow_reindex.vectors.model.store import Pointer
 from airflow_reindex.vectors.planning.planning import make_plan
 from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector
-from airflow_reindex.vectors.sync.tools import Tools
+from airflow_reindex.vectors.sync.context import ReindexContext
 from sandbox.servers.embedding_server import EmbeddingServer
 from sandbox.servers.postgres import Postgres
 
@@ -112,14 +112,16 @@ class Reindex:
         return PgVectorStore(connector(uri, **path), label="test", switch_seconds=5)
 
     @contextmanager
-    def tools(self) -> Iterator[Tools]:
+    def tools(self) -> Iterator[ReindexContext]:
         """Store, models, loader."""
         request = self.request
         source, dest = self.spec(request.source_embedding_model_id), self.spec(request.dest_embedding_model_id)
         store, model = self.store(), open_model(dest, {})
         try:
-            kitchen = Kitchen(model=model, loader=self.loader, splitter=Splitter(self.part))
-            yield Tools(store=store, source_spec=source, source_model=lambda: open_model(source, {}), kitchen=kitchen)
+            pipeline = EmbeddingPipeline(model=model, loader=self.loader, splitter=Splitter(self.part))
+            yield ReindexContext(
+                store=store, source_spec=source, source_model=lambda: open_model(source, {}), pipeline=pipeline
+            )
         finally:
             model.close()
             store.close()
@@ -165,7 +167,7 @@ class Reindex:
             tools, self.folder, self.owner, hook=self.hooked.append, lock_seconds=2
         ))  # fmt: skip
 
-    def _task(self, name: str, work: Callable[[Tools], object]) -> None:
+    def _task(self, name: str, work: Callable[[ReindexContext], object]) -> None:
         self.task_states[name] = "failed"
         with self.tools() as tools:
             work(tools)

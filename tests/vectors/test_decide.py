@@ -29,8 +29,8 @@ SOURCE = {key: version for key, (version, _) in CASES.items() if version}
 # A store tells nothing of an object that has neither.
 DEST = {key: state for key, (_, state) in CASES.items() if state.row or state.mark}
 ALL_RULES = [
-    Rules(recipe=b"r", run="now", protect=protect, drop_gone=drop_gone, skip_failed=skip_failed)
-    for protect, drop_gone, skip_failed in product(_FLAGS, _FLAGS, _FLAGS)
+    Rules(recipe=b"r", run="now", preserve_newer=preserve_newer, drop_gone=drop_gone, skip_failed=skip_failed)
+    for preserve_newer, drop_gone, skip_failed in product(_FLAGS, _FLAGS, _FLAGS)
 ]
 
 
@@ -45,11 +45,11 @@ def expected(version: bytes | None, state: State | None, rules: Rules) -> str:
     """What is to become of one item, said in another way."""
     there = state or State(None, None)
     mark = there.mark
-    theirs = rules.protect and somebody_elses(there)
+    theirs = rules.preserve_newer and somebody_elses(there)
     if version is None:
         if theirs and there.row is not None:
             return "written"
-        return "delete" if not rules.protect or rules.drop_gone else "nothing"
+        return "delete" if not rules.preserve_newer or rules.drop_gone else "nothing"
     in_step = mark is not None and (mark.version, mark.recipe) == (version, rules.recipe)
     if theirs:
         return "removed" if there.row is None else "written"
@@ -120,7 +120,7 @@ def test_without_protection_the_source_is_the_truth(state: State | None, what: s
     ],
 )
 def test_protected_rows(state: State, what: str, why: str) -> None:
-    assert told(decide({"a": ONE}, {"a": state}, replace(NOW, protect=True))) == {"a": what}, why
+    assert told(decide({"a": ONE}, {"a": state}, replace(NOW, preserve_newer=True))) == {"a": what}, why
 
 
 def test_failures_are_left_alone_only_while_nothing_has_changed() -> None:
@@ -137,7 +137,7 @@ def test_failures_are_left_alone_only_while_nothing_has_changed() -> None:
 @pytest.mark.parametrize("skip_failed", _FLAGS)
 def test_what_others_did_is_accounted_for(drop_gone: bool, skip_failed: bool) -> None:
     """After a pass: rows = items of the source - failed - removed by others + surplus, whatever others did."""
-    rules = replace(NOW, protect=True, drop_gone=drop_gone, skip_failed=skip_failed)
+    rules = replace(NOW, preserve_newer=True, drop_gone=drop_gone, skip_failed=skip_failed)
     decision = decide(SOURCE, DEST, rules)
     rows = {key for key, state in DEST.items() if state.row} | set(decision.embed)
     # Of what has failed in this run the row is gone by then, unless it is somebody else's.

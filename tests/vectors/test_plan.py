@@ -38,8 +38,8 @@ def batches(keys: Sequence[str], size: int) -> Iterator[list[str]]:
 
 
 def holds(limits: Range, key: str) -> bool:
-    after, upto = limits
-    return (after is None or key > after) and (upto is None or key <= upto)
+    after, until = limits
+    return (after is None or key > after) and (until is None or key <= until)
 
 
 def check_chain(ranges: Sequence[Range]) -> None:
@@ -47,7 +47,7 @@ def check_chain(ranges: Sequence[Range]) -> None:
     assert ranges[0][0] is None
     assert ranges[-1][1] is None
     assert all(one[1] == other[0] is not None for one, other in pairwise(ranges))
-    assert all(upto is not None and (after is None or after < upto) for after, upto in ranges[:-1])
+    assert all(until is not None and (after is None or after < until) for after, until in ranges[:-1])
 
 
 @examples(150)
@@ -63,7 +63,7 @@ def test_windows_cover_the_key_space(
     assert [planned_items(folder, window.number) for window in windows] == list(batches(keys, size))
     if not windows:
         return
-    ranges = [(window.after, window.upto) for window in windows]
+    ranges = [(window.after, window.until) for window in windows]
     check_chain(ranges)
     for number, limits in enumerate(ranges):
         assert [key for key in keys if holds(limits, key)] == planned_items(folder, number)
@@ -117,7 +117,7 @@ def test_a_collection_that_grows_while_it_is_read(tmp_path: Path, monkeypatch: p
     windows = write_windows(folder, batches(keys, 7), 10)
     assert [window.limit for window in windows] == [10, 10, 10, 70], "the last one takes the rest"
     assert planned_items(folder, 3) == keys[30:]
-    check_chain([(window.after, window.upto) for window in windows])
+    check_chain([(window.after, window.until) for window in windows])
 
 
 def test_one_window_a_task_at_most(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_coarse_ranges_cover_the_key_space(
     assert sum(counts) == len(keys)
     assert all(items <= count < items + size for count in counts[:-1])
     assert counts[-1] < items + size
-    assert {upto for _, upto in ranges} <= {window.upto for window in windows} | {None}, "windows are not cut"
+    assert {until for _, until in ranges} <= {window.until for window in windows} | {None}, "windows are not cut"
 
 
 def test_no_windows_are_one_range() -> None:
@@ -155,10 +155,10 @@ def a_plan() -> ReindexPlan:
         conn_id="c",
         source=info,
         dest=replace(info, collection_id="new", metric="dot", m=7),
-        protect=True,
+        preserve_newer=True,
         recipe="00ff",
         total=2,
-        windows=(Window(number=0, offset=0, limit=2, after=None, upto=None),),
+        windows=(Window(number=0, offset=0, limit=2, after=None, until=None),),
         listed_only=True,
         started_at="2026-01-01T00:00:00Z",
         notes={"dest_is_live": True},

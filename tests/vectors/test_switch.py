@@ -105,7 +105,7 @@ def test_users_objects_that_come_at_the_last_moment_are_seen(
     admin: Admin, run: Reindex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the first look, and before writers are held."""
-    whole = Session.whole
+    whole = Session.reconcile_all
 
     def late(at: Session) -> Tally:
         user_object(admin)

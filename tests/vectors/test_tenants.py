@@ -63,7 +63,7 @@ def test_each_gets_a_collection_and_an_alias(admin: Admin, tenant: Factory) -> N
         assert pointer is not None
         assert (pointer.collection_id, pointer.run_id) == (NEW, schema)
         assert store.followers(NEW) == ["products"]
-        assert store.known() == [NEW]
+        assert store.list_collections() == [NEW]
         assert store.open(NEW).states("o000028", None).keys() == {"o000029"}
         store.close()
     assert count(admin, "airflow_reindex.aliases") == 2
@@ -86,8 +86,10 @@ def test_both_at_the_same_time(admin: Admin, tenant: Factory) -> None:
     store = runs[0].store()
     assert [(claim.dest, claim.owner.run_id) for claim in store.claims()] == [(NEW, ONE)]
     admin.execute("UPDATE airflow_reindex.claims SET alive_at = alive_at - interval '1 day'")
-    assert [found.owner for found in orphans.look(store, "conn", 60) if found.kind == "claim"] == [str(runs[0].owner)]
-    orphans.give_up(store, NEW, 60)
+    assert [found.owner for found in orphans.find_orphans(store, "conn", 60) if found.kind == "claim"] == [
+        str(runs[0].owner)
+    ]
+    orphans.abandon(store, NEW, 60)
     store.close()
     runs[1].windows()
     runs[1].verify()
@@ -110,7 +112,7 @@ def test_one_tenants_readers_protect_nothing_of_the_other(admin: Admin, tenant: 
     finish(first)
     second = tenant(OTHER, "second")
     second.plan()
-    assert not second.plan_made.protect
+    assert not second.plan_made.preserve_newer
     second.windows()
     second.verify()
     assert second.report()["status"] == "done"
@@ -160,7 +162,7 @@ def test_ids_as_long_as_they_may_be(admin: Admin, tenant: Factory) -> None:
     store = run.store()
     for dest in long:
         store.repoint(Pointer(alias=f"a{dest[1:]}", collection_id=dest, embedding_model_id=dest), None)
-    assert store.known() == long
+    assert store.list_collections() == long
     store.close()
     assert_moved_to(admin, long[1])
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from airflow_reindex.director.audit.differences import Differences
 from airflow_reindex.director.audit.index import IndexReader
-from airflow_reindex.director.audit.ledger import Ledger
+from airflow_reindex.director.audit.multiset_diff import MultisetDiff
 from airflow_reindex.director.mysql.types import Rows
 
 
@@ -19,7 +19,7 @@ class Comparison:
     :param advance: called with the number of rows that were just read from the chunk tables.
     """
 
-    def __init__(self, reader: IndexReader, ledger: Ledger, advance: Callable[[int], None]) -> None:
+    def __init__(self, reader: IndexReader, ledger: MultisetDiff, advance: Callable[[int], None]) -> None:
         self._reader, self._ledger, self._advance = reader, ledger, advance
         self.rows = 0
 
@@ -41,7 +41,7 @@ class Comparison:
             behind.advance()
             bounds = [side.key for side in (source, index) if not side.ended]
             if None not in bounds:
-                self._ledger.settle(min((key for key in bounds if key is not None), default=None))
+                self._ledger.flush_below(min((key for key in bounds if key is not None), default=None))
 
     def some(self, pieces: Iterable[Rows]) -> None:
         """Compare rows of the chunk tables, in key order, with the rows of the index that have the same keys."""
@@ -55,7 +55,7 @@ class Comparison:
         keys: Sequence[int] = self._ledger.keys(before).tolist()
         for rows in self._reader.keys(keys):
             self._ledger.index(rows)
-        self._ledger.settle(before)
+        self._ledger.flush_below(before)
 
     def _counted(self, pieces: Iterable[Rows]) -> Iterator[Rows]:
         for rows in pieces:
@@ -67,8 +67,8 @@ class Comparison:
 class _Side:
     """Rows that come in key order, and the key that they have reached."""
 
-    def __init__(self, pieces: Iterator[Rows], enter: Callable[[Rows], None]) -> None:
-        self._pieces, self._enter = pieces, enter
+    def __init__(self, pieces: Iterator[Rows], add: Callable[[Rows], None]) -> None:
+        self._pieces, self._enter = pieces, add
         self.key: int | None = None
         self.ended = False
 

@@ -13,10 +13,10 @@ from MySQLdb.cursors import SSCursor
 
 from airflow_reindex.core.failures import Code, DataError, RequestError
 from airflow_reindex.director.audit.differences import NO_CHUNK
-from airflow_reindex.director.extract.extractor import Source
+from airflow_reindex.director.extract.extractor import WorkerReader
 from airflow_reindex.director.model.plan import Plan
 from airflow_reindex.director.model.tables import IndexTables
-from airflow_reindex.director.mysql.binary_protocol import SurpriseError
+from airflow_reindex.director.mysql.binary_protocol import UnsupportedResultError
 from airflow_reindex.director.mysql.client import Connect, Connection, query
 from airflow_reindex.director.mysql.identifiers import quote
 from airflow_reindex.director.mysql.types import Rows
@@ -56,15 +56,15 @@ class IndexReader:
     """
     Reads rows of the index; a context manager.
 
-    Its readers raise :class:`SurpriseError` for a NULL or a server's error; without ``fast`` the driver names the
-    cause.
+    Its readers raise :class:`UnsupportedResultError` for a NULL or a server's error; without ``fast`` the driver
+    names the cause.
 
     :param fast: whether to read from the connection's socket, where possible.
     """
 
     def __init__(self, connect: Connect, plan: Plan, tables: IndexTables, *, fast: bool) -> None:
         self._plan, self._tables = plan, tables
-        self._source = Source.open(connect, fast=fast)
+        self._source = WorkerReader.open(connect, fast=fast)
 
     def __enter__(self) -> IndexReader:
         return self
@@ -114,7 +114,7 @@ class IndexReader:
         for values, kind in zip((key, chunk, sub_chunk), kinds, strict=True):
             typed = values.astype(kind)
             if not np.array_equal(typed, values):
-                raise SurpriseError
+                raise UnsupportedResultError
             columns.append(typed)
         return Rows(*columns)
 

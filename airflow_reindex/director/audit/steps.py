@@ -14,11 +14,11 @@ from airflow_reindex.core.memory import rows_that_fit
 from airflow_reindex.core.progress import Progress
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import TASKS
-from airflow_reindex.director.audit import ledger
+from airflow_reindex.director.audit import multiset_diff
 from airflow_reindex.director.audit.comparison import Comparison
 from airflow_reindex.director.audit.differences import SURPLUS, Differences
 from airflow_reindex.director.audit.index import IndexReader, state_of
-from airflow_reindex.director.audit.ledger import Ledger, Scope
+from airflow_reindex.director.audit.multiset_diff import MultisetDiff, Scope
 from airflow_reindex.director.audit.request import AuditRequest
 from airflow_reindex.director.coordination.throttle import Watch
 from airflow_reindex.director.extract import run_buffer
@@ -40,8 +40,8 @@ from airflow_reindex.director.model.records import (
 )
 from airflow_reindex.director.model.runs import RUNS, accounted, manifests
 from airflow_reindex.director.model.servers import Servers
-from airflow_reindex.director.model.split import KeyRange, Source, Split, key_type, make_split
-from airflow_reindex.director.mysql.binary_protocol import SurpriseError
+from airflow_reindex.director.model.split import KeyRange, RunFiles, Split, key_type, make_split
+from airflow_reindex.director.mysql.binary_protocol import UnsupportedResultError
 from airflow_reindex.director.mysql.client import NO_SUCH_TABLE, code_of, query, session
 from airflow_reindex.director.mysql.identifiers import quote
 from airflow_reindex.director.planning.planning import RunContext, describe_table, draft_plan
@@ -129,7 +129,7 @@ def split_audit(servers: Servers, folder: Folder, plan: Plan, rows_per_task: int
         if not split.ranges:
             # Nothing in the chunk tables: every row of the index is surplus.
             split = replace(split, ranges=(KeyRange(0, (None, None), 0),))
-        write_split(folder, split, Source.of(staged))
+        write_split(folder, split, RunFiles.of(staged))
         if folder.read_json(AUDIT)["sampled"]:
             found = probe(servers, plan, folder.read_json(AUDIT)["seed"])
             folder.write_json(f"{DIFFERENCES}/probe.json", found.as_dict())
@@ -143,12 +143,12 @@ def compare_range(servers: Servers, folder: Folder, plan: Plan, number: int, mem
         key_range = read_split(folder).ranges[number]
         sampled = folder.read_json(AUDIT)["sampled"]
         scope = _scope(folder, plan, sampled=sampled)
-        rows = rows_that_fit(memory, merge.BYTES_PER_ROW + ledger.BYTES_PER_ROW)
+        rows = rows_that_fit(memory, merge.BYTES_PER_ROW + multiset_diff.BYTES_PER_ROW)
         progress = Progress(log.info, f"compare {key_range.label}", key_range.rows)
 
         def compare(*, fast: bool) -> Comparison:
             with IndexReader(servers.czar, plan, servers.tables(plan.request), fast=fast) as reader:
-                comparison = Comparison(reader, Ledger(scope, rows), progress.add)
+                comparison = Comparison(reader, MultisetDiff(scope, rows), progress.add)
                 pieces = (piece.rows for piece in Merger(folder, read_source(folder), rows).pieces(key_range))
                 if sampled:
                     comparison.some(pieces)
@@ -158,7 +158,7 @@ def compare_range(servers: Servers, folder: Folder, plan: Plan, number: int, mem
 
         try:
             done = compare(fast=True)
-        except SurpriseError:
+        except UnsupportedResultError:
             done = compare(fast=False)
         found = done.differences
         progress.finish(", ".join(f"{count} {kind}" for kind, count in found.totals().items()))

@@ -226,7 +226,7 @@ def lost(tables: IndexTables) -> ClaimLostError:
     )
 
 
-class _Pulse:
+class _ClaimHeartbeat:
     """Sends heartbeats over a connection of its own, reopened when it breaks, and reads changed limits."""
 
     def __init__(self, connect: Connect, tables: IndexTables, token: str) -> None:
@@ -282,7 +282,7 @@ def keeping(connect: Connect, tables: IndexTables, token: str) -> Iterator[Watch
 
     :raises ClaimLostError: when the claim is lost already.
     """
-    pulse = _Pulse(connect, tables, token)
+    pulse = _ClaimHeartbeat(connect, tables, token)
     try:
         keeper = Keeper(pulse.beat, lambda: lost(tables), every=BEAT_SECONDS)
         pulse.watch = Watch(keeper)

@@ -20,7 +20,7 @@ SILENT_SECONDS = 900
 STAY_SECONDS = 30.0
 
 
-class Turns:
+class GroupScheduler:
     """
     Named locks of the czar's server: one per group, and some slots per worker. They end with their connection.
 
@@ -86,7 +86,9 @@ class Turns:
         return f"airflow_reindex.{self._token}.group.{group}"
 
 
-def next_group(own: int, workers: Sequence[str], untouched: Callable[[], set[int]], turns: Turns) -> int | None:
+def next_group(
+    own: int, workers: Sequence[str], untouched: Callable[[], set[int]], scheduler: GroupScheduler
+) -> int | None:
     """
     The group to read now: the task's own if possible, otherwise another one that no task has begun.
 
@@ -97,6 +99,6 @@ def next_group(own: int, workers: Sequence[str], untouched: Callable[[], set[int
     :param untouched: finds the groups that no task has begun, as far as the staged runs show.
     :returns: a group that was begun; ``None`` when all have to wait.
     """
-    if turns.begin(own, workers[own]):
+    if scheduler.begin(own, workers[own]):
         return own
-    return next((number for number in sorted(untouched() - {own}) if turns.begin(number, workers[number])), None)
+    return next((number for number in sorted(untouched() - {own}) if scheduler.begin(number, workers[number])), None)

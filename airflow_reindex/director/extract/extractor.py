@@ -21,7 +21,7 @@ from airflow_reindex.director.extract.run_buffer import RunBuffer
 from airflow_reindex.director.model.inventory import TableInfo, count_rows, present_figures, table_info
 from airflow_reindex.director.model.plan import Plan, PlannedChunk
 from airflow_reindex.director.model.runs import Manifest, StagedChunk
-from airflow_reindex.director.mysql.binary_protocol import SurpriseError, Wire, usable
+from airflow_reindex.director.mysql.binary_protocol import UnsupportedResultError, Wire, usable
 from airflow_reindex.director.mysql.client import (
     Connect,
     Connection,
@@ -63,20 +63,20 @@ class Outcome:
 
 
 @dataclass
-class Source:
+class WorkerReader:
     """A worker that is being read; ``wire`` is ``None`` where its connection's socket cannot be read."""
 
     connection: Connection
     wire: Wire | None = None
 
     @classmethod
-    def open(cls, connect: Connect, *, fast: bool = True) -> Source:
+    def open(cls, connect: Connect, *, fast: bool = True) -> WorkerReader:
         """Connect to a server; with ``fast``, results are read from the socket where possible."""
         connection = _connected(connect)
         if fast and usable(connection):
             try:
                 return cls(connection, Wire(connection))
-            except (SurpriseError, OSError):
+            except (UnsupportedResultError, OSError):
                 # Client library and server have negotiated a protocol that is not known here.
                 hang_up(connection)
                 connection = _connected(connect)
@@ -116,7 +116,7 @@ class Extractor:
     ) -> None:
         self._plan, self._connects, self._buffer = plan, connects, buffer
         self._watch, self._pace, self._admit = watch, Pace(watch), admit
-        self._open: dict[str, Source] = {}
+        self._open: dict[str, WorkerReader] = {}
         self._down: dict[str, Reason] = {}
         self.outcome = Outcome()
 
@@ -172,7 +172,7 @@ class Extractor:
         begun = time.monotonic()
         try:
             info, total = self._whole(self._source(worker), chunk, progress, note)
-        except SurpriseError:
+        except UnsupportedResultError:
             # The driver can read it, too, and says what is wrong.
             self._buffer.drop_chunk()
             self._hang_up(worker)
@@ -182,7 +182,9 @@ class Extractor:
         self._buffer.end_chunk(StagedChunk(chunk.chunk, worker, info.fingerprint, total, seconds, info.state))
         return total.rows
 
-    def _whole(self, source: Source, chunk: PlannedChunk, progress: Progress, note: str) -> tuple[TableInfo, Checksum]:
+    def _whole(
+        self, source: WorkerReader, chunk: PlannedChunk, progress: Progress, note: str
+    ) -> tuple[TableInfo, Checksum]:
         """Read all rows that the table counts; once more when the numbers differ, as it may just have changed."""
         found: list[tuple[int, int]] = []
         for _ in range(2):
@@ -200,7 +202,7 @@ class Extractor:
             self._buffer.drop_chunk()
         raise incomplete(found)
 
-    def _stream(self, source: Source, chunk: PlannedChunk, progress: Progress, note: str) -> Checksum:
+    def _stream(self, source: WorkerReader, chunk: PlannedChunk, progress: Progress, note: str) -> Checksum:
         total, whole = Checksum(), False
         try:
             for rows in stream(source, self._plan, chunk.chunk):
@@ -222,7 +224,7 @@ class Extractor:
         if source is not None:
             source.close()
 
-    def _source(self, worker: str, *, fast: bool = True) -> Source:
+    def _source(self, worker: str, *, fast: bool = True) -> WorkerReader:
         if worker in self._down:
             raise TransientError(self._down[worker].text, code=self._down[worker].code)
         if worker not in self._open:
@@ -237,7 +239,7 @@ class Extractor:
                 self._hang_up(other)
             self._admit(worker)
             try:
-                source = self._open[worker] = Source.open(connect, fast=fast)
+                source = self._open[worker] = WorkerReader.open(connect, fast=fast)
                 present_figures(source.connection)
             except MySQLdb.Error as error:
                 # Tried once per task: each further chunk would wait for the same timeout.
@@ -248,12 +250,12 @@ class Extractor:
         return self._open[worker]
 
 
-def stream(source: Source, plan: Plan, chunk: int) -> Iterator[Rows]:
+def stream(source: WorkerReader, plan: Plan, chunk: int) -> Iterator[Rows]:
     """
     Stream the keys and sub-chunks of one chunk table. The chunk number comes from the table's name.
 
     :raises DataError: when a key or sub-chunk is NULL or does not fit into the index's column.
-    :raises SurpriseError: for the same, where the rows come from the socket: the connection must be closed.
+    :raises UnsupportedResultError: for the same, where the rows come from the socket: the connection must be closed.
     """
     request = plan.request
     table = quote(request.database, f"{request.director_table}_{chunk}")
@@ -269,7 +271,7 @@ def _from_wire(wire: Wire, statement: str, plan: Plan, chunk: int) -> Iterator[R
     try:
         for keys, subs in wire.stream(statement):
             if not (within(keys, key) and within(subs, sub_chunk)):
-                raise SurpriseError
+                raise UnsupportedResultError
             chunks = np.full(len(keys), chunk, np.int32)
             yield Rows(keys.astype(key.dtype, copy=False), chunks, subs.astype(sub_chunk.dtype, copy=False))
     except OSError as error:

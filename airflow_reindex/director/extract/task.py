@@ -9,7 +9,7 @@ from contextlib import suppress
 import MySQLdb
 
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director.coordination.scheduler import Turns, next_group
+from airflow_reindex.director.coordination.scheduler import GroupScheduler, next_group
 from airflow_reindex.director.coordination.throttle import LOOK_SECONDS, Desk, Watch
 from airflow_reindex.director.extract.extractor import Extractor, Outcome
 from airflow_reindex.director.extract.run_buffer import RunBuffer
@@ -41,11 +41,11 @@ class Extraction:
         """
         with session(self._servers.czar) as czar:
             desk = Desk(czar, self._servers.tables(self._plan.request).mark)
-            turns = Turns(czar, self._plan.token, self._servers.worker_connections)
+            scheduler = GroupScheduler(czar, self._plan.token, self._servers.worker_connections)
             desk.take(0)
-            watch.beside(turns.stay)
+            watch.beside(scheduler.stay)
             while todo:
-                group = next_group(own, self._plan.first_workers, self._untouched, turns)
+                group = next_group(own, self._plan.first_workers, self._untouched, scheduler)
                 if group is None:
                     watch.wait(WAIT_SECONDS)
                     continue
@@ -54,14 +54,14 @@ class Extraction:
                     log.info("the worker of this group is busy: reading group %s meanwhile", group)
                     self._helped.add(group)
                 # Another task may have read it meanwhile.
-                outcome = self._read(group, self._missing(group, chunks), turns, watch)
+                outcome = self._read(group, self._missing(group, chunks), scheduler, watch)
                 if group == own:
                     return outcome
         return Outcome()
 
-    def _read(self, group: int, chunks: Sequence[PlannedChunk], turns: Turns, watch: Watch) -> Outcome:
+    def _read(self, group: int, chunks: Sequence[PlannedChunk], scheduler: GroupScheduler, watch: Watch) -> Outcome:
         def admit(worker: str) -> None:
-            while not turns.admit(worker):
+            while not scheduler.admit(worker):
                 watch.wait(LOOK_SECONDS)
 
         outcome = Outcome()
@@ -74,7 +74,7 @@ class Extraction:
         finally:
             # A broken session has released its locks; the user must see the chunks that failed.
             with suppress(*([MySQLdb.Error] if outcome.failures else [])):
-                turns.end(group)
+                scheduler.end(group)
         return outcome
 
     def _once(self, group: int, chunks: Sequence[PlannedChunk], watch: Watch, admit: Callable[[str], None]) -> Outcome:

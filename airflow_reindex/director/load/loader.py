@@ -21,7 +21,7 @@ from airflow_reindex.director.load.merge import Merger
 from airflow_reindex.director.model.plan import Plan
 from airflow_reindex.director.model.split import KeyRange
 from airflow_reindex.director.model.tables import IndexTables
-from airflow_reindex.director.mysql.bulk_load import Inbox, explain_load_error, load_file, write_text
+from airflow_reindex.director.mysql.bulk_load import BulkLoadTransport, explain_load_error, load_file, write_text
 from airflow_reindex.director.mysql.client import (
     DUPLICATE_KEY,
     NO_SUCH_TABLE,
@@ -32,7 +32,7 @@ from airflow_reindex.director.mysql.client import (
     query,
     transaction,
 )
-from airflow_reindex.director.mysql.disk_space import ServerRoom
+from airflow_reindex.director.mysql.disk_space import ServerDiskSpace
 from airflow_reindex.director.mysql.session_settings import TRANSACTION_IDLE_SECONDS
 from airflow_reindex.director.mysql.types import Checksum, Rows
 
@@ -101,7 +101,7 @@ class _DuplicatesError(Exception):
 
 
 @dataclass(frozen=True)
-class Text:
+class LoadFile:
     """
     Rows of a slice, ready to be loaded.
 
@@ -120,7 +120,7 @@ class RangeLoader:
     Loads one key range.
 
     :param connection: to the czar's server, made with ``local_infile`` where the inbox is local.
-    :param data_dir: as for :class:`ServerRoom`.
+    :param data_dir: as for :class:`ServerDiskSpace`.
     """
 
     def __init__(
@@ -129,13 +129,13 @@ class RangeLoader:
         plan: Plan,
         tables: IndexTables,
         build: str,
-        inbox: Inbox,
+        inbox: BulkLoadTransport,
         watch: Watch,
         data_dir: str | None = None,
     ) -> None:
         self._connection, self._plan, self._tables, self._build = connection, plan, tables, build
         self._inbox, self._watch, self._pace = inbox, watch, Pace(watch)
-        self._room = ServerRoom(connection, data_dir)
+        self._room = ServerDiskSpace(connection, data_dir)
         self._desk = Desk(connection, tables.mark)
         self._duplicates = Duplicates()
         self._done: Mapping[tuple[int, int], Checksum] = {}
@@ -155,7 +155,7 @@ class RangeLoader:
         self._done = markers(self._connection, self._tables, self._plan.token, self._build)
         result, slices = Loaded(), len(key_range.bounds) - 1
         progress = Progress(log.info, f"load {key_range.label}", key_range.rows)
-        with self._inbox.place() as folder, Ahead(self._texts(folder, merger, key_range)) as texts:
+        with self._inbox.place() as folder, Prefetcher(self._texts(folder, merger, key_range)) as texts:
             for text in texts:
                 loaded, rows = self._slice(key_range.number, _of_slice(text, texts))
                 if not self._duplicates:
@@ -166,7 +166,7 @@ class RangeLoader:
         progress.finish("duplicate keys found: nothing more was loaded" if result.duplicates else "")
         return result
 
-    def _texts(self, folder: Path, merger: Merger, key_range: KeyRange) -> Iterator[Text]:
+    def _texts(self, folder: Path, merger: Merger, key_range: KeyRange) -> Iterator[LoadFile]:
         """Write the files of a range; runs in a thread of its own, one file ahead of the load."""
         stem = f"reindex-{self._tables.mark}-{self._plan.token}-{self._build}-{key_range.number}"
         number = 0
@@ -178,12 +178,12 @@ class RangeLoader:
             for rows, ends in _blocks(piece.rows, size):
                 path = None if idle else folder / f"{stem}-{number}.tsv"
                 if path is not None:
-                    self._inbox.ensure_room(len(rows))
+                    self._inbox.ensure_free_space(len(rows))
                     write_text(rows, path)
                 number += 1
-                yield Text(piece.slice, path, Checksum.of(rows), last=piece.last and ends)
+                yield LoadFile(piece.slice, path, Checksum.of(rows), last=piece.last and ends)
 
-    def _slice(self, key_range: int, texts: Iterator[Text]) -> tuple[int, int]:
+    def _slice(self, key_range: int, texts: Iterator[LoadFile]) -> tuple[int, int]:
         """Load a slice; returns the number of rows loaded now, and of all its rows."""
         while not self._desk.take(self._watch.limits.connections):
             self._watch.wait(LOOK_SECONDS)
@@ -224,7 +224,7 @@ class RangeLoader:
         done = markers(self._connection, self._tables, self._plan.token, self._build)
         return done.get((key_range, number))
 
-    def _load(self, key_range: int, number: int, texts: Iterator[Text]) -> Checksum:
+    def _load(self, key_range: int, number: int, texts: Iterator[LoadFile]) -> Checksum:
         shadow = self._tables.sql("shadow", self._plan.token, self._build)
         slices = self._tables.sql("slices", self._plan.token, self._build)
         total = Checksum()
@@ -259,16 +259,16 @@ class RangeLoader:
         return total
 
 
-class Ahead:
+class Prefetcher:
     """Prefetcher: computes the next item in a thread while the last one is used; at the end it removes unused files."""
 
-    def __init__(self, texts: Iterator[Text]) -> None:
+    def __init__(self, texts: Iterator[LoadFile]) -> None:
         self._texts = texts
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reindex-merge")
-        self._coming: Future[Text | None] | None = None
-        self._given: Text | None = None
+        self._coming: Future[LoadFile | None] | None = None
+        self._given: LoadFile | None = None
 
-    def __enter__(self) -> Ahead:
+    def __enter__(self) -> Prefetcher:
         self._coming = self._thread.submit(next, self._texts, None)
         return self
 
@@ -282,10 +282,10 @@ class Ahead:
             if text is not None:
                 _unlink(text)
 
-    def __iter__(self) -> Iterator[Text]:
+    def __iter__(self) -> Iterator[LoadFile]:
         return self
 
-    def __next__(self) -> Text:
+    def __next__(self) -> LoadFile:
         if self._coming is None:
             raise StopIteration
         text = self._given = self._coming.result()
@@ -295,7 +295,7 @@ class Ahead:
         return text
 
 
-def _of_slice(first: Text, rest: Iterator[Text]) -> Iterator[Text]:
+def _of_slice(first: LoadFile, rest: Iterator[LoadFile]) -> Iterator[LoadFile]:
     text = first
     yield text
     while not text.last:
@@ -310,7 +310,7 @@ def _blocks(rows: Rows, size: int) -> Iterator[tuple[Rows, bool]]:
         yield rows.take(slice(start, start + step)), start + step >= len(rows)
 
 
-def _total(texts: Iterator[Text]) -> Checksum:
+def _total(texts: Iterator[LoadFile]) -> Checksum:
     """The checksum of texts that are not loaded; removes their files."""
     total = Checksum()
     for text in texts:
@@ -319,6 +319,6 @@ def _total(texts: Iterator[Text]) -> Checksum:
     return total
 
 
-def _unlink(text: Text) -> None:
+def _unlink(text: LoadFile) -> None:
     if text.path is not None:
         text.path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.model.runs import position, read_part
-from airflow_reindex.director.model.split import SLICE_ROWS, KeyRange, Source
+from airflow_reindex.director.model.split import SLICE_ROWS, KeyRange, RunFiles
 from airflow_reindex.director.mysql.types import Rows
 
 #: Bytes that a row of a window takes: the row, its place in the sorted order, its key once more.
@@ -73,7 +73,7 @@ class Merger:
     :param capacity: rows to hold in memory.
     """
 
-    def __init__(self, folder: Folder, source: Source, capacity: int) -> None:
+    def __init__(self, folder: Folder, source: RunFiles, capacity: int) -> None:
         self._folder, self._source, self._capacity = folder, source, max(1, capacity)
         self._room = _Window()
 

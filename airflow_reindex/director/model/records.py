@@ -14,7 +14,7 @@ from airflow_reindex.core.failures import Code, ReindexError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import PLAN, plan_value
 from airflow_reindex.director.model.plan import Plan, PlannedChunk, group_as_list, group_from_list
-from airflow_reindex.director.model.split import Source, Split
+from airflow_reindex.director.model.split import RunFiles, Split
 from airflow_reindex.director.mysql.client import mysql_reason
 
 SPLIT = "split.json"
@@ -71,7 +71,7 @@ def _opened(folder: Folder, name: str) -> BinaryIO:
         ) from error
 
 
-def write_split(folder: Folder, split: Split, source: Source) -> None:
+def write_split(folder: Folder, split: Split, source: RunFiles) -> None:
     """Write a split, and the files that it covers."""
     with folder.create(FILES) as stream:
         pq.write_table(source.table, stream)
@@ -92,7 +92,7 @@ def read_split(folder: Folder) -> Split:
     return Split.from_dict(value)
 
 
-def read_source(folder: Folder) -> Source:
+def read_source(folder: Folder) -> RunFiles:
     """Read which files the run's split covers."""
     with _opened(folder, FILES) as stream:
-        return Source(pq.read_table(stream))
+        return RunFiles(pq.read_table(stream))

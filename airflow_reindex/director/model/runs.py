@@ -158,7 +158,7 @@ def write_run(folder: Folder, stem: str, rows: Rows, group_rows: int) -> tuple[S
     """
     if not len(rows):
         return ()
-    folder.ensure_room(len(rows) * STAGED_BYTES)
+    folder.ensure_free_space(len(rows) * STAGED_BYTES)
     order = np.argsort(rows.key)
     step = max(1, len(rows) // SAMPLES)
     # Runs of similar size would all be sampled at the same quantiles, which clumps the cuts: shift each by its name.

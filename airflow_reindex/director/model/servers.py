@@ -9,7 +9,7 @@ from typing import Literal
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.director.model.request import BuildRequest
 from airflow_reindex.director.model.tables import WORK_DATABASE, IndexTables
-from airflow_reindex.director.mysql.bulk_load import Inbox
+from airflow_reindex.director.mysql.bulk_load import BulkLoadTransport
 from airflow_reindex.director.mysql.client import Connect
 
 
@@ -45,18 +45,20 @@ class Servers:
         """The names of an index's tables on the czar's server."""
         return IndexTables(self.work_database, self.index_database, request.index_table)
 
-    def inbox(self, request: BuildRequest) -> Inbox:
+    def inbox(self, request: BuildRequest) -> BulkLoadTransport:
         """
         How the files of a request are loaded.
 
         :raises RequestError: for ``local=0`` without a shared folder.
         """
         if request.local:
-            return Inbox(local=True)
+            return BulkLoadTransport(local=True)
         if not self.staging_dir:
             raise RequestError(
                 "local=0 needs a folder that the tasks and the czar's MySQL server share: set 'staging_dir' (and "
                 "'server_staging_dir', where the server sees it under another path) in the qserv connection's extra, "
                 "or use local=1."
             )
-        return Inbox(local=False, folder=self.staging_dir, server_folder=self.server_staging_dir or self.staging_dir)
+        return BulkLoadTransport(
+            local=False, folder=self.staging_dir, server_folder=self.server_staging_dir or self.staging_dir
+        )

@@ -46,7 +46,7 @@ class KeyRange:
         return list(zip(self.bounds[:-1], self.bounds[1:], strict=True))
 
 
-class Source:
+class RunFiles:
     """
     The sorted files that a split covers; lies in the run's folder as ``files.parquet``.
 
@@ -59,7 +59,7 @@ class Source:
         self._low, self._high = (np.asarray(table.column(name)) for name in ("low", "high"))
 
     @classmethod
-    def of(cls, staged: Iterable[Manifest]) -> Source:
+    def of(cls, staged: Iterable[Manifest]) -> RunFiles:
         """The files of the manifests that count."""
         files = [(file, manifest.dropped) for manifest in staged for file in manifest.files]
         kind = key_type(max((file.high for file, _ in files), default=0))

@@ -39,7 +39,7 @@ _SIZES = {
 _BUFFER_BYTES = 1 << 20
 
 
-class SurpriseError(Exception):
+class UnsupportedResultError(Exception):
     """
     The answer is not rows of one size: a NULL, another type, or an error of the server.
 
@@ -62,7 +62,7 @@ class Wire:
     Reads results from a connection's socket, one statement after the other; a context manager.
 
     :param connection: one that is :func:`usable`, with no statement under way.
-    :raises SurpriseError: when its protocol is not known; the connection must be closed.
+    :raises UnsupportedResultError: when its protocol is not known; the connection must be closed.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -102,7 +102,7 @@ class Wire:
 
         :param sql: the statement, taken literally; its columns are integers.
         :yields: one array per column, of equal length and the column's own type; at most a buffer full of rows.
-        :raises SurpriseError: when the answer is something else.
+        :raises UnsupportedResultError: when the answer is something else.
         :raises OSError: when the connection broke.
         """
         statement, kinds = self._prepare(sql)
@@ -116,19 +116,19 @@ class Wire:
         self._send(_PREPARE, sql.encode(self._encoding))
         answer = self._packet()
         if answer[0] != _OK:
-            raise SurpriseError
+            raise UnsupportedResultError
         columns, parameters = struct.unpack_from("<HH", answer, 5)
         definitions = [self._packet() for _ in range(columns)]
         if columns and self._marks_end:
             self._packet()
         if parameters:
-            raise SurpriseError
+            raise UnsupportedResultError
         return answer[1:5], [_kind(definition) for definition in definitions]
 
     def _skip_columns(self) -> None:
         answer = self._packet()
         if answer[0] in (_OK, _ERROR):
-            raise SurpriseError
+            raise UnsupportedResultError
         # MariaDB does not repeat the column definitions that it sent when the statement was prepared; a byte says so.
         repeated = len(answer) == 1 or answer[1] == 1
         for _ in range(answer[0] if repeated else 0):
@@ -144,20 +144,20 @@ class Wire:
         self._fill(5)
         while self._view[self._start + 4] == _OK:
             if self._length() != body:
-                raise SurpriseError
+                raise UnsupportedResultError
             self._fill(row.itemsize)
             count = (self._end - self._start) // row.itemsize
             rows = np.frombuffer(self._buffer, row, count, self._start)
             good = (rows["head"] & 0xFFFFFF == body) & (rows["mark"] == _OK) & (rows["nulls"] == 0).all(axis=1)
             whole = count if good.all() else int(np.argmin(good))
             if not whole:
-                raise SurpriseError
+                raise UnsupportedResultError
             yield tuple(rows[f"c{i}"][:whole].copy() for i in range(len(kinds)))
             self._start += whole * row.itemsize
             self._fill(5)
         last = self._packet()
         if last[0] != _END or len(last) > 0xFFFF or self._start != self._end:
-            raise SurpriseError
+            raise UnsupportedResultError
 
     def _length(self) -> int:
         """The length of the next packet, whose header has arrived."""
@@ -170,13 +170,13 @@ class Wire:
         start = self._start + 4
         self._start = start + length
         if not length:
-            raise SurpriseError
+            raise UnsupportedResultError
         return bytes(self._view[start : self._start])
 
     def _fill(self, wanted: int) -> None:
         """Wait until the buffer has at least this number of bytes."""
         if wanted > _BUFFER_BYTES:
-            raise SurpriseError
+            raise UnsupportedResultError
         if self._start + wanted > _BUFFER_BYTES or self._start == self._end:
             left = bytes(self._view[self._start : self._end])
             self._view[: len(left)] = left
@@ -202,7 +202,7 @@ class Wire:
         self._send(_QUERY, b"SELECT 1")
         if self._packet()[0] != 1:
             # The answer is not one column: the server did not understand the statement.
-            raise SurpriseError
+            raise UnsupportedResultError
         self._packet()
         # An end marker is five bytes long; without it the row follows at once: the length of its text, and the text.
         marked = self._packet()[0] == _END
@@ -221,5 +221,5 @@ def _kind(definition: bytes) -> str:
     kind, flags = struct.unpack_from("<BH", definition, len(definition) - 6)
     size = _SIZES.get(kind)
     if size is None:
-        raise SurpriseError
+        raise UnsupportedResultError
     return f"<{'u' if flags & FLAG.UNSIGNED else 'i'}{size}"

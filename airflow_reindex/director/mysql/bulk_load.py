@@ -30,7 +30,7 @@ PROBE_SECONDS = 3_600
 
 
 @dataclass(frozen=True)
-class Inbox:
+class BulkLoadTransport:
     """
     How files reach the czar's server.
 
@@ -43,7 +43,7 @@ class Inbox:
     folder: str | None = None
     server_folder: str | None = None
 
-    def ensure_room(self, rows: int) -> None:
+    def ensure_free_space(self, rows: int) -> None:
         """Raise :class:`SpaceError` if a file of that many rows would fill the disk."""
         folder = tempfile.gettempdir() if self.local or self.folder is None else self.folder
         free, need = shutil.disk_usage(folder).free, rows * TEXT_BYTES
@@ -106,7 +106,7 @@ def write_text(rows: Rows, path: Path) -> None:
         ) from error
 
 
-def load_file(connection: Connection, inbox: Inbox, path: Path, table: str, key: str) -> int:
+def load_file(connection: Connection, inbox: BulkLoadTransport, path: Path, table: str, key: str) -> int:
     """
     Load one complete file.
 

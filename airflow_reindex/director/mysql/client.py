@@ -53,7 +53,7 @@ _TIMEVAL = struct.Struct("@ll")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class Timeouts:
     """
     Timeouts of a connection, in seconds.
 

@@ -15,7 +15,7 @@ from airflow_reindex.director.mysql.client import Connection, query
 INDEX_BYTES = 40
 
 
-class ServerRoom:
+class ServerDiskSpace:
     """
     The free space for the czar's tables.
 

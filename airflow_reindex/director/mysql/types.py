@@ -125,14 +125,14 @@ class Checksum:
 
     rows: int = 0
     keys: int = 0
-    mix: int = 0
+    row_hash: int = 0
     total: int = 0
 
     def __add__(self, other: Checksum) -> Checksum:
         return Checksum(
             self.rows + other.rows,
             self.keys ^ other.keys,
-            self.mix ^ other.mix,
+            self.row_hash ^ other.row_hash,
             (self.total + other.total) & _ALL_BITS,
         )
 
@@ -152,9 +152,9 @@ class Checksum:
         # numpy divides by a constant several times faster than it takes a remainder.
         right -= right // np.uint64(_PRIME) * np.uint64(_PRIME)
         left *= right
-        mix = int(np.bitwise_xor.reduce(left))
+        row_hash = int(np.bitwise_xor.reduce(left))
         left ^= key
-        return cls(len(rows), int(np.bitwise_xor.reduce(key)), mix, int(left.sum()))
+        return cls(len(rows), int(np.bitwise_xor.reduce(key)), row_hash, int(left.sum()))
 
     @staticmethod
     def select(key: str) -> str:
@@ -174,8 +174,8 @@ class Checksum:
     @classmethod
     def from_row(cls, row: tuple[Any, ...]) -> Checksum:
         """Read the answer to :meth:`select`."""
-        rows, keys, mix, total = map(int, row)
-        return cls(rows, keys, mix, total & _ALL_BITS)
+        rows, keys, row_hash, total = map(int, row)
+        return cls(rows, keys, row_hash, total & _ALL_BITS)
 
 
 def _words(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:

@@ -16,7 +16,7 @@ from airflow_reindex.director.coordination.claim import drop
 from airflow_reindex.director.model.costs import FAST
 from airflow_reindex.director.model.runs import STAGED_BYTES
 from airflow_reindex.director.model.tables import IndexTables, ensure_work_database
-from airflow_reindex.director.mysql.bulk_load import Inbox, explain_load_error, load_file, write_text
+from airflow_reindex.director.mysql.bulk_load import BulkLoadTransport, explain_load_error, load_file, write_text
 from airflow_reindex.director.mysql.client import Connection, execute, query, table_names
 from airflow_reindex.director.mysql.disk_space import INDEX_BYTES
 from airflow_reindex.director.mysql.identifiers import quote
@@ -62,7 +62,7 @@ def check_privileges(connection: Connection, tables: IndexTables) -> None:
             )
 
 
-def probe_load(connection: Connection, tables: IndexTables, inbox: Inbox, *, leave_nothing: bool) -> None:
+def probe_load(connection: Connection, tables: IndexTables, inbox: BulkLoadTransport, *, leave_nothing: bool) -> None:
     """
     Actually load one row, in the working database, in the way that the build will use.
 

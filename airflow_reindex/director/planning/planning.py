@@ -24,10 +24,10 @@ from airflow_reindex.director.model.runs import RUNS, Manifest
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.model.tables import IndexTables, ensure_work_database
 from airflow_reindex.director.mysql.client import Connection, describe, session, transaction
-from airflow_reindex.director.mysql.disk_space import INDEX_BYTES, ServerRoom
+from airflow_reindex.director.mysql.disk_space import INDEX_BYTES, ServerDiskSpace
 from airflow_reindex.director.planning import checks
 from airflow_reindex.director.planning.completeness import check_complete, unlisted_notes
-from airflow_reindex.director.planning.reuse import adopt
+from airflow_reindex.director.planning.reuse import reuse_runs
 from airflow_reindex.director.publish.changes import CHANGES
 from airflow_reindex.director.publish.publish import exists_message, table_exists
 
@@ -106,7 +106,7 @@ def make_plan(
 
 
 def _czar_room(czar: Connection, servers: Servers, rows: int) -> int | None:
-    room = ServerRoom(czar, servers.data_dir)
+    room = ServerDiskSpace(czar, servers.data_dir)
     free = room.free()
     if free is None:
         log.info(
@@ -247,7 +247,7 @@ def _claim(
     if former and former.owner:
         urls = {former.owner.folder, former.adopt_from} - {"", folder.url}
         sources += [source for url in sorted(urls) if is_run_folder(source := run.open_folder(url))]
-    adopted = adopt(folder, [*sources, *([run.kept] if run.kept else [])], draft)
+    adopted = reuse_runs(folder, [*sources, *([run.kept] if run.kept else [])], draft)
     plan = draft_plan(servers, request, run, table, inventories, token, adopted)
     # Of two deliveries of this task the later one has the claim: the earlier one must not overwrite its plan.
     with transaction(czar):

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 LEAST_SHARE = 0.5
 
 
-def adopt(folder: Folder, sources: Sequence[Folder], draft: Plan) -> tuple[Manifest, ...]:
+def reuse_runs(folder: Folder, sources: Sequence[Folder], draft: Plan) -> tuple[Manifest, ...]:
     """
     Reuse the staged runs whose chunks are unchanged, also those of other folders; remove the rest.
 

@@ -244,11 +244,11 @@ def outcome(call: IndexCall, run_id: str) -> dict[str, Any] | None:
     """The answer for a run that has ended; ``None`` before."""
     if metadata.state_of(dag_id(), run_id) in metadata.LIVE:
         return None
-    facts = metadata.find_run(dag_id(), run_id)
-    if facts is None:
+    info = metadata.find_run(dag_id(), run_id)
+    if info is None:
         return envelope("index creation failed: its run was deleted from Airflow", warning=call.warning)
-    look, material = looks.at(facts)
-    found, why = status_of(material, facts)
-    report = fresh_report(material, facts)
+    look, snapshot = looks.at(info)
+    found, why = status_of(snapshot, info)
+    report = fresh_report(snapshot, info)
     failed = (look.folder.read_json(ERRORS) or report["error_ext"]) if report is not None else {}
     return answer(call, found.value, why, failed, flat=conf.getboolean("reindex", "qserv_api_flat_errors"))

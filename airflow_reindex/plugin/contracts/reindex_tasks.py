@@ -15,7 +15,7 @@ from airflow_reindex import config, metadata
 from airflow_reindex.core.failures import ConflictError, RequestError
 from airflow_reindex.hooks.staging import run_folder
 from airflow_reindex.monitoring.overview import fresh_report, overview
-from airflow_reindex.monitoring.run_info import COLLECTION, RunFacts
+from airflow_reindex.monitoring.run_info import COLLECTION, RunInfo
 from airflow_reindex.plugin.permissions import REFUSALS, right_on
 from airflow_reindex.plugin.run_cache import looks
 from airflow_reindex.vectors.account import FAILED, read_failed
@@ -168,7 +168,7 @@ def tasks(
     """
     if status is None:
         found, _total = metadata.list_runs([dag_id()], offset=offset, limit=limit)
-        return [_response(facts, looks.listed(facts)) for facts in found]
+        return [_response(run_info, looks.listed(run_info)) for run_info in found]
     states = {"pending": ["queued", "success"], "processing": ["running"], "done": ["success"]}.get(status, ["failed"])
     return list(islice(_of_status(status, states), offset, offset + limit))
 
@@ -178,8 +178,8 @@ def _of_status(wanted: str, states: list[str]) -> Any:
     step, offset = 100, 0
     while True:
         found, total = metadata.list_runs([dag_id()], states, offset=offset, limit=step)
-        for facts in found:
-            response = _response(facts, looks.listed(facts))
+        for run_info in found:
+            response = _response(run_info, looks.listed(run_info))
             if response.status == wanted:
                 yield response
         offset += step
@@ -190,10 +190,10 @@ def _of_status(wanted: str, states: list[str]) -> Any:
 @router.put("/restart", response_model=ReindexTaskResponse, responses={**_MISSING, **_WRONG})
 def restart(task_id: TaskId, _: Changer) -> ReindexTaskResponse:
     """Repeat what has failed of an ended task; does nothing while it runs. 404 when it does not exist."""
-    facts = _facts(task_id)
-    if not facts.live:
+    run_info = _facts(task_id)
+    if not run_info.live:
         try:
-            metadata.resume(facts)
+            metadata.resume(run_info)
         except RequestError as error:
             raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from error
     return _whole(_facts(task_id))
@@ -202,30 +202,30 @@ def restart(task_id: TaskId, _: Changer) -> ReindexTaskResponse:
 @router.put("/cancel", response_model=ReindexTaskResponse, responses={**_MISSING, **_WRONG})
 def cancel(task_id: TaskId, user: Changer) -> ReindexTaskResponse:
     """Cancel a task and its children; does nothing when it has ended. 404 when it does not exist."""
-    facts = _facts(task_id)
-    if facts.live:
+    run_info = _facts(task_id)
+    if run_info.live:
         try:
-            metadata.cancel(facts, user.get_name())
+            metadata.cancel(run_info, user.get_name())
         except RequestError as error:
             raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from error
     return _whole(_facts(task_id))
 
 
-def _facts(task_id: str) -> RunFacts:
-    facts = metadata.find_run(dag_id(), task_id)
-    if facts is None:
+def _facts(task_id: str) -> RunInfo:
+    run_info = metadata.find_run(dag_id(), task_id)
+    if run_info is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, f"there is no reindex task '{task_id}'")
-    return facts
+    return run_info
 
 
-def _whole(facts: RunFacts, failed_limit: int = FEW) -> ReindexTaskResponse:
+def _whole(run_info: RunInfo, failed_limit: int = FEW) -> ReindexTaskResponse:
     """Build the response of a task with its failed items."""
-    material = looks.at(facts)[1]
+    snapshot = looks.at(run_info)[1]
     items: list[FailedDataItem] = []
-    report = fresh_report(material, facts)
+    report = fresh_report(snapshot, run_info)
     # A report without failed items may be beside the list of an earlier attempt.
-    if failed_limit and facts.kind == COLLECTION and report is not None and report["failed"]:
-        listed = read_failed(run_folder(facts.dag_id, facts.run_id), FAILED)
+    if failed_limit and run_info.kind == COLLECTION and report is not None and report["failed"]:
+        listed = read_failed(run_folder(run_info.dag_id, run_info.run_id), FAILED)
         items = [
             FailedDataItem(
                 object_id=item.object_id,
@@ -235,23 +235,23 @@ def _whole(facts: RunFacts, failed_limit: int = FEW) -> ReindexTaskResponse:
             )
             for item in islice(listed, failed_limit)
         ]
-    return _response(facts, overview(material, facts), items)
+    return _response(run_info, overview(snapshot, run_info), items)
 
 
 def _response(
-    facts: RunFacts, seen: Mapping[str, Any], failed_items: Sequence[FailedDataItem] = ()
+    run_info: RunInfo, seen: Mapping[str, Any], failed_items: Sequence[FailedDataItem] = ()
 ) -> ReindexTaskResponse:
-    flags = {name: facts.conf.get(name) for name in ("deploy_as_blue", "wait_on_conflict")}
+    flags = {name: run_info.conf.get(name) for name in ("deploy_as_blue", "wait_on_conflict")}
     return ReindexTaskResponse(
-        task_id=facts.run_id,
+        task_id=run_info.run_id,
         status=seen["status"],
-        created_at=facts.queued_at or facts.started_at,
+        created_at=run_info.queued_at or run_info.started_at,
         updated_at=seen["updated_at"],
         progress=min(1.0, seen["progress"] or 0.0),
         detail=seen["detail"][-_DETAIL:] or None,
         count=seen["count"],
         total=seen["total"],
-        children=[f"reindex[{index}]" for index in sorted(facts.states("reindex")) if index >= 0],
+        children=[f"reindex[{index}]" for index in sorted(run_info.states("reindex")) if index >= 0],
         failed_items=list(failed_items),
         **flags,
     )

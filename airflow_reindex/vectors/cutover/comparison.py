@@ -16,7 +16,7 @@ from airflow_reindex.vectors.model.collection import Collection
 from airflow_reindex.vectors.model.embedding_model import EmbeddingModel
 
 if TYPE_CHECKING:
-    from airflow_reindex.vectors.sync.tools import Tools
+    from airflow_reindex.vectors.sync.context import ReindexContext
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def answers(model: EmbeddingModel, collection: Collection, queries: Sequence[Que
 
 
 def compare_models(
-    tools: Tools, source: Collection, dest: Collection, queries: Sequence[Query], folder: Folder
+    tools: ReindexContext, source: Collection, dest: Collection, queries: Sequence[Query], folder: Folder
 ) -> dict[str, Any]:
     """
     Search source and destination, each with its own model.
@@ -75,7 +75,7 @@ def compare_models(
     """
     model = tools.source_model()
     try:
-        old, new = answers(model, source, queries), answers(tools.kitchen.model, dest, queries)
+        old, new = answers(model, source, queries), answers(tools.pipeline.model, dest, queries)
     finally:
         model.close()
     overlaps = [

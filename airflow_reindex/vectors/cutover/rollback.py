@@ -86,9 +86,9 @@ def _newer(store: Store, old: str, new: str) -> tuple[list[str], list[str]]:
     resurrected: list[str] = []
     after = None
     for keys in chain(one.keys(RANGE_ITEMS), [[]]):
-        upto = keys[-1] if keys else None
-        then, now = one.versions(after, upto), other.versions(after, upto)
+        until = keys[-1] if keys else None
+        then, now = one.versions(after, until), other.versions(after, until)
         missing += [key for key, version in now.items() if then.get(key) != version]
         resurrected += [key for key in then if key not in now]
-        after = upto
+        after = until
     return missing, resurrected

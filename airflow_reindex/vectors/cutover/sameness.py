@@ -71,13 +71,13 @@ def _words_of(at: Session, parts: Sequence[tuple[str, str]]) -> dict[tuple[str, 
         for item in at.source.items(keys)
         if (state := states.get(item.object_id)) and state.mark and state.row == state.mark.version == item.version
     ]
-    kitchen = at.tools.kitchen
+    pipeline = at.tools.pipeline
     texts: dict[str, list[str]] = {}
-    for item, content in zip(items, kitchen.loader.load(items), strict=True):
+    for item, content in zip(items, pipeline.loader.load(items), strict=True):
         # Content outside of the row may have changed since.
         mark = states[item.object_id].mark
         if isinstance(content, Content) and mark and mark.content == content.version:
-            texts[item.object_id] = kitchen.splitter.split(content.text)
+            texts[item.object_id] = pipeline.splitter.split(content.text)
     found = {}
     for part_id, object_id in parts:
         number = part_id.rpartition(":")[2]

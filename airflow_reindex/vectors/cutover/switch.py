@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from airflow_reindex.vectors.cutover.pointers import note_hooked, refuse_busy
-from airflow_reindex.vectors.cutover.proving import difference, last_catch_up, prove, still_failed
+from airflow_reindex.vectors.cutover.proof import difference, last_catch_up, prove, still_failed
 from airflow_reindex.vectors.embedding.bisect import Failed
 from airflow_reindex.vectors.model.plan import ReindexPlan
 from airflow_reindex.vectors.model.store import Pointer, Store
@@ -35,7 +35,7 @@ class Switched:
     previous: str
     items: int
     caught_up: int = 0
-    stragglers: int = 0
+    late_writes: int = 0
     failed: int = 0
     source_deleted: bool = False
 
@@ -82,8 +82,8 @@ def switch_readers(
         return _finish_switch(at, hook, lock_seconds, pointer)
     check_pointer(pointer, plan.source, plan.dest)
     check_user_objects(at.source, request)
-    horizon = at.source.horizon()
-    passed = at.whole()
+    watermark = at.source.watermark()
+    passed = at.reconcile_all()
     with store.hold_writers(plan.source.collection_id, lock_seconds):
         # Checked again: from here on no other run can switch readers of the source, and no users' objects can appear.
         present = store.pointer(request.alias)
@@ -91,12 +91,12 @@ def switch_readers(
         if twice is None:
             check_pointer(present, plan.source, plan.dest)
             check_user_objects(at.source, request)
-            caught_up, passed = last_catch_up(at, horizon, passed)
+            caught_up, passed = last_catch_up(at, watermark, passed)
             failed = still_failed(at, passed.failed + caught_up.failed)
             account(at.source.count(), failed, passed.left_alone)
             prove(at, len(failed), passed)
             items = at.dest.count()
-            after = at.source.horizon()
+            after = at.source.watermark()
             switched = _repoint(at, present)
             log.info("alias '%s' follows collection '%s'", request.alias, plan.dest.collection_id)
             if hook is not None:
@@ -104,14 +104,14 @@ def switch_readers(
     if twice is not None:
         # The same task was delivered twice and the other one switched first: readers may have written since.
         return _finish_switch(at, hook, lock_seconds, twice)
-    stragglers = _stragglers(at, after, lock_seconds, passed)
+    late_writes = _late_writes(at, after, lock_seconds, passed)
     note_hooked(store, switched, plan.token)
     return Switched(
         alias=request.alias,
         previous=switched.previous_collection_id,
         items=items,
         caught_up=caught_up.changes,
-        stragglers=stragglers,
+        late_writes=late_writes,
         failed=len(failed),
         source_deleted=_delete_source(at),
     )
@@ -127,18 +127,18 @@ def _finish_switch(
 ) -> Switched:
     """Finish a switch that an earlier attempt, or an earlier run, has done."""
     plan, store = at.plan, at.tools.store
-    stragglers = 0
+    late_writes = 0
     if not pointer.hooked:
         if hook is not None:
             hook(pointer)
         # After an earlier run's switch the source is no longer authoritative.
         if pointer.run_id == plan.run_id:
-            stragglers = _stragglers(at, None, lock_seconds, Tally())
+            late_writes = _late_writes(at, None, lock_seconds, Tally())
         note_hooked(store, pointer, plan.token)
     _delete_source(at)
     switched = already_switched(store, plan)
     switched = switched or Switched(alias=pointer.alias, previous="", items=at.dest.count())
-    return replace(switched, stragglers=stragglers)
+    return replace(switched, late_writes=late_writes)
 
 
 def _repoint(at: Session, present: Pointer | None) -> Pointer:
@@ -155,17 +155,17 @@ def _repoint(at: Session, present: Pointer | None) -> Pointer:
     return pointer
 
 
-def _stragglers(at: Session, since: str | None, lock_seconds: float, passed: Tally) -> int:
+def _late_writes(at: Session, since: str | None, lock_seconds: float, passed: Tally) -> int:
     """Carry over late writes: those that had waited for the lock and reached the source after the switch."""
     # Writers that waited are ahead of this request in the lock queue, so they have finished when it is granted.
     with at.tools.store.hold_writers(at.plan.source.collection_id, lock_seconds):
         left = at.source.count()
-    rules = Rules(recipe=bytes.fromhex(at.plan.recipe), run=at.plan.token, protect=True, skip_failed=True)
-    tally = at.whole(rules) if since is None else at.reconciler.run(None, None, rules, since=since)
+    rules = Rules(recipe=bytes.fromhex(at.plan.recipe), run=at.plan.token, preserve_newer=True, skip_failed=True)
+    tally = at.reconcile_all(rules) if since is None else at.reconciler.run(None, None, rules, since=since)
     # Where writers write to the destination, removals from the source mean nothing; and emptying the old collection is
     # not meant for the new one.
-    if left and not at.plan.protect and difference(at, tally if since is None else passed) < 0:
-        tally.add(at.whole(replace(rules, drop_gone=True)))
+    if left and not at.plan.preserve_newer and difference(at, tally if since is None else passed) < 0:
+        tally.add(at.reconcile_all(replace(rules, drop_gone=True)))
     for item in tally.failed:
         log.error("late write to item %s: %s: %s; readers see the older one", item.object_id, item.stage, item.detail)
     if tally.changes:

@@ -24,7 +24,7 @@ WRITE_PARTS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kitchen:
+class EmbeddingPipeline:
     """The model, loader and splitter that turn an item into vectors."""
 
     model: EmbeddingModel
@@ -60,7 +60,7 @@ class Batch:
 
 
 def embed_stream(
-    source: Collection, keys: Sequence[str], kitchen: Kitchen, mark: Callable[[Item, str], Mark]
+    source: Collection, keys: Sequence[str], pipeline: EmbeddingPipeline, mark: Callable[[Item, str], Mark]
 ) -> Iterator[Batch]:
     """
     Read, load, split and embed items, ahead of the caller, who writes them.
@@ -73,13 +73,13 @@ def embed_stream(
     :raises RequestError: a setting or a credential is wrong.
     :raises TransientError: the source, the content's server or the model is away or busy.
     """
-    in_flight = kitchen.model.spec.in_flight
-    with closing(_ahead(read_units(source, keys, kitchen, mark), in_flight)) as units:
+    in_flight = pipeline.model.spec.in_flight
+    with closing(_ahead(read_units(source, keys, pipeline, mark), in_flight)) as units:
         pool = ThreadPoolExecutor(in_flight, thread_name_prefix="reindex-embed")
         pending: deque[Future[Batch]] = deque()
         try:
             for unit in units:
-                pending.append(pool.submit(_embed, kitchen.model, unit))
+                pending.append(pool.submit(_embed, pipeline.model, unit))
                 # Twice the number of threads, so that none waits for the writer.
                 if len(pending) >= 2 * in_flight:
                     yield from _full(pending)
@@ -115,21 +115,21 @@ def _embed(model: EmbeddingModel, unit: Unit) -> Batch:
 
 
 def read_units(
-    source: Collection, keys: Sequence[str], kitchen: Kitchen, mark: Callable[[Item, str], Mark]
+    source: Collection, keys: Sequence[str], pipeline: EmbeddingPipeline, mark: Callable[[Item, str], Mark]
 ) -> Iterator[Unit]:
     """
     Read items, and pack their texts into units of about one request each.
 
     :param mark: makes an item's mark from the item and its content's version.
     """
-    size = kitchen.model.spec.batch_size
+    size = pipeline.model.spec.batch_size
     unit, texts = Unit([], []), 0
     for start in range(0, len(keys), READ_ITEMS):
         asked = keys[start : start + READ_ITEMS]
         found = {item.object_id: item for item in source.items(asked)}
         items = [found[key] for key in asked if key in found]
-        for item, content in zip(items, kitchen.loader.load(items), strict=True):
-            prepared = _prepare(item, content, kitchen.splitter, mark)
+        for item, content in zip(items, pipeline.loader.load(items), strict=True):
+            prepared = _prepare(item, content, pipeline.splitter, mark)
             if isinstance(prepared, Failed):
                 unit.failed.append(prepared)
                 continue

@@ -218,23 +218,23 @@ class Collection(Protocol):
     def keys(self, batch: int) -> Iterator[list[str]]:
         """Yield all originals' ids in one ordered pass, at most ``batch`` at a time, in bounded memory."""
 
-    def versions(self, after: str | None, upto: str | None, since: str | None = None) -> dict[str, bytes]:
+    def versions(self, after: str | None, until: str | None, since: str | None = None) -> dict[str, bytes]:
         """
         Return the versions of a range's originals by object id.
 
         :param since: a watermark from :meth:`horizon`; rows that have certainly not changed since may be omitted.
         """
 
-    def horizon(self) -> str:
+    def watermark(self) -> str:
         """Return a watermark for ``since``, in the store's own format."""
 
     def items(self, keys: Sequence[str]) -> list[Item]:
         """Read originals; missing ones are omitted, the order is arbitrary."""
 
-    def absent(self, keys: Sequence[str]) -> list[str]:
+    def missing_keys(self, keys: Sequence[str]) -> list[str]:
         """Return those ids that are not an original's, in order; much cheaper than reading items."""
 
-    def states(self, after: str | None, upto: str | None, keys: Sequence[str] | None = None) -> dict[str, State]:
+    def states(self, after: str | None, until: str | None, keys: Sequence[str] | None = None) -> dict[str, State]:
         """
         Return rows of originals and marks of a destination, by object id.
 
@@ -277,7 +277,7 @@ class Collection(Protocol):
     def count_failed(self, run: str) -> int:
         """Number of items marked as failed by a run (its plan's token)."""
 
-    def damage(self, after: str | None, upto: str | None) -> Damage:
+    def integrity_errors(self, after: str | None, until: str | None) -> Damage:
         """Find objects of a range whose vectors are incomplete."""
 
     def twins(self, size: int) -> Twins:

@@ -36,7 +36,7 @@ class Window:
     offset: int
     limit: int
     after: str | None
-    upto: str | None
+    until: str | None
 
     @property
     def label(self) -> str:
@@ -65,7 +65,7 @@ class ReindexPlan:
     conn_id: str
     source: CollectionInfo
     dest: CollectionInfo
-    protect: bool
+    preserve_newer: bool
     recipe: str
     total: int
     windows: Sequence[Window]
@@ -114,7 +114,7 @@ def write_windows(folder: Folder, keys: Iterator[list[str]], size: int) -> list[
         def cut(items: list[str]) -> None:
             nonlocal offset, after
             writer.write_table(pa.table({"object_id": items}, schema=_SCHEMA), row_group_size=len(items))
-            made.append(Window(number=len(made), offset=offset, limit=len(items), after=after, upto=items[-1]))
+            made.append(Window(number=len(made), offset=offset, limit=len(items), after=after, until=items[-1]))
             offset, after = offset + len(items), items[-1]
 
         for batch in keys:
@@ -128,7 +128,7 @@ def write_windows(folder: Folder, keys: Iterator[list[str]], size: int) -> list[
             cut(waiting)
     if made:
         last = made[-1]
-        made[-1] = Window(number=last.number, offset=last.offset, limit=last.limit, after=last.after, upto=None)
+        made[-1] = Window(number=last.number, offset=last.offset, limit=last.limit, after=last.after, until=None)
     return made
 
 
@@ -151,9 +151,9 @@ def coarse_ranges(windows: Sequence[Window], items: int) -> list[tuple[str | Non
     after, weight = None, 0
     for window in windows:
         weight += window.limit
-        if weight >= items and window.upto is not None:
-            result.append((after, window.upto))
-            after, weight = window.upto, 0
+        if weight >= items and window.until is not None:
+            result.append((after, window.until))
+            after, weight = window.until, 0
     return [*result, (after, None)]
 
 

@@ -56,7 +56,7 @@ class Store(Protocol):
     def prepare(self) -> None:
         """Create those of this package's own tables that are missing."""
 
-    def known(self) -> list[str]:
+    def list_collections(self) -> list[str]:
         """Return the ids of the collections that runs have created here."""
 
     def find(self, collection_id: str) -> CollectionInfo | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_reindex.core.progress import duration
-from airflow_reindex.vectors.embedding.pipeline import Kitchen, embed_stream
+from airflow_reindex.vectors.embedding.pipeline import EmbeddingPipeline, embed_stream
 from airflow_reindex.vectors.model.collection import Collection, Item, Mark
 from airflow_reindex.vectors.model.loader import Content
 from airflow_reindex.vectors.sync.decide import decide
@@ -22,7 +22,9 @@ RANGE, SAMPLE = 20_000, 64
 CHARACTERS_PER_TOKEN = 4
 
 
-def estimate(kitchen: Kitchen, source: Collection, dest: Collection | None, plan: ReindexPlan) -> dict[str, Any]:
+def estimate(
+    pipeline: EmbeddingPipeline, source: Collection, dest: Collection | None, plan: ReindexPlan
+) -> dict[str, Any]:
     """
     Count the work, and extrapolate its duration. Writes nothing.
 
@@ -30,22 +32,22 @@ def estimate(kitchen: Kitchen, source: Collection, dest: Collection | None, plan
     :returns: ``items``, ``to_embed``, ``unchanged``, ``to_delete``, ``left_alone`` (if any), ``parts``, ``tokens``,
         ``cost`` (``None`` without a price), ``time``, ``seconds``, ``sample_failed``.
     """
-    rules = rules_of(plan, protect=plan.protect)
+    rules = rules_of(plan, preserve_newer=plan.preserve_newer)
     total, embed, unchanged, delete, others = 0, 0, 0, 0, 0
     sample: list[str] = []
     after = None
     for keys in [*source.keys(RANGE), []]:
         # The last range has no upper end: destination rows beyond the source's last key are to be removed.
-        upto = keys[-1] if keys else None
-        states = dest.states(after, upto) if dest else {}
-        decision = decide(source.versions(after, upto), states, rules)
+        until = keys[-1] if keys else None
+        states = dest.states(after, until) if dest else {}
+        decision = decide(source.versions(after, until), states, rules)
         total += len(keys)
         embed, delete = embed + len(decision.embed), delete + len(decision.delete)
         unchanged, others = unchanged + len(decision.unchanged), others + len(decision.written) + len(decision.removed)
         sample = _thin([*sample, *_thin(decision.embed)])
-        after = upto
+        after = until
     figures = {"items": total, "to_embed": embed, "unchanged": unchanged, "to_delete": delete}
-    return {**figures, **({"left_alone": others} if others else {}), **_extrapolate(kitchen, source, sample, embed)}
+    return {**figures, **({"left_alone": others} if others else {}), **_extrapolate(pipeline, source, sample, embed)}
 
 
 def _thin(keys: Sequence[str]) -> list[str]:
@@ -53,18 +55,18 @@ def _thin(keys: Sequence[str]) -> list[str]:
     return list(keys[:: -(-len(keys) // SAMPLE)]) if keys else []
 
 
-def _extrapolate(kitchen: Kitchen, source: Collection, sample: Sequence[str], embed: int) -> dict[str, Any]:
+def _extrapolate(pipeline: EmbeddingPipeline, source: Collection, sample: Sequence[str], embed: int) -> dict[str, Any]:
     def mark(item: Item, content: str) -> Mark:
         return Mark(item.version, b"", content)
 
-    contents = kitchen.loader.load(source.items(sample))
+    contents = pipeline.loader.load(source.items(sample))
     characters = sum(len(content.text) for content in contents if isinstance(content, Content))
     began = time.monotonic()
-    batches = list(embed_stream(source, sample, kitchen, mark))
+    batches = list(embed_stream(source, sample, pipeline, mark))
     spent = time.monotonic() - began
     scale = embed / len(sample) if sample else 0.0
     tokens = round(characters / CHARACTERS_PER_TOKEN * scale)
-    price = kitchen.model.spec.price
+    price = pipeline.model.spec.price
     return {
         "parts": round(sum(len(item.vectors) for batch in batches for item in batch.embedded) * scale),
         "tokens": tokens,

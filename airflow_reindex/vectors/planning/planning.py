@@ -21,8 +21,8 @@ from airflow_reindex.vectors.model.plan import ReindexPlan, Window, window_size,
 from airflow_reindex.vectors.model.request import ReindexRequest
 from airflow_reindex.vectors.model.store import Pointer, Store
 from airflow_reindex.vectors.planning.estimate import estimate
-from airflow_reindex.vectors.sync.reconcile import recipe_of
-from airflow_reindex.vectors.sync.tools import Tools
+from airflow_reindex.vectors.sync.context import ReindexContext
+from airflow_reindex.vectors.sync.reconcile import embedding_config_hash
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ WAIT_SECONDS = 10.0
 
 
 def make_plan(
-    tools: Tools,
+    tools: ReindexContext,
     request: ReindexRequest,
     folder: Folder,
     contender: Contender,
@@ -53,7 +53,7 @@ def make_plan(
     store = tools.store
     store.check()
     source, dest, exists = _collections(tools, request)
-    check_model(tools.kitchen.model, tools.kitchen.splitter, allow_cut=request.max_same_vectors >= 1)
+    check_model(tools.pipeline.model, tools.pipeline.splitter, allow_cut=request.max_same_vectors >= 1)
     live = _check_switch(store, request, source, dest)
     judge = _judge(source, dest, contender)
     if not request.wait_on_conflict:
@@ -65,7 +65,7 @@ def make_plan(
         conn_id=conn_id,
         source=source,
         dest=dest,
-        recipe=recipe_of(tools.kitchen).hex(),
+        recipe=embedding_config_hash(tools.pipeline).hex(),
         total=0,
         windows=(),
         listed_only=listed is not None,
@@ -75,7 +75,7 @@ def make_plan(
     opened = store.open(source.collection_id)
     if request.dry_run:
         there = store.open(dest.collection_id) if exists else None
-        return plan, estimate(tools.kitchen, opened, there, plan)
+        return plan, estimate(tools.pipeline, opened, there, plan)
     token = _take(store, plan, contender, judge)
     # Until the claim was taken, another run may have switched readers over, or removed the source.
     source, dest, _ = _collections(tools, request)
@@ -86,7 +86,7 @@ def make_plan(
     return plan, {"items": plan.total, "windows": len(plan.windows)}
 
 
-def _collections(tools: Tools, request: ReindexRequest) -> tuple[CollectionInfo, CollectionInfo, bool]:
+def _collections(tools: ReindexContext, request: ReindexRequest) -> tuple[CollectionInfo, CollectionInfo, bool]:
     """Return source, wanted destination, and whether this package has created the destination already."""
     store, wanted = tools.store, tools.dest_spec
     source_id, dest_id = collection_of(tools.source_spec), collection_of(wanted)

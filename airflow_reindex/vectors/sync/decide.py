@@ -26,7 +26,7 @@ class Rules:
 
     recipe: bytes
     run: str
-    protect: bool = False
+    preserve_newer: bool = False
     drop_gone: bool = False
     drop_failed: bool = False
     skip_failed: bool = False
@@ -70,7 +70,7 @@ def decide(source: Mapping[str, bytes], dest: Mapping[str, State], rules: Rules)
     for key, version in source.items():
         state = dest.get(key)
         mark = state.mark if state else None
-        if rules.protect and state is not None and state.is_foreign:
+        if rules.preserve_newer and state is not None and state.is_foreign:
             (removed if state.row is None else written).append(key)
             surplus += _counts_as_failed(state, rules)
         elif rules.skip_failed and mark is not None and _failed_here(mark, version, rules):
@@ -79,7 +79,7 @@ def decide(source: Mapping[str, bytes], dest: Mapping[str, State], rules: Rules)
             unchanged.append(key)
         else:
             embed.append(key)
-    if rules.protect:
+    if rules.preserve_newer:
         others = [key for key, state in dest.items() if key not in source and state.row and state.is_foreign]
         surplus += len(others) + sum(_counts_as_failed(dest[key], rules) for key in others)
         written += others
@@ -117,11 +117,11 @@ def _stays(version: bytes, state: State | None, rules: Rules) -> bool:
 
 
 def _gone(source: Mapping[str, bytes], dest: Mapping[str, State], rules: Rules) -> list[str]:
-    if rules.protect and not rules.drop_gone:
+    if rules.preserve_newer and not rules.drop_gone:
         return []
     # An object without a row only loses its mark.
     return [
         key
         for key, state in dest.items()
-        if key not in source and not (rules.protect and state.row is not None and state.is_foreign)
+        if key not in source and not (rules.preserve_newer and state.row is not None and state.is_foreign)
     ]

@@ -8,7 +8,7 @@ from airflow_reindex.vectors.model.plan import ReindexPlan
 from airflow_reindex.vectors.sync.decide import Rules
 
 
-def rules_of(plan: ReindexPlan, *, protect: bool, skip_failed: bool = False) -> Rules:
+def rules_of(plan: ReindexPlan, *, preserve_newer: bool, skip_failed: bool = False) -> Rules:
     """
     Return what may be done to a plan's destination.
 
@@ -19,9 +19,9 @@ def rules_of(plan: ReindexPlan, *, protect: bool, skip_failed: bool = False) -> 
         recipe=bytes.fromhex(plan.recipe),
         # The plan's token and not the run's id: failures of an earlier plan of the run do not count.
         run=plan.token,
-        protect=protect or not plan.request.overwrite_foreign,
-        drop_gone=not protect,
-        drop_failed=not protect,
+        preserve_newer=preserve_newer or not plan.request.overwrite_foreign,
+        drop_gone=not preserve_newer,
+        drop_failed=not preserve_newer,
         skip_failed=skip_failed,
     )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from airflow_reindex.core.failures import DataError
 from airflow_reindex.core.progress import Progress
 from airflow_reindex.vectors.embedding.bisect import Failed, write_items
-from airflow_reindex.vectors.embedding.pipeline import READ_ITEMS, Kitchen, embed_stream
+from airflow_reindex.vectors.embedding.pipeline import READ_ITEMS, EmbeddingPipeline, embed_stream
 from airflow_reindex.vectors.model.collection import Collection, Embedded, Item, Mark, Stage
 from airflow_reindex.vectors.model.embedding_model import ModelSpec
 from airflow_reindex.vectors.sync.decide import Decision, Rules, decide
@@ -56,11 +56,11 @@ class Tally:
         self.failed += other.failed
 
 
-def recipe_of(kitchen: Kitchen) -> bytes:
+def embedding_config_hash(pipeline: EmbeddingPipeline) -> bytes:
     """Return the embedding config hash (16 bytes) of model, loader and splitter; a new one re-embeds all items."""
-    spec: ModelSpec = kitchen.model.spec
-    parts = [spec.backend, spec.name, spec.dimensions, spec.document_prefix, kitchen.loader.recipe]
-    text = json.dumps([*parts, kitchen.splitter.recipe])
+    spec: ModelSpec = pipeline.model.spec
+    parts = [spec.backend, spec.name, spec.dimensions, spec.document_prefix, pipeline.loader.recipe]
+    text = json.dumps([*parts, pipeline.splitter.recipe])
     return hashlib.sha256(text.encode()).digest()[:16]
 
 
@@ -76,18 +76,18 @@ class Reconciler:
 
     source: Collection
     dest: Collection
-    kitchen: Kitchen
+    pipeline: EmbeddingPipeline
     token: str
     check: Callable[[], None]
 
     def run(
         self,
         after: str | None,
-        upto: str | None,
+        until: str | None,
         rules: Rules,
         *,
         only: Keys[str] | None = None,
-        anew: bool = False,
+        force: bool = False,
         since: str | None = None,
         contents: bool = False,
         what: str = "",
@@ -101,12 +101,12 @@ class Reconciler:
         :param contents: ask the loader whether contents outside of the row have changed.
         :param what: the range's name in the log; empty: log no progress.
         """
-        versions = self.source.versions(after, upto, since)
+        versions = self.source.versions(after, until, since)
         if only is not None:
             versions = {key: version for key, version in versions.items() if key in only}
         part = only is not None or since is not None
-        states = self.dest.states(after, upto, list(versions) if part else None)
-        decision = Decision(embed=list(versions)) if anew else decide(versions, states, rules)
+        states = self.dest.states(after, until, list(versions) if part else None)
+        decision = Decision(embed=list(versions)) if force else decide(versions, states, rules)
         tally = Tally(
             seen=len(versions),
             unchanged=len(decision.unchanged),
@@ -116,12 +116,12 @@ class Reconciler:
         )
         tally.failed += [Failed(key, m.version, m.stage, m.detail) for key, m in decision.failed.items()]
         embed = list(decision.embed)
-        if contents and self.kitchen.loader.outside:
+        if contents and self.pipeline.loader.outside:
             marks = {key: s.mark for key, s in states.items() if s.mark and s.row == s.mark.version}
             embed += self._changed_contents(decision, marks, rules, tally)
         self._embed(embed, rules, tally, what)
         if not part:
-            self._delete(decision.delete, tally, only_unchanged=rules.protect)
+            self._delete(decision.delete, tally, only_unchanged=rules.preserve_newer)
         return tally
 
     def _embed(self, keys: Sequence[str], rules: Rules, tally: Tally, what: str) -> None:
@@ -135,10 +135,10 @@ class Reconciler:
 
         def put(batch: Sequence[Embedded]) -> None:
             # What other writers wrote since the comparison.
-            left.update(self.dest.put(self.token, batch, only_unchanged=rules.protect))
+            left.update(self.dest.put(self.token, batch, only_unchanged=rules.preserve_newer))
 
         progress = Progress(log.info, what, len(keys), unit="items") if what else None
-        for batch in embed_stream(self.source, keys, self.kitchen, mark):
+        for batch in embed_stream(self.source, keys, self.pipeline, mark):
             self.check()
             landed, refused = write_items(put, batch.embedded)
             self._fail(batch.failed + refused, rules, tally)
@@ -162,8 +162,8 @@ class Reconciler:
             item.object_id: Mark(item.version, rules.recipe, stage=item.stage, detail=item.detail, run=rules.run)
             for item in failed
         }
-        keep = rules.protect and not rules.drop_failed
-        left = set(self.dest.fail(self.token, marks, keep_rows=keep, only_unchanged=rules.protect))
+        keep = rules.preserve_newer and not rules.drop_failed
+        left = set(self.dest.fail(self.token, marks, keep_rows=keep, only_unchanged=rules.preserve_newer))
         tally.left_alone += len(left)
         tally.failed += [item for item in failed if item.object_id not in left]
 
@@ -174,7 +174,7 @@ class Reconciler:
         for start in range(0, len(keys), READ_ITEMS):
             items = self.source.items(keys[start : start + READ_ITEMS])
             failed = []
-            for item, version in zip(items, self.kitchen.loader.versions(items), strict=True):
+            for item, version in zip(items, self.pipeline.loader.versions(items), strict=True):
                 if isinstance(version, DataError):
                     failed.append(Failed.of(item, Stage.DOWNLOADING, version))
                 elif marks[item.object_id].content != version:
@@ -188,7 +188,7 @@ class Reconciler:
         for start in range(0, len(keys), READ_ITEMS):
             asked = keys[start : start + READ_ITEMS]
             # Asked again, as an item may have been inserted since.
-            gone = self.source.absent(asked)
+            gone = self.source.missing_keys(asked)
             self.check()
             left = self.dest.delete(self.token, gone, only_unchanged=only_unchanged)
             tally.left_alone += len(left)

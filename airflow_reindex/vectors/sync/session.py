@@ -11,10 +11,10 @@ from airflow_reindex.core.failures import ClaimLostError, RequestError
 from airflow_reindex.vectors.model.collection import Collection
 from airflow_reindex.vectors.model.plan import ReindexPlan, coarse_ranges
 from airflow_reindex.vectors.model.store import Store
+from airflow_reindex.vectors.sync.context import ReindexContext
 from airflow_reindex.vectors.sync.decide import Rules
 from airflow_reindex.vectors.sync.foreign import rules_of
-from airflow_reindex.vectors.sync.reconcile import Reconciler, Tally, recipe_of
-from airflow_reindex.vectors.sync.tools import Tools
+from airflow_reindex.vectors.sync.reconcile import Reconciler, Tally, embedding_config_hash
 
 #: Items compared at a time in a pass over the whole collection.
 RANGE_ITEMS = 20_000
@@ -30,17 +30,17 @@ class Session:
     """
 
     plan: ReindexPlan
-    tools: Tools
+    tools: ReindexContext
     source: Collection
     dest: Collection
     reconciler: Reconciler
     check: Callable[[], None]
-    protect: bool
+    preserve_newer: bool
 
     @property
     def spares(self) -> bool:
         """Whether rows written or removed by others in the destination are preserved."""
-        return self.rules().protect
+        return self.rules().preserve_newer
 
     def rules(self, *, skip_failed: bool = False) -> Rules:
         """
@@ -48,30 +48,30 @@ class Session:
 
         :param skip_failed: skip what has failed in this run already.
         """
-        return rules_of(self.plan, protect=self.protect, skip_failed=skip_failed)
+        return rules_of(self.plan, preserve_newer=self.preserve_newer, skip_failed=skip_failed)
 
-    def whole(self, rules: Rules | None = None) -> Tally:
+    def reconcile_all(self, rules: Rules | None = None) -> Tally:
         """
         Reconcile the whole collection, range by range.
 
         :param rules: ``None``: the session's; failures of this run are counted and not retried.
         """
         tally = Tally()
-        for after, upto in coarse_ranges(self.plan.windows, RANGE_ITEMS):
+        for after, until in coarse_ranges(self.plan.windows, RANGE_ITEMS):
             self.check()
-            tally.add(self.reconciler.run(after, upto, rules or self.rules(skip_failed=True), what="catch up"))
+            tally.add(self.reconciler.run(after, until, rules or self.rules(skip_failed=True), what="catch up"))
         return tally
 
 
 @contextmanager
-def session(tools: Tools, plan: ReindexPlan, owner: Owner) -> Iterator[Session]:
+def session(tools: ReindexContext, plan: ReindexPlan, owner: Owner) -> Iterator[Session]:
     """
     Open the collections of a plan, and keep its claim alive.
 
     :raises ClaimLostError: another run has taken over.
     :raises RequestError: the embedding config hash differs from the plan's.
     """
-    if recipe_of(tools.kitchen).hex() != plan.recipe:
+    if embedding_config_hash(tools.pipeline).hex() != plan.recipe:
         raise RequestError(
             f"the model '{tools.dest_spec.model_id}', the loader or the splitter is set otherwise than when this run "
             "was planned, and the collection would hold vectors of both: set it back, or clear this run from its task "
@@ -85,7 +85,7 @@ def session(tools: Tools, plan: ReindexPlan, owner: Owner) -> Iterator[Session]:
 
     with Keeper(lambda: store.touch(claim), lost, every=BEAT_SECONDS) as keeper:
         source, dest = store.open(plan.source.collection_id), store.open(plan.dest.collection_id)
-        reconciler = Reconciler(source=source, dest=dest, kitchen=tools.kitchen, token=plan.token, check=keeper.check)
+        reconciler = Reconciler(source=source, dest=dest, pipeline=tools.pipeline, token=plan.token, check=keeper.check)
         yield Session(
             plan=plan,
             tools=tools,
@@ -93,7 +93,7 @@ def session(tools: Tools, plan: ReindexPlan, owner: Owner) -> Iterator[Session]:
             dest=dest,
             reconciler=reconciler,
             check=keeper.check,
-            protect=plan.protect or bool(store.followers(plan.dest.collection_id)),
+            preserve_newer=plan.preserve_newer or bool(store.followers(plan.dest.collection_id)),
         )
 
 

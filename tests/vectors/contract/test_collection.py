@@ -39,7 +39,7 @@ class TestReading:
         assert dest.items(["a"]) == []
         assert dest.sample(5).shape == (0, DIMENSIONS)
         assert dest.search(np.ones(DIMENSIONS, np.float32), 5, exact=True) == []
-        assert (dest.damage(None, None).incomplete, dest.damage(None, None).orphans) == ((), 0)
+        assert (dest.integrity_errors(None, None).incomplete, dest.integrity_errors(None, None).orphans) == ((), 0)
 
     @pytest.mark.parametrize("batch", [1, 2, 4, 100])
     def test_keys_in_one_order(self, dest: Collection, batch: int) -> None:
@@ -95,10 +95,10 @@ class TestReading:
 
     def test_since_a_horizon(self, source: Collection, place: Place) -> None:
         fill(source, ["a", "b"])
-        horizon = source.horizon()
+        watermark = source.watermark()
         place.rewrite("src", "a", {"n": "changed"})
-        assert "a" in source.versions(None, None, horizon)
-        assert source.versions("a", None, horizon).keys() <= {"b"}
+        assert "a" in source.versions(None, None, watermark)
+        assert source.versions("a", None, watermark).keys() <= {"b"}
 
     def test_users_copies_are_no_originals(self, dest: Collection, place: Place) -> None:
         fill(dest, ["a", "b"])
@@ -107,7 +107,7 @@ class TestReading:
         assert list(dest.keys(10)) == [["a", "b"]]
         assert "copy" not in dest.versions(None, None).keys() | dest.states(None, None).keys()
         assert dest.items(["copy"]) == []
-        assert dest.damage(None, None).incomplete == ()
+        assert dest.integrity_errors(None, None).incomplete == ()
 
 
 class TestWriting:
@@ -230,7 +230,7 @@ class TestWriting:
             list(pool.map(work, range(4)))
         assert (dest.count(), dest.count_failed("run")) == (4 * 13, 4)
         assert len(part_ids(dest)) == 4 * (13 * 3 - 1)
-        assert dest.damage(None, None).incomplete == ()
+        assert dest.integrity_errors(None, None).incomplete == ()
 
     def test_the_same_batch_by_two_tries_at_once(self, dest: Collection) -> None:
         def write(number: int) -> None:
@@ -330,26 +330,26 @@ class TestVectors:
         fill(dest, ["a", "b", "c", "d"])
         place.strip("dst", "b", False)
         place.strip("dst", "c", True)
-        assert list(dest.damage(None, None).incomplete) == ["b", "c"]
-        assert list(dest.damage("b", None).incomplete) == ["c"]
-        assert list(dest.damage("c", None).incomplete) == []
+        assert list(dest.integrity_errors(None, None).incomplete) == ["b", "c"]
+        assert list(dest.integrity_errors("b", None).incomplete) == ["c"]
+        assert list(dest.integrity_errors("c", None).incomplete) == []
         dest.delete(TOKEN, ["b", "c"])
         fill(dest, ["b", "c"])
-        damage = dest.damage(None, None)
+        damage = dest.integrity_errors(None, None)
         assert (list(damage.incomplete), damage.orphans) == ([], 0)
 
 
 def test_absent(dest: Collection) -> None:
     fill(dest, ["a", "c"])
-    assert dest.absent(["d", "a", "b", "c"]) == ["d", "b"]
-    assert dest.absent([]) == []
+    assert dest.missing_keys(["d", "a", "b", "c"]) == ["d", "b"]
+    assert dest.missing_keys([]) == []
 
 
 def test_only_what_nobody_has_changed_is_deleted(dest: Collection, place: Place) -> None:
     fill(dest, ["ours", "rewritten"])
     place.rewrite("dst", "rewritten", {"n": "theirs"})
     dest.delete(TOKEN, ["ours", "rewritten", "unknown"], only_unchanged=True)
-    assert dest.absent(["ours", "rewritten"]) == ["ours"]
+    assert dest.missing_keys(["ours", "rewritten"]) == ["ours"]
 
 
 def test_equal_vectors(dest: Collection, place: Place) -> None:

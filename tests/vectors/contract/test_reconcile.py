@@ -14,12 +14,12 @@ from airflow_reindex.core.failures import DataError
 from airflow_reindex.vectors.embedding.bisect import PROBE
 from airflow_reindex.vectors.embedding.loaders.payload import PayloadLoader
 from airflow_reindex.vectors.embedding.loaders.settings import PayloadSettings
-from airflow_reindex.vectors.embedding.pipeline import Kitchen
+from airflow_reindex.vectors.embedding.pipeline import EmbeddingPipeline
 from airflow_reindex.vectors.model.collection import Collection, Vectors
 from airflow_reindex.vectors.model.embedding_model import Kind, ModelSpec
 from airflow_reindex.vectors.model.splitting import Splitter
 from airflow_reindex.vectors.sync.decide import Rules
-from airflow_reindex.vectors.sync.reconcile import Reconciler, Tally, recipe_of
+from airflow_reindex.vectors.sync.reconcile import Reconciler, Tally, embedding_config_hash
 from tests.vectors.contract.samples import DIMENSIONS, Place, embedded, item
 
 
@@ -52,25 +52,27 @@ class Reindex:
 
     def __init__(self, source: Collection, dest: Collection) -> None:
         self.source, self.dest, self.model = source, dest, Model()
-        kitchen = Kitchen(
+        pipeline = EmbeddingPipeline(
             model=self.model,
             loader=PayloadLoader(PayloadSettings(fields=("text",))),
             splitter=Splitter(characters=20),
         )
-        self.recipe = recipe_of(kitchen)
-        self._reconciler = Reconciler(source=source, dest=dest, kitchen=kitchen, token="token-dst", check=lambda: None)
+        self.recipe = embedding_config_hash(pipeline)
+        self._reconciler = Reconciler(
+            source=source, dest=dest, pipeline=pipeline, token="token-dst", check=lambda: None
+        )
 
-    def run(self, *, since: str | None = None, protect: bool = False, windows: int = 3) -> Tally:
+    def run(self, *, since: str | None = None, preserve_newer: bool = False, windows: int = 3) -> Tally:
         """Reconcile all windows."""
         self.model.texts.clear()
-        rules = Rules(recipe=self.recipe, run="run", protect=protect)
+        rules = Rules(recipe=self.recipe, run="run", preserve_newer=preserve_newer)
         if since is not None:
             return self._reconciler.run(None, None, replace(rules, skip_failed=True), since=since)
         keys = [key for batch in self.source.keys(50) for key in batch]
         bounds = [None, *(keys[len(keys) * n // windows] for n in range(1, windows)), None]
         tally = Tally()
-        for after, upto in pairwise(bounds):
-            tally.add(self._reconciler.run(after, upto, rules))
+        for after, until in pairwise(bounds):
+            tally.add(self._reconciler.run(after, until, rules))
         return tally
 
 
@@ -98,26 +100,26 @@ def test_equal_after_the_first_run_and_quiet_in_the_second(reindex: Reindex) -> 
     again = reindex.run()
     assert (again.unchanged, again.changes, len(again.failed)) == (39, 0, 1)
     assert reindex.model.texts == []
-    damage = dest.damage(None, None)
+    damage = dest.integrity_errors(None, None)
     assert (list(damage.incomplete), damage.orphans) == ([], 0)
 
 
 @pytest.mark.parametrize("protect", [False, True])
-def test_changes_follow(reindex: Reindex, place: Place, protect: bool) -> None:
+def test_changes_follow(reindex: Reindex, place: Place, preserve_newer: bool) -> None:
     source, dest = reindex.source, reindex.dest
     reindex.run()
-    horizon = source.horizon()
+    watermark = source.watermark()
     place.rewrite("src", "o03", {"text": "Changed."})
     source.put("token-src", [embedded(item("o99", {"text": "New."}))])
-    tally = reindex.run(since=horizon, protect=protect)
+    tally = reindex.run(since=watermark, preserve_newer=preserve_newer)
     assert tally.embedded == 2
     assert sorted(reindex.model.texts) == ["Changed.", "New."]
     assert dest.items(["o03"])[0].payload == {"text": "Changed."}
     place.rewrite("src", "poison'd", {"text": "Mended."})
     place.remove("src", "o05")
-    tally = reindex.run(protect=protect)
-    assert (tally.embedded, tally.deleted, tally.failed) == (1, 0 if protect else 1, [])
-    assert dest.count() == source.count() + protect
+    tally = reindex.run(preserve_newer=preserve_newer)
+    assert (tally.embedded, tally.deleted, tally.failed) == (1, 0 if preserve_newer else 1, [])
+    assert dest.count() == source.count() + preserve_newer
 
 
 def test_what_others_write_to_a_protected_destination_stays(reindex: Reindex, place: Place) -> None:
@@ -127,7 +129,7 @@ def test_what_others_write_to_a_protected_destination_stays(reindex: Reindex, pl
     place.remove("dst", "o04")
     for key in ("o03", "o04", "o05"):
         place.rewrite("src", key, {"text": "Ours."})
-    tally = reindex.run(protect=True)
+    tally = reindex.run(preserve_newer=True)
     assert (tally.embedded, tally.deleted) == (1, 0)
     assert {one.object_id: one.payload for one in dest.items(["o03", "o04", "o05"])} == {
         "o03": {"text": "Theirs."},

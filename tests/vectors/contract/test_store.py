@@ -248,5 +248,5 @@ def test_long_ids(store: Store) -> None:
     collection = created(store, "dst")
     keys = ["k" * (MAX_ID - 1) + end for end in "ab"]
     assert set(fill(collection, keys, parts=3)) == set(keys)
-    assert collection.damage(None, None).incomplete == ()
+    assert collection.integrity_errors(None, None).incomplete == ()
     assert len(contents(collection)[2]) == 8

@@ -212,7 +212,7 @@ class TestDrop:
         admin.execute("CREATE VIEW theirs AS SELECT * FROM dbo_blue")
         with pytest.raises(ConflictError, match="view theirs depends on table dbo_blue"):
             pair.drop("blue")
-        assert pair.open("blue").damage(None, None).orphans == 0
+        assert pair.open("blue").integrity_errors(None, None).orphans == 0
 
     def test_readers_hold_it(self, pair: PgVectorStore, postgres: Postgres, admin: Admin) -> None:
         with postgres.connect(admin.info.dbname) as reader, reader.transaction():

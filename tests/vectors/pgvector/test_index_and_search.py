@@ -65,7 +65,7 @@ class TestBuild:
         dest.build_index("token")
         dest.put("token", embedded_all(["1", "new"]))
         dest.delete("token", ["2"])
-        assert dest.damage(None, None).incomplete == ()
+        assert dest.integrity_errors(None, None).incomplete == ()
 
     def test_unfinished_one_is_replaced(self, dest: PgVectorCollection, admin: Admin) -> None:
         dest.build_index("token")

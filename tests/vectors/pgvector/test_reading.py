@@ -165,12 +165,12 @@ class TestVersions:
     def test_since(self, store: PgVectorStore, admin: Admin) -> None:
         make_source(admin, "src", 5)
         source = store.open("src")
-        horizon = source.horizon()
-        assert source.versions(None, None, horizon) == {}
+        watermark = source.watermark()
+        assert source.versions(None, None, watermark) == {}
         admin.execute("UPDATE dbo_src SET payload = '1' WHERE object_id = 'o0000001'")
         insert(admin, "o9")
-        assert set(source.versions(None, None, horizon)) == {"o0000001", "o9"}
-        assert set(source.versions("o0000001", None, horizon)) == {"o9"}
+        assert set(source.versions(None, None, watermark)) == {"o0000001", "o9"}
+        assert set(source.versions("o0000001", None, watermark)) == {"o9"}
 
     def test_since_sees_what_was_open_at_the_horizon(
         self, store: PgVectorStore, admin: Admin, postgres: Postgres
@@ -183,20 +183,20 @@ class TestVersions:
                 with other.transaction():  # a savepoint has a transaction id of its own
                     other.execute("UPDATE dbo_src SET payload = '1' WHERE object_id = 'o0000002'")
                 insert(admin, "o8")
-                horizon = source.horizon()
+                watermark = source.watermark()
                 admin.execute("SELECT pg_current_xact_id()")
             insert(admin, "o9")
-        assert {"o0000001", "o0000002", "o9"} <= set(source.versions(None, None, horizon))
+        assert {"o0000001", "o0000002", "o9"} <= set(source.versions(None, None, watermark))
 
     def test_since_of_frozen_rows_and_old_horizons(self, store: PgVectorStore, admin: Admin) -> None:
         make_source(admin, "src", 5)
         source = store.open("src")
-        horizon = source.horizon()
+        watermark = source.watermark()
         admin.execute("UPDATE dbo_src SET payload = '1' WHERE object_id = 'o0000001'")
         admin.execute("VACUUM FREEZE dbo_src")
-        assert set(source.versions(None, None, horizon)) == {"o0000001"}
+        assert set(source.versions(None, None, watermark)) == {"o0000001"}
         admin.execute("VACUUM FULL dbo_src")
-        assert "o0000001" in source.versions(None, None, horizon)
+        assert "o0000001" in source.versions(None, None, watermark)
         assert len(source.versions(None, None, "3")) == 5
 
 

@@ -81,7 +81,7 @@ def test_everything_is_kept(store: PgVectorStore, admin: Admin, postgres: Postgr
     before.create(take(before, "dst"), info("dst", metric="euclid"))
     before.open("dst").put("token", embedded_all("abc"))
     before.repoint(Pointer(alias="live", collection_id="dst", embedding_model_id="model", run_id="r"), "token")
-    seen = before.claims(), before.pointer("live"), before.known(), before.find("dst")
+    seen = before.claims(), before.pointer("live"), before.list_collections(), before.find("dst")
     states = before.open("dst").states(None, None)
     before.close()
     make_old(admin, schema)
@@ -89,7 +89,7 @@ def test_everything_is_kept(store: PgVectorStore, admin: Admin, postgres: Postgr
     after = store_in(postgres, database, schema)
     (held,) = after.claims()
     assert (held.dest, held.source, held.token, held.owner) == ("dst", "src", "token", seen[0][0].owner)
-    assert (after.pointer("live"), after.known(), after.find("dst")) == seen[1:]
+    assert (after.pointer("live"), after.list_collections(), after.find("dst")) == seen[1:]
     assert after.followers("dst") == ["live"]
     assert after.open("dst").states(None, None) == states
     after.prepare()
@@ -127,7 +127,7 @@ def test_marks_go_to_the_schema_whose_rows_they_are_of(
         "a": True, "b": True, "c": True,
     }  # fmt: skip
     assert {key: state.mark for key, state in one.open("dst").states(None, None).items()} == {"x": None}
-    assert (one.known(), two.known()) == ([], ["dst"])
+    assert (one.list_collections(), two.list_collections()) == ([], ["dst"])
     one.close()
     two.close()
     admin.execute("DROP SCHEMA one CASCADE; DROP SCHEMA two CASCADE")

@@ -196,7 +196,7 @@ class TestPut:
         with ThreadPoolExecutor(6) as pool:
             list(pool.map(lambda batch: dest.put("token", batch), batches))
         assert dest.count() == 600
-        assert dest.damage(None, None).incomplete == ()
+        assert dest.integrity_errors(None, None).incomplete == ()
 
     def test_vectors_go_out_in_blocks(self) -> None:
         blocks = list(writing.copy_blocks(embedded_all(map(str, range(3000))), DIMENSIONS))
@@ -334,19 +334,19 @@ class TestFailAndDamage:
 
     def test_damage(self, dest: PgVectorCollection, admin: Admin) -> None:
         dest.put("token", embedded_all("abcde"))
-        assert dest.damage(None, None).incomplete == ()
+        assert dest.integrity_errors(None, None).incomplete == ()
         admin.execute("DELETE FROM dbop_dst WHERE part_id IN ('b:average', 'c:0', 'c:1', 'd:0')")
         admin.execute("DELETE FROM dbop_dst WHERE object_id = 'e'")
         admin.execute("INSERT INTO dbo_dst VALUES ('copy', NULL, NULL, 'a', 'u')")
-        assert dest.damage(None, None).incomplete == ("b", "c", "e")
-        assert dest.damage("b", "d").incomplete == ("c",)
+        assert dest.integrity_errors(None, None).incomplete == ("b", "c", "e")
+        assert dest.integrity_errors("b", "d").incomplete == ("c",)
         admin.execute("DELETE FROM dbo_dst WHERE object_id = 'a'")
-        assert dest.damage(None, None).orphans == 3
-        assert dest.damage("a", None).orphans == 0
+        assert dest.integrity_errors(None, None).orphans == 3
+        assert dest.integrity_errors("a", None).orphans == 0
 
     def test_damage_is_cut(self, dest: PgVectorCollection, admin: Admin) -> None:
         admin.execute("INSERT INTO dbo_dst SELECT i::text FROM generate_series(1, 150) i")
-        assert len(dest.damage(None, None).incomplete) == 100
+        assert len(dest.integrity_errors(None, None).incomplete) == 100
 
 
 def test_other_dimensions_are_read_from_the_table(store: PgVectorStore, admin: Admin) -> None:

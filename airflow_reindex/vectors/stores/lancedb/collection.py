@@ -114,13 +114,13 @@ class LanceCollection:
             if len(keys) < batch:
                 return
 
-    def versions(self, after: str | None, upto: str | None, since: str | None = None) -> dict[str, bytes]:
+    def versions(self, after: str | None, until: str | None, since: str | None = None) -> dict[str, bytes]:
         """Return nothing when the table has not changed since the watermark, else the versions of all originals."""
-        if since is not None and since == self.horizon():
+        if since is not None and since == self.watermark():
             return {}
-        return {row["object_id"]: _version(row) for row in self._rows(f"{_ORIGINALS} AND {within(after, upto)}")}
+        return {row["object_id"]: _version(row) for row in self._rows(f"{_ORIGINALS} AND {within(after, until)}")}
 
-    def horizon(self) -> str:
+    def watermark(self) -> str:
         """The table's version, which each write raises."""
         with self._database.translated():
             return str(self._table.version)
@@ -138,7 +138,7 @@ class LanceCollection:
             for row in self._rows(_ORIGINALS, keys)
         ]
 
-    def absent(self, keys: Sequence[str]) -> list[str]:
+    def missing_keys(self, keys: Sequence[str]) -> list[str]:
         with self._database.translated():
             there = set(read(self._table, ["object_id"], _ORIGINALS, keys)["object_id"].to_pylist())
         return [key for key in keys if key not in there]
@@ -148,8 +148,8 @@ class LanceCollection:
             rows: list[dict[str, Any]] = read(self._table, _ROW, condition, keys).to_pylist()
         return rows
 
-    def states(self, after: str | None, upto: str | None, keys: Sequence[str] | None = None) -> dict[str, State]:
-        condition = within(after, upto)
+    def states(self, after: str | None, until: str | None, keys: Sequence[str] | None = None) -> dict[str, State]:
+        condition = within(after, until)
         rows = {row["object_id"]: _version(row) for row in self._rows(f"{_ORIGINALS} AND {condition}", keys)}
         marks = self._marks.read(condition, keys, rows)
         return {key: State(rows.get(key), marks.get(key)) for key in {**rows, **marks}}
@@ -260,9 +260,9 @@ class LanceCollection:
     def count_failed(self, run: str) -> int:
         return self._marks.count_failed(run)
 
-    def damage(self, after: str | None, upto: str | None) -> Damage:
+    def integrity_errors(self, after: str | None, until: str | None) -> Damage:
         """Report an object without its average as incomplete, not its parts as orphans: it is repaired as a whole."""
-        condition = f"original_id IS NULL AND {within(after, upto)}"
+        condition = f"original_id IS NULL AND {within(after, until)}"
         with self._database.translated():
             seen = set(read(self._table, ["object_id"], condition)["object_id"].to_pylist())
             complete = set(seen)

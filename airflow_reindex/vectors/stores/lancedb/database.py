@@ -46,9 +46,9 @@ def table_name(collection_id: str) -> str:
     return name
 
 
-def within(after: str | None, upto: str | None) -> str:
+def within(after: str | None, until: str | None) -> str:
     """Return a condition for a key range; keys are ordered by the code points of their characters."""
-    bounds = ((">", after), ("<=", upto))
+    bounds = ((">", after), ("<=", until))
     return " AND ".join(["true", *(f"object_id {sign} {literal(key)}" for sign, key in bounds if key is not None)])
 
 

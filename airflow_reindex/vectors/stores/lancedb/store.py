@@ -49,7 +49,7 @@ class LanceStore:
     def prepare(self) -> None:
         self._registry.prepare()
 
-    def known(self) -> list[str]:
+    def list_collections(self) -> list[str]:
         return sorted(self._registry.read()["collections"])
 
     def find(self, collection_id: str) -> CollectionInfo | None:

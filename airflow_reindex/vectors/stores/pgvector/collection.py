@@ -90,9 +90,9 @@ class PgVectorCollection:
             if len(keys) < batch:
                 return
 
-    def versions(self, after: str | None, upto: str | None, since: str | None = None) -> dict[str, bytes]:
+    def versions(self, after: str | None, until: str | None, since: str | None = None) -> dict[str, bytes]:
         """Return versions; rows that no transaction since the watermark can have written are omitted."""
-        within, bounds = writing.key_range("o.object_id", after, upto)
+        within, bounds = writing.key_range("o.object_id", after, until)
         values: list[Any] = [*bounds]
         recent = sql.SQL("true")
         if since is not None:
@@ -107,7 +107,7 @@ class PgVectorCollection:
         )
         return dict(self._connections.rows(statement, values))
 
-    def horizon(self) -> str:
+    def watermark(self) -> str:
         """The snapshot xmin: the oldest running transaction. What it and all later ones write is newer."""
         return str(self._connections.rows("SELECT pg_snapshot_xmin(pg_current_snapshot())::text")[0][0])
 
@@ -118,17 +118,17 @@ class PgVectorCollection:
         ).format(VERSION, self._names.objects)
         return [Item(*row) for row in self._connections.rows(statement, (list(keys),))]
 
-    def absent(self, keys: Sequence[str]) -> list[str]:
+    def missing_keys(self, keys: Sequence[str]) -> list[str]:
         statement = sql.SQL(
             "SELECT k.key FROM unnest(%s::varchar[]) WITH ORDINALITY k (key, number) LEFT JOIN {} o "
             "ON o.object_id = k.key AND o.original_id IS NULL WHERE o.object_id IS NULL ORDER BY k.number"
         ).format(self._names.objects)
         return [key for (key,) in self._connections.rows(statement, (list(keys),))]
 
-    def states(self, after: str | None, upto: str | None, keys: Sequence[str] | None = None) -> dict[str, State]:
+    def states(self, after: str | None, until: str | None, keys: Sequence[str] | None = None) -> dict[str, State]:
         """Read rows and marks in one snapshot."""
-        rows_within, rows_values = writing.key_range("o.object_id", after, upto)
-        marks_within, marks_values = writing.key_range("object_id", after, upto)
+        rows_within, rows_values = writing.key_range("o.object_id", after, until)
+        marks_within, marks_values = writing.key_range("object_id", after, until)
         if keys is not None:
             rows_within = sql.SQL("{} AND o.object_id = ANY(%s::varchar[])").format(rows_within)
             marks_within = sql.SQL("{} AND object_id = ANY(%s::varchar[])").format(marks_within)
@@ -209,9 +209,9 @@ class PgVectorCollection:
         statement = sql.SQL("SELECT count(*) FROM {} marks WHERE run = %s AND stage <> ''").format(self._marks())
         return int(self._connections.rows(statement, (run,))[0][0])
 
-    def damage(self, after: str | None, upto: str | None) -> Damage:
-        objects_within, values = writing.key_range("o.object_id", after, upto)
-        parts_within, _ = writing.key_range("p.object_id", after, upto)
+    def integrity_errors(self, after: str | None, until: str | None) -> Damage:
+        objects_within, values = writing.key_range("o.object_id", after, until)
+        parts_within, _ = writing.key_range("p.object_id", after, until)
         names = {
             "objects": self._names.objects,
             "parts": self._names.parts,

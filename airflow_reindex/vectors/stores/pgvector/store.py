@@ -100,7 +100,7 @@ class PgVectorStore:
                 connection.execute(table)
             upgrade(connection)
 
-    def known(self) -> list[str]:
+    def list_collections(self) -> list[str]:
         with self._ready.use() as connection:
             return registry.known_collections(connection)
 

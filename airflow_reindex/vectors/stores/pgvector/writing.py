@@ -32,7 +32,7 @@ VERSION = sql.SQL(
 )
 
 
-def key_range(column: str, after: str | None, upto: str | None) -> tuple[sql.Composable, list[Any]]:
+def key_range(column: str, after: str | None, until: str | None) -> tuple[sql.Composable, list[Any]]:
     """
     Return a condition for a key range in the column's own order, and its values.
 
@@ -41,7 +41,7 @@ def key_range(column: str, after: str | None, upto: str | None) -> tuple[sql.Com
     name = sql.SQL(".").join(sql.Identifier(part) for part in column.split("."))
     conditions: list[sql.Composable] = [sql.SQL("true")]
     values = list[Any]()
-    for operator, bound in ((sql.SQL(">"), after), (sql.SQL("<="), upto)):
+    for operator, bound in ((sql.SQL(">"), after), (sql.SQL("<="), until)):
         if bound is not None:
             conditions.append(sql.SQL("{} {} %s").format(name, operator))
             values.append(bound)

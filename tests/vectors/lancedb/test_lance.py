@@ -173,7 +173,7 @@ class TestOthersTables:
         assert source.items(["o1"])[0].payload == {"text": "x"}
         assert source.sample(100).shape == (10, DIMENSIONS)
         assert source.count_failed("run") == 0
-        assert list(source.damage(None, None).incomplete) == []
+        assert list(source.integrity_errors(None, None).incomplete) == []
 
     def test_metric_of_the_index_counts(self, store: LanceStore, tmp_path: Path) -> None:
         rows = pa.Table.from_pylist([], schema=schema(DIMENSIONS))
@@ -192,10 +192,10 @@ class TestOthersTables:
 def test_nothing_is_compared_when_nothing_was_written(store: LanceStore) -> None:
     dest = created(store, "dst")
     fill(dest, ["a", "b"])
-    horizon = dest.horizon()
-    assert dest.versions(None, None, horizon) == {}
+    watermark = dest.watermark()
+    assert dest.versions(None, None, watermark) == {}
     fill(dest, ["c"])
-    assert dest.versions(None, None, horizon).keys() >= {"c"}
+    assert dest.versions(None, None, watermark).keys() >= {"c"}
 
 
 def test_recall_of_a_larger_index(store: LanceStore) -> None:

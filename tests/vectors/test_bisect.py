@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from airflow_reindex.core.failures import DataError, RequestError, TransientError
 from airflow_reindex.vectors.embedding.bisect import PROBE, Failed, Prepared, embed_items, write_items
-from airflow_reindex.vectors.embedding.pipeline import Batch, Kitchen, embed_stream
+from airflow_reindex.vectors.embedding.pipeline import Batch, EmbeddingPipeline, embed_stream
 from airflow_reindex.vectors.model.collection import Embedded, Item, Mark, Vectors
 from airflow_reindex.vectors.model.embedding_model import EmbeddingModel, Kind, ModelSpec, SuspectError
 from airflow_reindex.vectors.model.loader import Content
@@ -206,8 +206,8 @@ def stream(
     good: list[str] = []
     bad: list[str] = []
     gone = 0
-    kitchen = Kitchen(model=model, loader=source, splitter=Splitter(10))
-    for batch in embed_stream(source, keys, kitchen, lambda one, tag: Mark(one.version, b"r", tag)):  # type: ignore[arg-type]
+    pipeline = EmbeddingPipeline(model=model, loader=source, splitter=Splitter(10))
+    for batch in embed_stream(source, keys, pipeline, lambda one, tag: Mark(one.version, b"r", tag)):  # type: ignore[arg-type]
         each(batch)
         assert all(one.mark.content == "tag" for one in batch.embedded)
         good += [one.item.object_id for one in batch.embedded]

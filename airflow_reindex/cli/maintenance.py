@@ -18,7 +18,7 @@ from rich.table import Table
 from airflow_reindex import config
 from airflow_reindex.core.claims import Owner
 from airflow_reindex.core.failures import RequestError, TransientError
-from airflow_reindex.core.orphans import Condition, Leftover
+from airflow_reindex.core.orphans import Orphan, OrphanState
 from airflow_reindex.core.report import Status
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import REPORT, is_run_folder, task_records
@@ -62,11 +62,11 @@ def repair(options: argparse.Namespace, out: TextIO) -> int:
 def _remove(options: argparse.Namespace) -> Iterator[str]:
     """The name of each thing that repair removes, once that is done; without ``--yes`` nothing is."""
     dry_run = not options.yes
-    for name in options.give_up:
+    for name in options.abandon:
         yield from _give_up(options, name, dry_run=dry_run)
     for conn_id in _qserv_ids(options):
         with _czar(conn_id) as (connection, servers):
-            found = director_leftovers.look(connection, servers, conn_id, _timeout(), _runs())
+            found = director_leftovers.find_orphans(connection, servers, conn_id, _timeout(), _runs())
             yield from director_leftovers.remove_orphans(connection, servers, found, dry_run=dry_run)
     for folder in old_folders():
         if not dry_run:
@@ -82,16 +82,16 @@ def _tell(options: argparse.Namespace, names: list[str], out: TextIO) -> None:
         print("\n".join(f"{verb} {name}" for name in names) or "there is nothing to remove", file=out)
 
 
-def _look(options: argparse.Namespace) -> list[tuple[str, Leftover]]:
-    found: list[tuple[str, Leftover]] = []
+def _look(options: argparse.Namespace) -> list[tuple[str, Orphan]]:
+    found: list[tuple[str, Orphan]] = []
     for conn_id in _qserv_ids(options):
         with _czar(conn_id) as (connection, servers):
-            some = director_leftovers.look(connection, servers, conn_id, _timeout(), _runs())
+            some = director_leftovers.find_orphans(connection, servers, conn_id, _timeout(), _runs())
         found += [(conn_id, one) for one in some]
     for conn_id in _collection_ids(options):
         store = CollectionHook(conn_id).store
         try:
-            found += [(conn_id, one) for one in collection_leftovers.look(store, conn_id, _timeout())]
+            found += [(conn_id, one) for one in collection_leftovers.find_orphans(store, conn_id, _timeout())]
         finally:
             store.close()
     return found + [("staging", one) for one in _staged()]
@@ -103,8 +103,8 @@ def _give_up(options: argparse.Namespace, name: str, *, dry_run: bool) -> list[s
     dead = {where for where, one in _look(options) if one.wrong and one.target == name}
     for conn_id in [*indexes, *collections]:
         if conn_id in dead:
-            give_up = _give_up_index if conn_id in indexes else _give_up_collection
-            return give_up(conn_id, name, dry_run)
+            abandon = _give_up_index if conn_id in indexes else _give_up_collection
+            return abandon(conn_id, name, dry_run)
     raise RequestError(
         f"'{name}' is neither an index nor a collection whose build has died, as far as "
         f"{', '.join([*indexes, *collections]) or 'nothing'} was looked at. `airflow-reindex doctor` lists them."
@@ -114,13 +114,13 @@ def _give_up(options: argparse.Namespace, name: str, *, dry_run: bool) -> list[s
 def _give_up_index(conn_id: str, name: str, dry_run: bool) -> list[str]:
     owner = Owner(config.deployment(), "airflow-reindex", "repair", socket.gethostname(), "")
     with _czar(conn_id) as (connection, servers):
-        return director_leftovers.give_up(connection, servers, name, owner, _timeout(), dry_run=dry_run)
+        return director_leftovers.abandon(connection, servers, name, owner, _timeout(), dry_run=dry_run)
 
 
 def _give_up_collection(conn_id: str, name: str, dry_run: bool) -> list[str]:
     store = CollectionHook(conn_id).store
     try:
-        return collection_leftovers.give_up(store, name, _timeout(), dry_run=dry_run)
+        return collection_leftovers.abandon(store, name, _timeout(), dry_run=dry_run)
     finally:
         store.close()
 
@@ -176,7 +176,7 @@ def _runs() -> dict[str, str]:
     }
 
 
-def _staged() -> list[Leftover]:
+def _staged() -> list[Orphan]:
     found = []
     for folder in _run_folders():
         report = folder.read_json(REPORT)
@@ -188,11 +188,11 @@ def _staged() -> list[Leftover]:
         days = max(0.0, config.integer("staging_retention_days") - silent / 86_400)
         target = report["dest"] if report else ""
         found.append(
-            Leftover(
+            Orphan(
                 kind="staged run",
                 name=folder.url,
                 target=target,
-                condition=Condition.AT_WORK if alive else Condition.ABANDONED,
+                condition=OrphanState.AT_WORK if alive else OrphanState.ABANDONED,
                 owner=folder.url.rsplit("/", 1)[1],
                 silent=silent,
                 advice="nothing: it was written to just now." if alive else
@@ -203,7 +203,7 @@ def _staged() -> list[Leftover]:
     return found
 
 
-def _show(found: list[tuple[str, Leftover]], out: TextIO) -> None:
+def _show(found: list[tuple[str, Orphan]], out: TextIO) -> None:
     console = Console(file=out)
     table = Table()
     for name in ("where", "what", "of", "state", "whose", "silent for"):

@@ -14,7 +14,7 @@ from airflow_reindex.vectors.sync.session import RANGE_ITEMS, Session
 PASSES = 3
 
 
-def last_catch_up(at: Session, horizon: str, passed: Tally) -> tuple[Tally, Tally]:
+def last_catch_up(at: Session, watermark: str, passed: Tally) -> tuple[Tally, Tally]:
     """
     Catch up while writers of the source are held.
 
@@ -24,18 +24,18 @@ def last_catch_up(at: Session, horizon: str, passed: Tally) -> tuple[Tally, Tall
     :param passed: the result of that pass.
     :returns: what was done, and the last full pass with the failures of all passes.
     """
-    tally = at.reconciler.run(None, None, at.rules(skip_failed=True), since=horizon)
-    if at.protect:
+    tally = at.reconciler.run(None, None, at.rules(skip_failed=True), since=watermark)
+    if at.preserve_newer:
         return tally, passed
     if difference(at, passed) < 0:
         for keys in at.dest.keys(RANGE_ITEMS):
-            gone = at.source.absent(keys)
+            gone = at.source.missing_keys(keys)
             left = at.dest.delete(at.plan.token, gone, only_unchanged=at.spares)
             tally.deleted += len(gone) - len(left)
     for _ in range(PASSES):
         if not difference(at, passed):
             break
-        again = at.whole()
+        again = at.reconcile_all()
         again.failed += passed.failed
         tally.embedded, tally.deleted = tally.embedded + again.embedded, tally.deleted + again.deleted
         passed = again
@@ -81,7 +81,7 @@ def prove(at: Session, failed: int, passed: Tally) -> None:
         )
     refuse_empty(at.dest, total, failed)
     lacking = difference(at, passed)
-    if lacking and not at.protect:
+    if lacking and not at.preserve_newer:
         raise DataError(
             f"the destination '{plan.dest.collection_id}' has {abs(lacking):,} items "
             f"{'less' if lacking > 0 else 'more'} than the source minus the failed ones and those of others: "

@@ -9,13 +9,15 @@ from typing import Any
 from airflow_reindex.hooks.collection import CollectionHook
 from airflow_reindex.hooks.embedding_model import EmbeddingModelHook
 from airflow_reindex.hooks.loaders import make_loader
-from airflow_reindex.vectors.embedding.pipeline import Kitchen
+from airflow_reindex.vectors.embedding.pipeline import EmbeddingPipeline
 from airflow_reindex.vectors.model.request import ReindexRequest
-from airflow_reindex.vectors.sync.tools import Tools
+from airflow_reindex.vectors.sync.context import ReindexContext
 
 
 @contextmanager
-def open_tools(request: ReindexRequest, conn_id: str, loaders: Mapping[str, Any] | None = None) -> Iterator[Tools]:
+def open_reindex(
+    request: ReindexRequest, conn_id: str, loaders: Mapping[str, Any] | None = None
+) -> Iterator[ReindexContext]:
     """
     Open store, models and loader of a reindex.
 
@@ -27,8 +29,8 @@ def open_tools(request: ReindexRequest, conn_id: str, loaders: Mapping[str, Any]
     store = CollectionHook(conn_id).store
     model = EmbeddingModelHook(request.dest_embedding_model_id).model()
     try:
-        kitchen = Kitchen(model=model, loader=loader, splitter=splitter)
-        yield Tools(store=store, source_spec=spec, source_model=source.model, kitchen=kitchen)
+        pipeline = EmbeddingPipeline(model=model, loader=loader, splitter=splitter)
+        yield ReindexContext(store=store, source_spec=spec, source_model=source.model, pipeline=pipeline)
     finally:
         model.close()
         store.close()

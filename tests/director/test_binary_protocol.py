@@ -16,11 +16,11 @@ from airflow_reindex.core.failures import DataError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.coordination.throttle import Watch
 from airflow_reindex.director.extract import extractor
-from airflow_reindex.director.extract.extractor import Extractor, Source, stream
+from airflow_reindex.director.extract.extractor import Extractor, WorkerReader, stream
 from airflow_reindex.director.extract.run_buffer import RunBuffer
 from airflow_reindex.director.model.runs import RUNS, accounted, manifests, read_part
 from airflow_reindex.director.mysql import binary_protocol
-from airflow_reindex.director.mysql.binary_protocol import SurpriseError, Wire, usable
+from airflow_reindex.director.mysql.binary_protocol import UnsupportedResultError, Wire, usable
 from airflow_reindex.director.mysql.client import Connection, query
 from airflow_reindex.director.mysql.tuples import as_rows, within
 from airflow_reindex.director.mysql.types import Checksum
@@ -101,7 +101,7 @@ def test_any_number_of_rows_and_the_driver_goes_on(
     ],
 )
 def test_what_is_not_rows_of_one_size_is_a_surprise(connection: Connection, sql: str) -> None:
-    with Wire(connection) as reader, pytest.raises(SurpriseError):
+    with Wire(connection) as reader, pytest.raises(UnsupportedResultError):
         rows(reader, sql)
 
 
@@ -111,7 +111,7 @@ def test_an_error_of_the_server_in_mid_answer_is_a_surprise(worker: MariaDBServe
         answer = reader.stream("SELECT seq, other FROM lsst.big")
         next(answer)
         run_sql(worker, f"KILL {connection.thread_id()}")
-        with pytest.raises((SurpriseError, OSError)):
+        with pytest.raises((UnsupportedResultError, OSError)):
             list(answer)
 
 
@@ -139,7 +139,7 @@ def extracted(server: MariaDBServer, folder: Folder) -> tuple[extractor.Outcome,
 def test_socket_and_driver_give_the_same(chunk: MariaDBServer) -> None:
     found = []
     for fast in (True, False):
-        source = Source.open(chunk.connect, fast=fast)
+        source = WorkerReader.open(chunk.connect, fast=fast)
         assert (source.wire is not None) == fast
         found.append([row for some in stream(source, make_plan(), 2) for row in tuples(some)])
         source.close()
@@ -184,12 +184,12 @@ def test_values_out_of_range_are_told(chunk: MariaDBServer, tmp_path: Any) -> No
 def test_a_connection_that_dies_is_the_drivers_error(chunk: MariaDBServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(binary_protocol, "_BUFFER_BYTES", 4096)
     run_sql(chunk, "CREATE TABLE lsst.Object_3 SELECT seq AS objectId, 1 AS subChunkId FROM mysql.seq_1_to_900000")
-    source = Source.open(chunk.connect)
+    source = WorkerReader.open(chunk.connect)
     answer = stream(source, make_plan(), 3)
     next(answer)
     chunk_id = source.connection.thread_id()
     run_sql(chunk, f"KILL {chunk_id}")
-    with pytest.raises((MySQLdb.OperationalError, SurpriseError)):
+    with pytest.raises((MySQLdb.OperationalError, UnsupportedResultError)):
         list(answer)
     source.close()
 
@@ -199,7 +199,7 @@ def test_a_protocol_that_is_not_known_is_left_to_the_driver(
 ) -> None:
     # As a server answers a client library that has agreed to send attributes with each query.
     monkeypatch.setattr(binary_protocol, "_QUERY", 0x7F)
-    source = Source.open(chunk.connect)
+    source = WorkerReader.open(chunk.connect)
     assert source.wire is None
     assert sum(len(rows) for rows in stream(source, make_plan(), 1)) == 30_000
     source.close()
@@ -216,7 +216,7 @@ def test_rows_before_a_surprise_are_not_counted_twice(
         for number, some in enumerate(real(self, sql)):
             if number == after and not surprises:
                 surprises.append(sql)
-                raise SurpriseError
+                raise UnsupportedResultError
             yield some
 
     monkeypatch.setattr(Wire, "stream", stream)
@@ -284,7 +284,7 @@ def test_a_network_that_breaks_is_a_lost_connection_and_a_replica_takes_over(
 
     folder, chunks = Folder.at(str(tmp_path)), [planned(1, "w1", "w2"), planned(2, "w2", "w1")]
     with cut_off(chunk.port, after) as port:
-        source = Source.open(lambda: connect(port))
+        source = WorkerReader.open(lambda: connect(port))
         assert source.wire is not None
         with pytest.raises(MySQLdb.OperationalError, match="Lost connection") as caught:
             list(stream(source, make_plan(), 1))

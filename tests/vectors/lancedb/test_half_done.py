@@ -17,7 +17,7 @@ from airflow_reindex.vectors.sync.decide import Rules, decide
 from tests.vectors.contract.samples import created, embedded, failed, fill, item, take
 
 TOKEN = "token-dst"
-NIGHTLY = Rules(recipe=b"r" * 16, run="next", protect=True, drop_gone=True, drop_failed=True)
+NIGHTLY = Rules(recipe=b"r" * 16, run="next", preserve_newer=True, drop_gone=True, drop_failed=True)
 
 
 @pytest.fixture
@@ -123,6 +123,6 @@ def test_two_databases_have_nothing_in_common(tmp_path: Path, monkeypatch: pytes
     for store in (one, other):
         store.prepare()
     fill(created(one, "dst"), ["a"])
-    assert (other.claims(), other.known(), other.find("dst")) == ([], [], None)
+    assert (other.claims(), other.list_collections(), other.find("dst")) == ([], [], None)
     take(other, "dst", "theirs")
     assert [claim.token for claim in one.claims()] == [TOKEN]

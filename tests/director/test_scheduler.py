@@ -15,7 +15,7 @@ import pytest
 from airflow_reindex.core.failures import DataError
 from airflow_reindex.director import steps
 from airflow_reindex.director.coordination import claim, scheduler
-from airflow_reindex.director.coordination.scheduler import Turns
+from airflow_reindex.director.coordination.scheduler import GroupScheduler
 from airflow_reindex.director.extract import extractor
 from airflow_reindex.director.extract import task as extraction
 from airflow_reindex.director.model.plan import Plan
@@ -175,7 +175,9 @@ def test_a_group_that_fails_is_not_read_again_and_again_by_a_task_that_waits(
     monkeypatch.setattr(extractor, "stream", stream)
     with ExitStack() as stack:
         for _ in range(run.servers.worker_connections):
-            assert Turns(stack.enter_context(session(run.servers.czar)), "other build", 4).admit(own[0].workers[0])
+            assert GroupScheduler(stack.enter_context(session(run.servers.czar)), "other build", 4).admit(
+                own[0].workers[0]
+            )
         task = threading.Thread(target=run.extract, args=(0,), daemon=True)
         task.start()
         wait_for(lambda: len(reads) == len(there))
@@ -202,7 +204,9 @@ def test_a_task_whose_group_another_one_has_read_has_nothing_to_do(
     reads = count_reads(monkeypatch)
     with ExitStack() as stack:
         for _ in range(run.servers.worker_connections):
-            assert Turns(stack.enter_context(session(run.servers.czar)), "other", 4).admit(plan.groups[0][0].workers[0])
+            assert GroupScheduler(stack.enter_context(session(run.servers.czar)), "other", 4).admit(
+                plan.groups[0][0].workers[0]
+            )
         task = threading.Thread(target=run.extract, args=(0,), daemon=True)
         task.start()
         wait_for(lambda: set(run.staged_chunks()) == {chunk.chunk for chunk in plan.groups[1]})
@@ -218,7 +222,9 @@ def test_a_task_whose_network_is_cut_keeps_its_locks_for_minutes_only(
     monkeypatch.setattr(scheduler, "STAY_SECONDS", 0.2)
     run = build(catalog(CatalogSpec(rows=100, chunks=2)).spec.database)
     with ExitStack() as stack:
-        cut, lively, other = (Turns(stack.enter_context(session(run.servers.czar)), "plan", 1) for _ in range(3))
+        cut, lively, other = (
+            GroupScheduler(stack.enter_context(session(run.servers.czar)), "plan", 1) for _ in range(3)
+        )
         assert cut.begin(0, "worker-1")
         assert lively.begin(1, "worker-2")
         assert not other.begin(0, "worker-1")
@@ -235,7 +241,7 @@ def test_a_task_whose_network_is_cut_keeps_its_locks_for_minutes_only(
 
 def test_a_task_that_reads_says_so(catalog: CatalogFactory, build: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[float] = []
-    monkeypatch.setattr(Turns, "stay", lambda _: said.append(time.monotonic()))
+    monkeypatch.setattr(GroupScheduler, "stay", lambda _: said.append(time.monotonic()))
     run = build(catalog(CatalogSpec(rows=400, chunks=4)).spec.database)
     for number in range(len(run.plan().groups)):
         run.extract(number)
@@ -260,7 +266,7 @@ def test_a_lost_claim_ends_the_wait_for_a_worker(
     with ExitStack() as stack:
         for worker in run.servers.workers:
             for _ in range(run.servers.worker_connections):
-                assert Turns(stack.enter_context(session(run.servers.czar)), "other", 4).admit(worker)
+                assert GroupScheduler(stack.enter_context(session(run.servers.czar)), "other", 4).admit(worker)
         task = threading.Thread(target=wait, daemon=True)
         task.start()
         task.join(timeout=0.5)

@@ -29,7 +29,7 @@ class Scope:
         return np.isin(chunks, self.chunks, invert=self.others)
 
 
-class Ledger:
+class MultisetDiff:
     """
     Compares rows as multisets; the two sides come in key order, in pieces that need not end at the same keys.
 
@@ -61,7 +61,7 @@ class Ledger:
         """Add rows of the index, in key order."""
         self._enter(self._index, rows)
 
-    def settle(self, before: int | None) -> None:
+    def flush_below(self, before: int | None) -> None:
         """Classify the rows with keys below a bound, where both sides are complete; ``None`` for all keys."""
         source, self._source = _cut(self._source, before)
         index, self._index = _cut(self._index, before)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from airflow_reindex.vectors.embedding.pipeline import Kitchen
+from airflow_reindex.vectors.embedding.pipeline import EmbeddingPipeline
 from airflow_reindex.vectors.model.embedding_model import EmbeddingModel, ModelSpec
 from airflow_reindex.vectors.model.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tools:
+class ReindexContext:
     """
     Store, models and loader of a reindex.
 
@@ -22,9 +22,9 @@ class Tools:
     store: Store
     source_spec: ModelSpec
     source_model: Callable[[], EmbeddingModel]
-    kitchen: Kitchen
+    pipeline: EmbeddingPipeline
 
     @property
     def dest_spec(self) -> ModelSpec:
         """The description of the destination's model."""
-        return self.kitchen.model.spec
+        return self.pipeline.model.spec
