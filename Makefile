@@ -41,8 +41,7 @@ faults: setup ## run all tests that kill and break things, the long ones, too
 		--dist=loadfile tests/faults
 
 bench: setup ## measure both jobs against what bounds them (half an hour)
-	$(BIN)/python -m benchmarks.director
-	$(BIN)/python -m benchmarks.collection
+	@status=0; for job in director collection; do $(BIN)/python -m benchmarks.$$job || status=1; done; exit $$status
 
 quick-bench: setup ## measure the first job at a tenth of the size (under three minutes)
 	$(BIN)/python -m benchmarks.director --quick

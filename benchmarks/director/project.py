@@ -53,11 +53,15 @@ def servers_of(root: Path | str) -> Servers:
 @contextmanager
 def processes() -> Iterator[ProcessPoolExecutor]:
     """
-    A process a core, with everything imported. One pool a scenario: a process keeps memory that its tasks have freed,
-    so that after a large build the peak of a small one could not be told.
+    A process a core, with everything imported, in this process's present environment.
+
+    One pool a scenario: a process keeps memory that its tasks have freed, so that after a large build the peak of a
+    small one could not be told.
     """
     count = os.cpu_count() or 1
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("forkserver")) as pool:
+    # They descend from a server that was forked long ago: what Airflow is told by the environment has changed since.
+    context, environment = multiprocessing.get_context("forkserver"), (dict(os.environ),)
+    with ProcessPoolExecutor(count, context, initializer=_adopt, initargs=environment) as pool:
         for _ in range(3):
             list(pool.map(_warm, range(count)))
         yield pool
@@ -140,6 +144,11 @@ class Builder:
             open_folder=open_folder,
             kept=kept,
         )
+
+
+def _adopt(environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def _warm(_: int) -> None:

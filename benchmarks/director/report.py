@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib as mpl
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.director.measure import Measured
 from benchmarks.director.scenarios import Results
@@ -20,22 +21,29 @@ mpl.use("Agg")
 NAMES = {"qserv": "(a) Qserv's protocol", "project": "(b) this project", "ceiling": "(c) sorted files, loaded only"}
 
 
-def write(results: Results, folder: Path, console: Console) -> None:
+def write(results: Results, folder: Path) -> None:
     """
-    Print the results and write them down.
+    Write down what is known so far.
 
     :param results: what was measured.
     :param folder: where ``results.json``, ``results.txt`` and ``results.png`` go.
-    :param console: where to print.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(asdict(results), indent=1))
     with (folder / "results.txt").open("w") as file:
-        for where in (console, Console(file=file, width=170)):
-            for table in tables(results):
-                where.print(table)
+        show(results, Console(file=file, width=170))
     picture(results, folder / "results.png")
-    console.print(f"written: {', '.join(str(folder / f'results.{kind}') for kind in ('txt', 'png', 'json'))}")
+
+
+def show(results: Results, console: Console) -> None:
+    """
+    Print the tables.
+
+    :param results: what was measured.
+    :param console: where to print.
+    """
+    for table in tables(results):
+        console.print(table)
 
 
 def tables(results: Results) -> Iterator[Table]:
@@ -50,6 +58,8 @@ def tables(results: Results) -> Iterator[Table]:
     if results.lookups or results.readers:
         yield _latencies(results)
     yield _bars(results)
+    if results.errors:
+        yield _errors(results)
 
 
 def _builds(results: Results) -> Table:
@@ -103,6 +113,14 @@ def _bars(results: Results) -> Table:
     return table
 
 
+def _errors(results: Results) -> Table:
+    table = Table("scenario", "error", title="failed")
+    for name, trace in results.errors.items():
+        # Text, not markup: it is somebody else's.
+        table.add_row(name, Text(trace.rstrip().rsplit("\n", 1)[-1]))
+    return table
+
+
 def bars(results: Results) -> Iterator[tuple[str, str, float, bool]]:
     """
     What was promised, and what was measured.
@@ -125,7 +143,7 @@ def bars(results: Results) -> Iterator[tuple[str, str, float, bool]]:
             yield f"{scenario}: times as fast as {NAMES[other]}", f">= {least}", value, value >= least
     sizes = sorted((runs[0].rows, name) for name, runs in results.builds.items() if name.startswith("size"))
     grown = [name for name in results.builds if name.startswith("growth")]
-    if grown:
+    if len(grown) > 1:
         first, last = (results.side(name, "project") for name in (grown[0], grown[-1]))
         assert first is not None
         assert last is not None

@@ -36,12 +36,14 @@ class Results:
     :param lookups: latencies.
     :param readers: latencies beside a build, by scenario.
     :param other: further figures by name.
+    :param errors: the traceback of each scenario that failed; what it had measured until then counts.
     """
 
     builds: dict[str, list[Measured]] = field(default_factory=dict)
     lookups: list[Latency] = field(default_factory=list)
     readers: list[Latency] = field(default_factory=list)
     other: dict[str, dict[str, Any]] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
 
     def side(self, scenario: str, side: str) -> Measured | None:
         """

@@ -243,8 +243,8 @@ def test_a_task_of_a_large_run_asks_for_no_more(
         begin = len(store.requests)
         waiting.start()
         wait_for(lambda: len(store.requests) > begin + 60)
+        groups = [request for request in store.requests[begin:] if "/groups-" in request]
         stack.close()
         waiting.join(180)
-        groups = [request for request in store.requests[begin:] if "/groups-" in request]
         assert len(groups) <= len([request for request in few if "/groups-" in request])
         assert {chunk.chunk for chunk in plan.groups[2]} <= set(run.staged_chunks())
