@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 HOME = Path(tempfile.mkdtemp(prefix="airflow-reindex-tests-"))
 os.environ.update(
@@ -18,6 +19,10 @@ os.environ.update(
     AIRFLOW__CORE__UNIT_TEST_MODE="False",
     AIRFLOW__REINDEX__STAGING_URL=str(HOME / "staging"),
 )
+
+# An example that takes long on a busy machine is no failure.
+settings.register_profile("busy machine", deadline=None)
+settings.load_profile("busy machine")
 
 pytest_plugins = ["sandbox.fixtures", "sandbox.pg_fixtures", "tests.fixtures"]
 
