@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _command(name: str) -> Callable[[argparse.Namespace, TextIO], int]:
     """Return a command's function; imports what it needs of Airflow only now."""
-    rooms = {"doctor": "care", "repair": "care", "rollback": "rollback", "estimate": "estimate"}
+    rooms = {"doctor": "maintenance", "repair": "maintenance", "rollback": "rollback", "estimate": "estimate"}
     found: Callable[[argparse.Namespace, TextIO], int] = getattr(
         import_module(f"airflow_reindex.cli.{rooms.get(name, 'runs')}"), name
     )

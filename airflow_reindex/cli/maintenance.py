@@ -22,14 +22,14 @@ from airflow_reindex.core.orphans import Orphan, OrphanState
 from airflow_reindex.core.report import Status
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import REPORT, is_run_folder, task_records
-from airflow_reindex.director import orphans as director_leftovers
+from airflow_reindex.director import orphans as director_orphans
 from airflow_reindex.director.mysql.client import describe, session
 from airflow_reindex.hooks import staging
 from airflow_reindex.hooks.collection import CollectionHook
 from airflow_reindex.hooks.connections import find_connection
 from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.hooks.staging_sweep import old_folders
-from airflow_reindex.vectors import orphans as collection_leftovers
+from airflow_reindex.vectors import orphans as collection_orphans
 
 
 def doctor(options: argparse.Namespace, out: TextIO) -> int:
@@ -62,12 +62,12 @@ def repair(options: argparse.Namespace, out: TextIO) -> int:
 def _remove(options: argparse.Namespace) -> Iterator[str]:
     """The name of each thing that repair removes, once that is done; without ``--yes`` nothing is."""
     dry_run = not options.yes
-    for name in options.abandon:
-        yield from _give_up(options, name, dry_run=dry_run)
+    for name in options.give_up:
+        yield from _abandon(options, name, dry_run=dry_run)
     for conn_id in _qserv_ids(options):
         with _czar(conn_id) as (connection, servers):
-            found = director_leftovers.find_orphans(connection, servers, conn_id, _timeout(), _runs())
-            yield from director_leftovers.remove_orphans(connection, servers, found, dry_run=dry_run)
+            found = director_orphans.find_orphans(connection, servers, conn_id, _timeout(), _runs())
+            yield from director_orphans.remove_orphans(connection, servers, found, dry_run=dry_run)
     for folder in old_folders():
         if not dry_run:
             folder.remove()
@@ -86,24 +86,24 @@ def _look(options: argparse.Namespace) -> list[tuple[str, Orphan]]:
     found: list[tuple[str, Orphan]] = []
     for conn_id in _qserv_ids(options):
         with _czar(conn_id) as (connection, servers):
-            some = director_leftovers.find_orphans(connection, servers, conn_id, _timeout(), _runs())
+            some = director_orphans.find_orphans(connection, servers, conn_id, _timeout(), _runs())
         found += [(conn_id, one) for one in some]
     for conn_id in _collection_ids(options):
         store = CollectionHook(conn_id).store
         try:
-            found += [(conn_id, one) for one in collection_leftovers.find_orphans(store, conn_id, _timeout())]
+            found += [(conn_id, one) for one in collection_orphans.find_orphans(store, conn_id, _timeout())]
         finally:
             store.close()
     return found + [("staging", one) for one in _staged()]
 
 
-def _give_up(options: argparse.Namespace, name: str, *, dry_run: bool) -> list[str]:
+def _abandon(options: argparse.Namespace, name: str, *, dry_run: bool) -> list[str]:
     """Abandon the index or the collection of that name."""
     indexes, collections = _qserv_ids(options), _collection_ids(options)
     dead = {where for where, one in _look(options) if one.wrong and one.target == name}
     for conn_id in [*indexes, *collections]:
         if conn_id in dead:
-            abandon = _give_up_index if conn_id in indexes else _give_up_collection
+            abandon = _abandon_index if conn_id in indexes else _abandon_collection
             return abandon(conn_id, name, dry_run)
     raise RequestError(
         f"'{name}' is neither an index nor a collection whose build has died, as far as "
@@ -111,16 +111,16 @@ def _give_up(options: argparse.Namespace, name: str, *, dry_run: bool) -> list[s
     )
 
 
-def _give_up_index(conn_id: str, name: str, dry_run: bool) -> list[str]:
+def _abandon_index(conn_id: str, name: str, dry_run: bool) -> list[str]:
     owner = Owner(config.deployment(), "airflow-reindex", "repair", socket.gethostname(), "")
     with _czar(conn_id) as (connection, servers):
-        return director_leftovers.abandon(connection, servers, name, owner, _timeout(), dry_run=dry_run)
+        return director_orphans.abandon(connection, servers, name, owner, _timeout(), dry_run=dry_run)
 
 
-def _give_up_collection(conn_id: str, name: str, dry_run: bool) -> list[str]:
+def _abandon_collection(conn_id: str, name: str, dry_run: bool) -> list[str]:
     store = CollectionHook(conn_id).store
     try:
-        return collection_leftovers.abandon(store, name, _timeout(), dry_run=dry_run)
+        return collection_orphans.abandon(store, name, _timeout(), dry_run=dry_run)
     finally:
         store.close()
 

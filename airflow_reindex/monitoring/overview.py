@@ -173,7 +173,7 @@ def _publication(snapshot: RunSnapshot, info: RunInfo) -> dict[str, Any] | None:
         return {"what": what, "state": "not done", "facts": {}}
     labels = {
         "alias": "Alias", "previous": "Before", "items": "Items", "caught_up": "Caught up under the lock",
-        "stragglers": "Carried over after it", "roll_back": "To roll back",
+        "late_writes": "Carried over after it", "roll_back": "To roll back",
     }  # fmt: skip
     return {"what": what, "state": "done", "facts": {"At": _moment(record.ended_at), **_some(record.result, labels)}}
 

@@ -106,7 +106,7 @@ def test_the_plan_must_be_the_tasks_own(folder: Folder) -> None:
         read_plan(folder)
     plan = make_plan([[planned(1)]])
     write_plan(folder, plan)
-    assert read_plan(folder) == read_plan(folder, TOKEN) == replace(plan, groups=())
+    assert read_plan(folder) == read_plan(folder, TOKEN) == replace(plan, groups=(), group_workers=("w1",))
     assert tuple(read_groups(folder, plan)) == plan.groups
     assert read_group(folder, plan, 0) == plan.groups[0]
     with pytest.raises(ReindexError, match="no group 1"):

@@ -59,7 +59,7 @@ def test_what_airflow_and_the_staging_folder_have_to_hold(plan: Plan) -> None:
     items = [{"token": TOKEN, "group": i, "label": group_label(group)} for i, group in enumerate(plan.groups)]
     assert max(len(json.dumps(item)) for item in items) < 256
     assert len(json.dumps(items)) < 256_000
-    assert len(json.dumps(plan.as_dict())) < 10_000, "each task reads it"
+    assert len(json.dumps(plan.as_dict())) < 20_000, "each task reads it: it grows with the tasks, not with the chunks"
     assert max(len(json.dumps(group_as_list(group))) for group in plan.groups) < 1_000_000, "a task reads its own group"
 
 

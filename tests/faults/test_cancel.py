@@ -23,7 +23,7 @@ from tests.vectors.harness import NEW, OLD, rows_of
 SPEC = CatalogSpec(database="sky_cancel", rows=8_000, chunks=12, empty_chunks=0)
 #: When a build is cancelled: the task, its map index, the moment, which call.
 BUILD = {
-    "plan, just claimed": ("plan", None, "airflow_reindex.director.planning.planning:adopt", 1),
+    "plan, just claimed": ("plan", None, "airflow_reindex.director.planning.planning:reuse_runs", 1),
     "plan, not yet written": ("plan", None, "airflow_reindex.director.planning.planning:write_plan", 1),
     "extract": ("extract", 0, "airflow_reindex.director.extract.extractor:stream", 3),
     "split": ("split", None, "airflow_reindex.director.steps:write_split", 1),
@@ -38,7 +38,7 @@ REINDEX = {
     "reindex": ("window", 0, "airflow_reindex.vectors.stores.pgvector.writing:copy_parts", 2),
     "verify": ("verify", None, "airflow_reindex.vectors.stores.pgvector.indexing:_create", 1),
     "switch": ("switch", None, "airflow_reindex.vectors.cutover.switch:_repoint", 1),
-    "switch, done but for its end": ("switch", None, "airflow_reindex.vectors.cutover.switch:_note_hooked", 1),
+    "switch, done but for its end": ("switch", None, "airflow_reindex.vectors.cutover.switch:note_hooked", 1),
 }
 
 

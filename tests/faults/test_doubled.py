@@ -150,7 +150,7 @@ def test_publish_delivered_twice(sky: Changing, build: Callable[..., Build], mom
     assert_done(sky, run)
 
 
-@pytest.mark.parametrize("moment", ["adopt", "write_plan"])
+@pytest.mark.parametrize("moment", ["reuse_runs", "write_plan"])
 def test_plan_delivered_twice(sky: Changing, build: Callable[..., Build], moment: str) -> None:
     # The later one has the claim; the earlier one must not put its plan into the folder afterwards.
     run = build()

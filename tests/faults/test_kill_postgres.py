@@ -30,7 +30,7 @@ WRITES = {
 SWITCHES = {
     "writers are held": ("airflow_reindex.vectors.cutover.switch:_repoint", OLD),
     "views in mid-transaction": (f"{WRITE}.aliases:point", OLD),
-    "views are switched": ("airflow_reindex.vectors.cutover.switch:_note_hooked", NEW),
+    "views are switched": ("airflow_reindex.vectors.cutover.switch:note_hooked", NEW),
 }
 
 Factory = Callable[..., Reindex]

@@ -19,13 +19,13 @@ def test_pages_and_contracts_read_a_run_once(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("airflow_reindex.metadata.find_run", lambda *_: info)
     monkeypatch.setattr("airflow_reindex.metadata.state_of", lambda *_: info.state)
     read: list[str] = []
-    gather = Gatherer.read
+    read_run = Gatherer.read
 
     def counted(gatherer: Gatherer, found: RunInfo) -> RunSnapshot:
         read.append(found.run_id)
-        return gather(gatherer, found)
+        return read_run(gatherer, found)
 
-    monkeypatch.setattr(Gatherer, "gather", counted)
+    monkeypatch.setattr(Gatherer, "read", counted)
     monkeypatch.setattr("airflow_reindex.plugin.run_cache.GOOD_SECONDS", 3600.0)
     assert pages.ranges(info)["total"] == 0
     assert reindex_tasks.info("shared", None, 0).status == "failed"  # type: ignore[arg-type]

@@ -111,7 +111,7 @@ def test_users_objects_that_come_at_the_last_moment_are_seen(
         user_object(admin)
         return whole(at)
 
-    monkeypatch.setattr(Session, "whole", late)
+    monkeypatch.setattr(Session, "reconcile_all", late)
     with pytest.raises(ConflictError, match="drop_user_objects=true"):
         run.switch()
     assert follower(run) == ""

@@ -27,7 +27,7 @@ class Switched:
     :param previous: the collection that readers followed before; empty for a new alias.
     :param items: originals in the collection that they follow now.
     :param caught_up: items embedded or removed while writers were held.
-    :param stragglers: late writes: they waited for the lock, and were carried over after the switch.
+    :param late_writes: writes that waited for the lock, and were carried over after the switch.
     :param failed: items missing in the new collection, all of them listed.
     """
 

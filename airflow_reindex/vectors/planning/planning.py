@@ -159,7 +159,7 @@ def _check_switch(store: Store, request: ReindexRequest, source: CollectionInfo,
 
 def _protection(request: ReindexRequest, live: bool) -> dict[str, Any]:
     """The plan's fields for a destination that may be newer than the source."""
-    return {"protect": request.writes_go_to == "dest" or live, "notes": {"dest_is_live": live} if live else {}}
+    return {"preserve_newer": request.writes_go_to == "dest" or live, "notes": {"dest_is_live": live} if live else {}}
 
 
 def check_pointer(pointer: Pointer | None, source: CollectionInfo, dest: CollectionInfo) -> None:

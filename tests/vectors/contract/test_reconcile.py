@@ -104,7 +104,7 @@ def test_equal_after_the_first_run_and_quiet_in_the_second(reindex: Reindex) -> 
     assert (list(damage.incomplete), damage.orphans) == ([], 0)
 
 
-@pytest.mark.parametrize("protect", [False, True])
+@pytest.mark.parametrize("preserve_newer", [False, True])
 def test_changes_follow(reindex: Reindex, place: Place, preserve_newer: bool) -> None:
     source, dest = reindex.source, reindex.dest
     reindex.run()

@@ -65,7 +65,7 @@ def build(connections: Connections, names: Names, info: CollectionInfo, building
         _prepare(connection, names, info, building)
         for statement in _missing(connection, names):
             connection.execute(statement)
-        _remove_leftovers(connection, names)
+        _remove_orphans(connection, names)
         if not is_built(connection, names, info.metric):
             with _progress(connections, connection.info.backend_pid, info.collection_id):
                 _create(connection, names, info, live=live)
@@ -121,7 +121,7 @@ def _prepare(connection: Connection, names: Names, info: CollectionInfo, buildin
         connection.execute("SET client_connection_check_interval = '5s'")
 
 
-def _remove_leftovers(connection: Connection, names: Names) -> None:
+def _remove_orphans(connection: Connection, names: Names) -> None:
     for name, usable, _, _ in registry.ann_indexes(connection, names):
         if not usable:
             log.info("dropping %s, which an earlier build has left unfinished", name)
@@ -153,7 +153,7 @@ def _create(connection: Connection, names: Names, info: CollectionInfo, *, live:
                 error,
             )
             connection.execute("SET max_parallel_maintenance_workers = 0")
-            _remove_leftovers(connection, names)
+            _remove_orphans(connection, names)
             connection.execute(statement)
     except psycopg.errors.DuplicateTable as error:
         if not is_built(connection, names, info.metric):
