@@ -79,7 +79,7 @@ def overview(seen: Mapping[str, Any]) -> RenderableType:
     left = f", about {eta(seen['eta'])} left" if seen["eta"] else ""
     parts: list[RenderableType] = [head, what, Text(f"{total}{failed}{left}")]
     if seen["detail"]:
-        parts.append(Text(seen["detail"], style="red"))
+        parts.append(Text.assemble((seen["detail"], "red"), (f"  {seen['code']}" if seen["code"] else "", "dim")))
     parts.append(_phases(seen["phases"]))
     if seen["workers"]:
         parts.append(_workers(seen["workers"]))

@@ -8,15 +8,12 @@ from typing import Any
 
 import pendulum
 
-from airflow_reindex.core.failures import Code, Reason, detail
-from airflow_reindex.core.report import Phase, Report, Status
+from airflow_reindex.core.failures import Code, Reason
+from airflow_reindex.core.report import Phase, Status
 from airflow_reindex.core.task_records import TaskRecord
 
 #: The message for a task that ended without writing an error.
 LOST = "the task {task} ended as '{state}' and left no error: it was killed, or never ran. Clear it to do what is left."
-
-#: The message for a run that was done once, and of which a task was cleared without its plan.
-GONE = "the plan of this run is gone, as the run was done once: clear the run from its task 'plan' on."
 
 #: Map index to state; -1 stands for an unmapped task.
 States = Mapping[int, str]
@@ -48,7 +45,7 @@ def count_states(states: Mapping[str, States]) -> dict[str, dict[str, int]]:
 
 def lost(step: str, index: int, state: str) -> str:
     """The message for a task that ended without writing an error."""
-    return LOST.format(task=_name(step, index), state=state)
+    return LOST.format(task=task_name(step, index), state=state)
 
 
 def first_error(records: Sequence[TaskRecord], states: Mapping[str, States], steps: Sequence[str]) -> Reason | None:
@@ -60,14 +57,21 @@ def first_error(records: Sequence[TaskRecord], states: Mapping[str, States], ste
     :returns: the first error, or what is said of a task that left none; ``None`` when there is no such task.
     """
     for step in steps:
-        errors = [r for r in sorted(records, key=lambda r: r.index) if r.task == step and r.error]
-        if errors:
-            more = f" (and {len(errors) - 1} more {step} tasks failed)" if len(errors) > 1 else ""
-            return Reason(errors[0].code, f"{_name(step, errors[0].index)}: {errors[0].error}{more}")
+        if error := task_error(records, step):
+            return error
         for index, state in sorted(states[step].items()):
             if state not in ("success", "skipped", "upstream_failed"):
                 return Reason(Code.LOST_TASK, lost(step, index, state))
     return None
+
+
+def task_error(records: Sequence[TaskRecord], step: str) -> Reason | None:
+    """The first error that the tasks of a step recorded."""
+    errors = [r for r in sorted(records, key=lambda r: r.index) if r.task == step and r.error]
+    if not errors:
+        return None
+    more = f" (and {len(errors) - 1} more {step} tasks failed)" if len(errors) > 1 else ""
+    return Reason(errors[0].code, f"{task_name(step, errors[0].index)}: {errors[0].error}{more}")
 
 
 def phases(records: Sequence[TaskRecord], steps: Sequence[str]) -> list[Phase]:
@@ -87,17 +91,6 @@ def phases(records: Sequence[TaskRecord], steps: Sequence[str]) -> list[Phase]:
     return result
 
 
-def plan_holds(value: Mapping[str, Any] | None, planned: TaskRecord | None, state: str | None) -> bool:
-    """
-    Whether plan.json belongs to the current attempt of the run (not to one before it was cleared).
-
-    :param value: the file's content.
-    :param planned: the record of the task ``plan``.
-    :param state: the state that Airflow gives the task ``plan``.
-    """
-    return value is not None and planned is not None and planned.token == value["token"] and state in (None, "success")
-
-
 def report_stands(
     report: Mapping[str, Any] | None, states: Mapping[str, States], records: Sequence[TaskRecord]
 ) -> bool:
@@ -106,59 +99,6 @@ def report_stands(
     return report is not None and report["status"] == Status.DONE and good and not any(r.error for r in records)
 
 
-def unplanned(
-    planned: TaskRecord | None,
-    states: Mapping[str, States],
-    common: Mapping[str, Any],
-    others: Sequence[TaskRecord] = (),
-) -> Report:
-    """
-    The report of a run without a plan: refused, failed, a dry run, or one whose plan was removed when it was done.
-
-    :param planned: the record of the task ``plan``.
-    :param common: the report's fields that do not depend on a plan.
-    :param others: the records of the other tasks.
-    """
-    if planned is not None and not planned.error and planned.result.get("dry_run"):
-        why, notes = Reason(Code.OTHER, "dry run: the checks passed, nothing was changed"), planned.result
-        status, code = Status.PENDING, ""
-    else:
-        status = Status.REFUSED if planned is not None and planned.refused else Status.FAILED
-        why, notes = _unplanned_reason(planned, states, others), {}
-        code = why.code
-    return Report(
-        status=status,
-        detail=detail(why.text),
-        code=code,
-        total=0,
-        count=0,
-        failed=0,
-        rows=0,
-        notes=notes,
-        **common,
-    )
-
-
-def _unplanned_reason(planned: TaskRecord | None, states: Mapping[str, States], others: Sequence[TaskRecord]) -> Reason:
-    if planned is not None and planned.error:
-        return Reason(planned.code, planned.error)
-    state = states["plan"].get(-1)
-    if state == "success":
-        return _without_plan(others, states)
-    return Reason(Code.LOST_TASK, lost("plan", -1, state or "unknown"))
-
-
-def _without_plan(records: Sequence[TaskRecord], states: Mapping[str, States]) -> Reason:
-    """Why a run whose plan is gone is not done; clearing one of its tasks alone cannot help."""
-    error = first_error([r for r in records if r.error], {step: {} for step in states}, list(states))
-    ended = [
-        f"the task {_name(step, index)} ended as '{state}'; "
-        for step, found in states.items()
-        for index, state in sorted(found.items())
-        if state not in ("success", "skipped", "upstream_failed", "removed")
-    ]
-    return error or Reason(Code.STALE_PLAN, "".join(ended[:1]) + GONE)
-
-
-def _name(step: str, index: int) -> str:
+def task_name(step: str, index: int) -> str:
+    """The task instance as people write it: ``extract[3]``."""
     return step if index < 0 else f"{step}[{index}]"

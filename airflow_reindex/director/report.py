@@ -8,12 +8,13 @@ from typing import Any
 
 from airflow_reindex.core.failures import Code, Reason, detail
 from airflow_reindex.core.report import QUOTED_FAILURES, Failure, Report, Status, error_map
-from airflow_reindex.core.run_outcome import States, count_states, first_error, lost, phases, plan_holds, unplanned
+from airflow_reindex.core.run_account import RunAccount
+from airflow_reindex.core.run_outcome import States, first_error, lost, phases
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.task_records import PLAN, REPORT, TaskRecord, drop_staged, now, task_records
+from airflow_reindex.core.task_records import PLAN, TaskRecord, drop_staged
 from airflow_reindex.director.extract.extractor import unaccounted
 from airflow_reindex.director.model.plan import Plan
-from airflow_reindex.director.model.records import read_groups
+from airflow_reindex.director.model.records import read_groups, read_plan
 from airflow_reindex.director.model.runs import accounted, manifests
 from airflow_reindex.director.planning.completeness import unlisted_notes
 from airflow_reindex.director.planning.reuse import keep_runs
@@ -38,28 +39,14 @@ def make_report(
     :param states: from :func:`~airflow_reindex.core.run_outcome.task_states`.
     :returns: the report, and all failures, of which the report quotes the first.
     """
-    records = {(record.task, record.index): record for record in task_records(folder)}
-    planned = records.get(("plan", -1))
-    common: dict[str, Any] = {
-        "id": run_id,
-        "kind": KIND,
-        "source": source,
-        "dest": dest,
-        "started_at": planned.started_at if planned else None,
-        "updated_at": now(),
-        "children": count_states(states),
-    }
-    value, state = folder.read_json(PLAN), states["plan"].get(-1)
-    if value is None or not plan_holds(value, planned, state):
-        return unplanned(planned, states, common, [r for r in records.values() if r.task != "plan"]), []
-    plan = Plan.from_dict(value)
-    mine = [record for record in records.values() if record.token == plan.token]
+    run = RunAccount.read(folder, KIND, run_id, states, source, dest)
+    if run.plan is None:
+        return run.without_plan(), []
+    plan = Plan.from_dict(run.plan)
+    mine = run.of_plan(plan.token)
     failures = _failures(folder, plan, mine, states)
     bad = len({failure.chunk for failure in failures})
-    published = next((r for r in mine if r.task == "publish" and r.result and not r.error), None)
-    if states["publish"].get(-1) == "upstream_failed":
-        # It has not run since something was cleared: its record is of an earlier state.
-        published = None
+    published = _published(mine, states)
     done = published is not None and not failures
     why = first_error(mine, states, STEPS[1:]) or _first_failure(failures)
     report = Report(
@@ -73,28 +60,47 @@ def make_report(
         failed_items=failures[:QUOTED_FAILURES],
         error_ext=error_map(failures[:QUOTED_FAILURES]),
         phases=phases(mine, STEPS),
-        notes={
-            "index": {
-                "qserv_conn_id": plan.conn_id,
-                "database": plan.index_database,
-                "table": plan.request.index_table,
-                "columns": {
-                    plan.key_column: f"{plan.key.sql} NOT NULL",
-                    "chunkId": "INT",
-                    "subChunkId": plan.sub_chunk_type,
-                },
-                "unique": plan.unique,
-            },
-            **({"not_checked": plan.unchecked} if plan.unchecked else {}),
-            **unlisted_notes(plan.unlisted),
-            **({n: v for n, v in published.result.items() if n in KEPT and v} if published else {}),
-            **({"adopted_chunks": plan.adopted_chunks} if plan.adopted_chunks else {}),
-            **_changed(folder),
-            **({"failures_in_all": len(failures)} if len(failures) > QUOTED_FAILURES else {}),
-        },
-        **common,
+        notes=_notes(folder, plan, published, failures),
+        **run.common,
     )
     return report, failures
+
+
+def _published(records: Sequence[TaskRecord], states: Mapping[str, States]) -> TaskRecord | None:
+    """The record of the publish step, if it succeeded."""
+    if states["publish"].get(-1) == "upstream_failed":
+        # It has not run since something was cleared: its record is of an earlier state.
+        return None
+    return next((r for r in records if r.task == "publish" and r.result and not r.error), None)
+
+
+def _notes(folder: Folder, plan: Plan, published: TaskRecord | None, failures: Sequence[Failure]) -> dict[str, Any]:
+    return {
+        "index": {
+            "qserv_conn_id": plan.conn_id,
+            "database": plan.index_database,
+            "table": plan.request.index_table,
+            "columns": {
+                plan.key_column: f"{plan.key.sql} NOT NULL",
+                "chunkId": "INT",
+                "subChunkId": plan.sub_chunk_type,
+            },
+            "unique": plan.unique,
+        },
+        **({n: v for n, v in published.result.items() if n in KEPT and v} if published else {}),
+        **({"adopted_chunks": plan.adopted_chunks} if plan.adopted_chunks else {}),
+        **_changed(folder),
+        **limits_of_proof(plan, failures),
+    }
+
+
+def limits_of_proof(plan: Plan, failures: Sequence[Failure]) -> dict[str, Any]:
+    """Notes on what was not checked, and on failures that the report does not quote."""
+    return {
+        **({"not_checked": plan.unchecked} if plan.unchecked else {}),
+        **unlisted_notes(plan.unlisted),
+        **({"failures_in_all": len(failures)} if len(failures) > QUOTED_FAILURES else {}),
+    }
 
 
 def _first_failure(failures: Sequence[Failure]) -> Reason:
@@ -109,28 +115,19 @@ def _changed(folder: Folder) -> dict[str, Any]:
     return {"changed_chunks": found} if len(found) > 1 else {}
 
 
-def write_report(
-    folder: Folder, report: Mapping[str, Any], failures: Sequence[Failure], kept: Folder | None = None
-) -> None:
+def drop_build(folder: Folder, kept: Folder | None) -> None:
     """
-    Write the report, and drop or keep the staged rows of a build that is done.
+    Drop what a build that is done staged, but for the sorted runs that the index's next build may read.
 
-    :param failures: all failures; their complete map lies beside the report when that only quotes them.
-    :param kept: where to keep the staged rows for the index's next build; ``None`` to drop them.
+    :param kept: where these are kept; ``None``: they are dropped, too.
     """
-    plan = folder.read_json(PLAN) if kept is not None else None
-    write_failures(folder, failures)
-    folder.write_json(REPORT, report)
-    if report["status"] == Status.DONE:
-        staged = []
-        if plan is not None:
-            own = Plan.from_dict(plan)
-            staged = accounted(manifests(folder), own.token, own.adopted)
-        # The plan first: from now on the report alone describes this run.
-        folder.remove(PLAN)
-        if kept is not None and staged:
-            keep_runs(folder, staged, kept)
-        drop_staged(folder)
+    plan = read_plan(folder)
+    staged = accounted(manifests(folder), plan.token, plan.adopted)
+    # The plan first: from now on the report alone describes this run.
+    folder.remove(PLAN)
+    if kept is not None and staged:
+        keep_runs(folder, staged, kept)
+    drop_staged(folder)
 
 
 def write_failures(folder: Folder, failures: Sequence[Failure]) -> None:

@@ -68,6 +68,7 @@ def overview(snapshot: RunSnapshot, info: RunInfo) -> dict[str, Any]:
         "kind": info.kind,
         "status": status.value,
         "detail": why.text,
+        "code": why.code.value if why.text and not info.live else "",
         **_ends(snapshot, info, report),
         "started_at": info.started_at or info.queued_at,
         "ended_at": info.ended_at,

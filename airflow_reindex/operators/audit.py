@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import MySQLdb
@@ -10,9 +10,10 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_reindex import config
 from airflow_reindex.core.failures import ReindexError
-from airflow_reindex.core.run_outcome import task_states
+from airflow_reindex.core.report import Report
+from airflow_reindex.core.run_outcome import States
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.task_records import PLAN
+from airflow_reindex.core.task_records import PLAN, REPORT, drop_staged
 from airflow_reindex.director.audit import report as outcome
 from airflow_reindex.director.audit import steps
 from airflow_reindex.director.audit.index import IndexState, state_of
@@ -20,8 +21,10 @@ from airflow_reindex.director.audit.request import AuditRequest
 from airflow_reindex.director.model.plan import group_label
 from airflow_reindex.director.mysql.client import session
 from airflow_reindex.director.planning.planning import RunContext
+from airflow_reindex.director.report import ERRORS, FAILURES, write_failures
 from airflow_reindex.hooks import staging
 from airflow_reindex.hooks.qserv import QservHook
+from airflow_reindex.operators.aggregation import AggregationOperator
 from airflow_reindex.operators.director import DirectorIndexOperator, server_errors
 from airflow_reindex.operators.links import IndexLink, ReportLink
 
@@ -114,28 +117,31 @@ class CompareOperator(AuditOperator):
         return {"range": given["range"], **found.totals()}
 
 
-class AuditAggregateOperator(AuditOperator):
+class AuditAggregateOperator(AuditOperator, AggregationOperator):
     """Account for every chunk, write the report, and fail unless the index is proven correct."""
+
+    STEPS = outcome.STEPS
+    UNIT = "chunks are right"
 
     template_fields: Sequence[str] = ()
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """
-        Aggregate, and return the report; it is in XCom even when the task then fails.
-
-        :raises AirflowFailException: the index is wrong, or was not compared completely.
-        """
-        folder, params = self.folder(context), context["params"]
+    def account(self, context: Context, folder: Folder, states: Mapping[str, States]) -> tuple[Report, Iterable[str]]:
+        """Account for every chunk that was to be compared; all failures lie beside the report."""
+        params = context["params"]
         source = f"{params.get('database')}.{params.get('director_table')}"
-        states = task_states(self.states_now(context), outcome.STEPS)
-        present = self._present(folder)
         dest = f"{params.get('database')}__{params.get('director_table')}"
+        present = self._present(folder)
         report, failures = outcome.make_report(folder, context["dag_run"].run_id, states, source, dest, present)
-        outcome.write_report(folder, report.as_dict(), failures)
-        self.log.info(
-            "status %s: %s of %s chunks are right; %s", report.status, report.count, report.total, report.detail
-        )
-        return self.conclude(context, report)
+        write_failures(folder, failures)
+        return report, {failure.chunk: failure.kind.metric for failure in failures}.values()
+
+    def is_finished(self, report: Report) -> bool:
+        """Whether all tasks succeeded, whatever they found."""
+        return not any(set(states) - {"success", "skipped"} for states in report.children.values())
+
+    def tidy(self, context: Context, folder: Folder) -> None:  # noqa: ARG002 - the other jobs' need it
+        """Drop the staged files but for the failures."""
+        drop_staged(folder, keep=(REPORT, ERRORS, FAILURES))
 
     def _present(self, folder: Folder) -> IndexState | None:
         try:

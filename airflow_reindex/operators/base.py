@@ -14,9 +14,8 @@ from airflow_reindex import config
 from airflow_reindex.core.claims import Owner
 from airflow_reindex.core.failures import ReindexError, TransientError, detail
 from airflow_reindex.core.report import Report, Status
-from airflow_reindex.core.run_outcome import States, count_states, report_stands
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.task_records import REPORT, TASKS, now, task_records
+from airflow_reindex.core.task_records import TASKS
 from airflow_reindex.hooks import staging
 
 if TYPE_CHECKING:
@@ -61,21 +60,6 @@ class ReindexOperator(BaseOperator):
             run.run_id, {}
         )
         return found
-
-    def standing_report(self, folder: Folder, states: Mapping[str, States]) -> dict[str, Any] | None:
-        """
-        Return the run's earlier report if it still holds, as of now; ``None`` when it must be made again.
-
-        A task that failed since invalidates it.
-
-        :param states: from :func:`airflow_reindex.core.run_outcome.task_states`.
-        """
-        written = folder.read_json(REPORT)
-        if written is None or not report_stands(written, states, task_records(folder)):
-            return None
-        written.update(updated_at=now(), children=count_states(states))
-        folder.write_json(REPORT, written)
-        return dict(written)
 
     def conclude(self, context: Context, report: Report) -> dict[str, Any]:
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,10 @@ from airflow_reindex import config
 from airflow_reindex.core.claims import Contender
 from airflow_reindex.core.failures import ReindexError, RequestError
 from airflow_reindex.core.heartbeat import LIVE
-from airflow_reindex.core.report import Report, Status
-from airflow_reindex.core.run_outcome import task_states
+from airflow_reindex.core.report import Report
+from airflow_reindex.core.run_outcome import States
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.task_records import REPORT, recorded
+from airflow_reindex.core.task_records import recorded
 from airflow_reindex.hooks import staging
 from airflow_reindex.hooks.collection import CollectionHook
 from airflow_reindex.hooks.queries import read_queries
@@ -30,6 +30,7 @@ from airflow_reindex.hooks.reindex_context import open_reindex
 from airflow_reindex.hooks.staging_sweep import remove_expired_folders
 from airflow_reindex.hooks.switch import switch_hook
 from airflow_reindex.operators import metrics
+from airflow_reindex.operators.aggregation import AggregationOperator
 from airflow_reindex.operators.base import ReindexOperator, airflow_errors, skip_dry_run
 from airflow_reindex.operators.lineage import collection_lineage, lineage_of
 from airflow_reindex.operators.links import CollectionLink, PageLink, ReportLink
@@ -257,59 +258,36 @@ class SwitchOperator(CollectionOperator):
         return asdict(done)
 
 
-class AggregateOperator(CollectionOperator):
-    """
-    Account for every item, write the report, emit the asset event, and fail when the reindex is not done.
+class AggregateOperator(CollectionOperator, AggregationOperator):
+    """Account for every item, write the report, emit the asset event, and fail when the reindex is not done."""
 
-    It needs the trigger rule ``all_done``: it must also run when everything before it failed.
-    """
+    STEPS = outcome.STEPS
+    UNIT = "items"
+    OUTPUT = (metrics.ITEMS, "count")
+    STAGED = ITEMS
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(outlets=[AssetAlias(COLLECTION_ALIAS)], **kwargs)
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """
-        Aggregate, and return the report; it is in XCom even when the task then fails.
-
-        :raises AirflowFailException: the reindex is not done.
-        """
-        folder = self.folder(context)
-        states = task_states(self.states_now(context), outcome.STEPS)
-        if ITEMS not in folder.names() and (written := self.standing_report(folder, states)):
-            # Killed or cleared after the report was written: the outcomes are gone, the report exists.
-            self._announce(context, written)
-            return written
+    def account(self, context: Context, folder: Folder, states: Mapping[str, States]) -> tuple[Report, Iterable[str]]:
+        """Account for every item of the plan; the list of all failed items lies beside the report."""
         params = context["params"]
         source, dest = (str(params.get(f"{role}_embedding_model_id") or "") for role in ("source", "dest"))
         report = outcome.make_report(folder, context["dag_run"].run_id, states, source, dest)
-        folder.write_json(REPORT, report.as_dict())
-        self._tell(report)
-        # A run without a plan may have the list of an earlier attempt.
-        failed = account.read_failed(folder) if report.failed else ()
-        metrics.count_run(context, report, metrics.ITEMS, report.count, (item.failure_stage for item in failed))
-        if report.status is Status.DONE:
-            self._announce(context, report.as_dict())
-            self._tidy(context, folder)
-        return self.conclude(context, report)
-
-    def _tell(self, report: Report) -> None:
         for item in report.failed_items[:10]:
             self.log.warning("failed: %s: %s", item.object_id, item.message)
-        self.log.info(
-            "status %s: %s of %s items, %s failed%s",
-            report.status,
-            report.count,
-            report.total,
-            report.failed,
-            f"; {report.detail}" if report.detail else "",
-        )
+        # A run without a plan may have the list of an earlier attempt.
+        failed = account.read_failed(folder) if report.failed else ()
+        return report, (item.failure_stage for item in failed)
 
-    def _announce(self, context: Context, report: Mapping[str, Any]) -> None:
+    def announce(self, context: Context, report: Mapping[str, Any]) -> None:
+        """Emit the event of the collection's asset, with the number of items."""
         made = report["notes"]["collection"]
         event = context["outlet_events"][AssetAlias(COLLECTION_ALIAS)]
         event.add(collection_asset(made["conn_id"], made["dest"]), extra={"items": report["count"]})
 
-    def _tidy(self, context: Context, folder: Folder) -> None:
+    def tidy(self, context: Context, folder: Folder) -> None:
+        """Drop the items' outcomes, and release the claim."""
         # The report is written and the result is proven: a server that is away now must not fail the run.
         plan = read_plan(folder)
         # Before the claim is released: a resume of this run then sees that it has to start from the beginning.

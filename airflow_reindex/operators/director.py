@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -12,8 +12,8 @@ from airflow.sdk import Asset, AssetAlias
 
 from airflow_reindex import config
 from airflow_reindex.core.failures import ReindexError, TransientError, detail
-from airflow_reindex.core.report import Failure, Report, Status
-from airflow_reindex.core.run_outcome import task_states
+from airflow_reindex.core.report import Report
+from airflow_reindex.core.run_outcome import States, task_states
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import PLAN
 from airflow_reindex.director import report as outcome
@@ -29,6 +29,7 @@ from airflow_reindex.hooks.staging_sweep import remove_expired_folders
 from airflow_reindex.monitoring.run_info import RunInfo
 from airflow_reindex.monitoring.run_snapshot import keep
 from airflow_reindex.operators import metrics
+from airflow_reindex.operators.aggregation import AggregationOperator
 from airflow_reindex.operators.base import ReindexOperator, airflow_errors, skip_dry_run
 from airflow_reindex.operators.lineage import index_lineage, lineage_of
 from airflow_reindex.operators.links import IndexLink, PageLink, ReportLink
@@ -215,51 +216,19 @@ class PublishOperator(DirectorIndexOperator):
         return lineage_of(task_instance, index_lineage)
 
 
-class AggregateOperator(DirectorIndexOperator):
-    """
-    Account for every chunk, write the report, emit the asset event, and fail when the build is not done.
+class AggregateOperator(DirectorIndexOperator, AggregationOperator):
+    """Account for every chunk, write the report, emit the asset event, and fail when the build is not done."""
 
-    It needs the trigger rule ``all_done``: it must also run when everything before it failed.
-    """
+    STEPS = outcome.STEPS
+    UNIT = "chunks"
+    OUTPUT = (metrics.ROWS, "rows")
+    STAGED = PLAN
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(outlets=[AssetAlias(INDEX_ALIAS)], **kwargs)
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """
-        Aggregate, and return the report; it is in XCom even when the task then fails.
-
-        :raises AirflowFailException: the build is not done.
-        """
-        folder = self.folder(context)
-        states = task_states(self.states_now(context), outcome.STEPS)
-        if folder.read_json(PLAN) is None and (written := self.standing_report(folder, states)):
-            # Killed or cleared after the report was written: the staged rows are gone, the proof exists.
-            self._announce(context, written)
-            return written
-        report, failures = self._account(context, folder)
-        value = report.as_dict()
-        plan = records.read_plan(folder) if report.status is Status.DONE else None
-        kept = staging.kept_runs(plan.conn_id, plan.request.index_table) if plan is not None else None
-        if plan is not None:
-            self._keep_view(context, folder)
-        outcome.write_report(folder, value, failures, kept)
-        self.log.info(
-            "status %s: %s of %s chunks, %s rows%s",
-            report.status,
-            report.count,
-            report.total,
-            f"{report.rows:,}",
-            f"; {report.detail}" if report.detail else "",
-        )
-        kinds = {failure.chunk: failure.kind.metric for failure in failures}
-        metrics.count_run(context, report, metrics.ROWS, report.rows, kinds.values())
-        if plan is not None:
-            self._announce(context, value)
-            self._forget_mark(plan)
-        return self.conclude(context, report)
-
-    def _account(self, context: Context, folder: Folder) -> tuple[Report, list[Failure]]:
+    def account(self, context: Context, folder: Folder, states: Mapping[str, States]) -> tuple[Report, Iterable[str]]:
+        """Account for every chunk of the plan; all failures lie beside the report."""
         params = context["params"]
         source, dest = f"{params.get('database')}.{params.get('director_table')}", ""
         plan = folder.read_json(PLAN)
@@ -267,20 +236,23 @@ class AggregateOperator(DirectorIndexOperator):
             asked = plan["request"]
             source = f"{asked['database']}.{asked['director_table']}"
             dest = f"{plan['index_database']}.{asked['database']}__{asked['director_table']}"
-        states = task_states(self.states_now(context), outcome.STEPS)
-        return outcome.make_report(folder, context["dag_run"].run_id, states, source, dest)
+        report, failures = outcome.make_report(folder, context["dag_run"].run_id, states, source, dest)
+        outcome.write_failures(folder, failures)
+        return report, {failure.chunk: failure.kind.metric for failure in failures}.values()
 
-    def _keep_view(self, context: Context, folder: Folder) -> None:
-        run = context["dag_run"]
-        tasks = task_states(self.states_now(context), outcome.STEPS)
-        keep(folder, RunInfo(dag_id=run.dag_id, run_id=run.run_id, state="success", tasks=tasks))
-
-    def _announce(self, context: Context, report: Mapping[str, Any]) -> None:
+    def announce(self, context: Context, report: Mapping[str, Any]) -> None:
+        """Emit the event of the index's asset, with the number of rows."""
         index = report["notes"]["index"]
         event = context["outlet_events"][AssetAlias(INDEX_ALIAS)]
         event.add(index_asset(index["qserv_conn_id"], index["table"]), extra={"rows": report["rows"]})
 
-    def _forget_mark(self, plan: Plan) -> None:
+    def tidy(self, context: Context, folder: Folder) -> None:
+        """Drop the staged rows, but for those that the next build may read, and the mark of the swap."""
+        plan = records.read_plan(folder)
+        run = context["dag_run"]
+        tasks = task_states(self.states_now(context), outcome.STEPS)
+        keep(folder, RunInfo(dag_id=run.dag_id, run_id=run.run_id, state="success", tasks=tasks))
+        outcome.drop_build(folder, staging.kept_runs(plan.conn_id, plan.request.index_table))
         # The report is written and the index is live: a server that is away now must not fail the run.
         try:
             steps.finish_build(QservHook(plan.conn_id).servers, plan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -21,18 +21,18 @@ ROWS, ITEMS, TASK_ROWS = "reindex.rows", "reindex.items", "reindex.task_rows"
 RUNS, FAILURES, PHASE_SECONDS = "reindex.runs", "reindex.failures", "reindex.phase_seconds"
 
 
-def count_run(context: Context, report: Report, name: str, made: int, failures: Iterable[str]) -> None:
+def count_run(context: Context, report: Report, made: Mapping[str, int], failures: Iterable[str]) -> None:
     """
     Count a run that has its report.
 
-    :param name: the counter of its output, :data:`ROWS` or :data:`ITEMS`.
-    :param made: rows or items made by this run.
+    :param made: what this run made, by counter: :data:`ROWS` or :data:`ITEMS`.
     :param failures: the kind of each failed chunk or item.
     """
     tags = {"job": report.kind, "dag_id": context["dag_run"].dag_id}
     with _harmless():
         Stats.incr(RUNS, tags={**tags, "status": report.status.value})
-        Stats.incr(name, made, tags=tags)
+        for name, number in made.items():
+            Stats.incr(name, number, tags=tags)
         for kind, count in Counter(failures).items():
             Stats.incr(FAILURES, count, tags={**tags, "kind": kind})
         for phase in report.phases:

@@ -7,9 +7,10 @@ from typing import Any
 
 from airflow_reindex.core.failures import DETAIL_LIMIT, Code, Reason, detail
 from airflow_reindex.core.report import QUOTED_FAILURES, Report, Status, error_map
-from airflow_reindex.core.run_outcome import States, count_states, first_error, lost, phases, plan_holds, unplanned
+from airflow_reindex.core.run_account import RunAccount
+from airflow_reindex.core.run_outcome import States, first_error, lost, phases
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.task_records import PLAN, TaskRecord, now, task_records
+from airflow_reindex.core.task_records import TaskRecord
 from airflow_reindex.vectors.account import FAILED, OUTCOMES, FailedItem, read_failed, read_outcome, write_failed
 from airflow_reindex.vectors.model.plan import ITEMS, ReindexPlan, Window, planned_items
 from airflow_reindex.vectors.sync.foreign import explain
@@ -31,22 +32,11 @@ def make_report(folder: Folder, run_id: str, states: Mapping[str, States], sourc
     :param source: as requested by the run, also when there is no plan.
     :param dest: likewise.
     """
-    records = {(record.task, record.index): record for record in task_records(folder)}
-    planned = records.get(("plan", -1))
-    common: dict[str, Any] = {
-        "id": run_id,
-        "kind": KIND,
-        "source": source,
-        "dest": dest,
-        "started_at": planned.started_at if planned else None,
-        "updated_at": now(),
-        "children": count_states(states),
-    }
-    value, state = folder.read_json(PLAN), states["plan"].get(-1)
-    if value is None or not plan_holds(value, planned, state) or ITEMS not in folder.names():
-        return unplanned(planned, states, common, [r for r in records.values() if r.task != "plan"])
-    plan = ReindexPlan.from_dict(value)
-    mine = [record for record in records.values() if record.token == plan.token]
+    run = RunAccount.read(folder, KIND, run_id, states, source, dest)
+    if run.plan is None or ITEMS not in folder.names():
+        return run.without_plan()
+    plan = ReindexPlan.from_dict(run.plan)
+    mine = run.of_plan(plan.token)
     total, failures = _account(folder, plan, mine, states)
     failed = write_failed(folder, FAILED, failures)
     if not failed:
@@ -71,7 +61,7 @@ def make_report(folder: Folder, run_id: str, states: Mapping[str, States], sourc
         error_ext=error_map(quoted),
         phases=phases(mine, STEPS),
         notes=_notes(folder, plan, mine, failed),
-        **common,
+        **run.common,
     )
 
 

@@ -18,8 +18,8 @@ from airflow_reindex.core.run_outcome import task_states
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import REPORT, TASKS, TaskRecord
 from airflow_reindex.director.model.plan import Plan
-from airflow_reindex.director.model.records import groups_file, write_plan
-from airflow_reindex.director.report import ERRORS, STEPS, make_report, write_report
+from airflow_reindex.director.model.records import write_plan
+from airflow_reindex.director.report import ERRORS, STEPS, drop_build, make_report, write_failures
 from tests.core.samples import TOKEN, examples, make_plan, manifest, planned
 
 BEGIN, END = "2026-01-01T00:00:00.000000Z", "2026-01-01T00:00:10.500000Z"
@@ -355,8 +355,7 @@ def test_many_failures_are_quoted_and_written_beside(folder: Folder, count: int,
     assert len(report.failed_items) == QUOTED_FAILURES
     assert len(report.error_ext["Object"]["w1"]) == QUOTED_FAILURES
     assert report.notes.get("failures_in_all") == (count if quoted else None)
-    write_report(folder, report.as_dict(), failures)
-    assert folder.read_json(REPORT) == report.as_dict()
+    write_failures(folder, failures)
     whole = folder.read_json(ERRORS)
     assert (whole is not None) == quoted
     if quoted:
@@ -365,19 +364,18 @@ def test_many_failures_are_quoted_and_written_beside(folder: Folder, count: int,
 
 def test_a_later_report_has_no_failures_of_an_earlier_one_beside_it(folder: Folder) -> None:
     plan_in(folder)
-    report, _ = make_report(folder, "run", states_of(), "a", "b")
-    write_report(folder, report.as_dict(), [failure(chunk) for chunk in range(QUOTED_FAILURES + 1)])
-    write_report(folder, report.as_dict(), [failure(1)])
+    write_failures(folder, [failure(chunk) for chunk in range(QUOTED_FAILURES + 1)])
+    write_failures(folder, [failure(1)])
     assert folder.read_json(ERRORS) is None
 
 
-@pytest.mark.parametrize(("status", "stays"), [(Status.DONE, False), (Status.FAILED, True), (Status.PENDING, True)])
-def test_the_staged_rows_go_only_when_the_build_is_done(folder: Folder, status: Status, stays: bool) -> None:
+def test_of_a_build_that_is_done_the_report_and_the_sorted_runs_stay(folder: Folder, tmp_path: Path) -> None:
     done(folder)
-    report = report_on(folder).as_dict()
-    write_report(folder, {**report, "status": status.value}, [])
-    kept = [groups_file(TOKEN), "plan.json", "report.json", "runs", "tasks"]
-    assert folder.names() == (kept if stays else ["report.json"])
+    folder.write_json(REPORT, report_on(folder).as_dict())
+    kept = Folder.at(str(tmp_path / "kept"))
+    drop_build(folder, kept)
+    assert folder.names() == [REPORT]
+    assert kept.names()
 
 
 TASK_STATES = st.sampled_from(["success", "failed", "upstream_failed", "skipped", "none", "removed"])

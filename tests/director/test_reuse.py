@@ -12,8 +12,9 @@ import pytest
 
 from airflow_reindex.core.report import Status
 from airflow_reindex.core.staging import Folder
+from airflow_reindex.core.task_records import REPORT
 from airflow_reindex.director.model.runs import RUNS, manifests
-from airflow_reindex.director.report import write_report
+from airflow_reindex.director.report import drop_build
 from sandbox.catalog.catalog import CatalogSummary, truth
 from sandbox.servers.cluster import Sandbox
 from tests.director.claims import finish
@@ -76,7 +77,8 @@ def changing(sandbox: Sandbox, sky: CatalogSummary) -> Sky:
 def end(run: Build) -> None:
     """The rest of a planned build, with its report."""
     finish(run)
-    write_report(run.folder, {"status": Status.DONE}, [], run.kept)
+    run.folder.write_json(REPORT, {"status": Status.DONE})
+    drop_build(run.folder, run.kept)
 
 
 def test_a_change_after_each_failed_run_is_read_and_nothing_else(

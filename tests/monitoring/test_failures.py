@@ -16,7 +16,7 @@ from airflow_reindex.core.failures import Code
 from airflow_reindex.core.report import QUOTED_FAILURES, Failure, Report, Status, error_map
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import REPORT
-from airflow_reindex.director.report import ERRORS, FAILURES, write_report
+from airflow_reindex.director.report import ERRORS, FAILURES, write_failures
 from airflow_reindex.monitoring.failures import COLUMNS, Failures, Filter, read_failures
 from airflow_reindex.monitoring.run_info import RunInfo
 from airflow_reindex.monitoring.run_snapshot import RunSnapshot
@@ -77,7 +77,8 @@ def ended(folder: Folder, failures: list[Failure]) -> tuple[RunSnapshot, RunInfo
         failed=900, rows=0, started_at=None, updated_at="2999-01-01T00:00:00Z", failed_items=failures[:QUOTED_FAILURES],
         error_ext=error_map(failures[:QUOTED_FAILURES]),
     )  # fmt: skip
-    write_report(folder, report.as_dict(), failures)
+    folder.write_json(REPORT, report.as_dict())
+    write_failures(folder, failures)
     info = RunInfo(dag_id="d", run_id="r", state="failed", tasks={"plan": {-1: "success"}, "extract": {0: "failed"}})
     return RunSnapshot(plan=None, report=folder.read_json(REPORT)), info
 

@@ -27,8 +27,8 @@ REPORT = Report(
 
 def emit() -> None:
     """Send each metric once."""
-    metrics.count_run(CONTEXT, REPORT, metrics.ROWS, 0, ["connection", "other", "connection"])
-    metrics.count_run(CONTEXT, REPORT, metrics.ITEMS, 6, [])
+    metrics.count_run(CONTEXT, REPORT, {metrics.ROWS: 0}, ["connection", "other", "connection"])
+    metrics.count_run(CONTEXT, REPORT, {metrics.ITEMS: 6}, [])
     metrics.count_task(CONTEXT, "build_director_index", 70)
 
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from airflow_reindex.core.failures import Code, Reason, detail
 from airflow_reindex.core.report import QUOTED_FAILURES, Failure, Report, Status, error_map
-from airflow_reindex.core.run_outcome import States, count_states, first_error, lost, phases, plan_holds, unplanned
+from airflow_reindex.core.run_account import RunAccount
+from airflow_reindex.core.run_outcome import States, first_error, lost, phases
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.task_records import PLAN, REPORT, TaskRecord, drop_staged, now, task_records
+from airflow_reindex.core.task_records import TaskRecord
 from airflow_reindex.director.audit.differences import Differences
 from airflow_reindex.director.audit.index import IndexState
 from airflow_reindex.director.audit.steps import AUDIT, DIFFERENCES
 from airflow_reindex.director.extract.extractor import unaccounted
 from airflow_reindex.director.model.plan import Plan
-from airflow_reindex.director.model.records import read_groups, read_plan
+from airflow_reindex.director.model.records import read_groups
 from airflow_reindex.director.model.runs import Manifest, accounted, manifests
-from airflow_reindex.director.planning.completeness import unlisted_notes
-from airflow_reindex.director.report import ERRORS, FAILURES, write_failures
+from airflow_reindex.director.report import limits_of_proof
 
 KIND = "audit_director_index"
 STEPS = ("plan", "extract", "split", "compare")
@@ -37,17 +36,11 @@ def make_report(
     :param present: which table the index is now; ``None`` when unknown.
     :returns: the report, and all failures, of which the report quotes the first.
     """
-    records = {(record.task, record.index): record for record in task_records(folder)}
-    planned = records.get(("plan", -1))
-    common: dict[str, Any] = {
-        "id": run_id, "kind": KIND, "source": source, "dest": dest,
-        "started_at": planned.started_at if planned else None, "updated_at": now(), "children": count_states(states),
-    }  # fmt: skip
-    value, state = folder.read_json(PLAN), states["plan"].get(-1)
-    if value is None or not plan_holds(value, planned, state):
-        return unplanned(planned, states, common), []
-    plan = read_plan(folder)
-    mine = [record for record in records.values() if record.token == plan.token]
+    run = RunAccount.read(folder, KIND, run_id, states, source, dest)
+    if run.plan is None:
+        return run.without_plan(), []
+    plan = Plan.from_dict(run.plan)
+    mine = run.of_plan(plan.token)
     staged = accounted(manifests(folder), plan.token)
     found = _differences(folder)
     failures = _failures(folder, plan, staged, mine, states, found)
@@ -73,22 +66,11 @@ def make_report(
             "sampled": audit["sampled"],
             "seed": audit["seed"],
             "of_chunks": audit["of_chunks"],
-            **({"not_checked": plan.unchecked} if plan.unchecked else {}),
-            **unlisted_notes(plan.unlisted),
-            **({"failures_in_all": len(failures)} if len(failures) > QUOTED_FAILURES else {}),
+            **limits_of_proof(plan, failures),
         },
-        **common,
+        **run.common,
     )
     return report, failures
-
-
-def write_report(folder: Folder, report: Mapping[str, Any], failures: Sequence[Failure]) -> None:
-    """Write the report, beside it all failures if it only quotes them; staged files go when all tasks succeeded."""
-    write_failures(folder, failures)
-    folder.write_json(REPORT, report)
-    unfinished = any(set(states) - {"success", "skipped"} for states in report["children"].values())
-    if not unfinished:
-        drop_staged(folder, keep=(REPORT, ERRORS, FAILURES))
 
 
 def _verdict(found: Differences, failures: Sequence[Failure], error: Reason | None, *, moved: bool) -> Reason | None:

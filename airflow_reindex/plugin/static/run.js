@@ -35,7 +35,7 @@ function header(seen) {
   facts(byId("times"), [...times, ...Object.entries(seen.notes)]);
   const detail = byId("detail");
   detail.hidden = !seen.detail;
-  setText(detail, seen.detail);
+  setText(detail, seen.code ? `${seen.detail}\n\nCode: ${seen.code}` : seen.detail);
   links(seen.links);
   if (seen.status !== before) {
     if (before) setText(byId("announce"), `The run is ${seen.status}.`);
