@@ -41,7 +41,7 @@ class FakeModel:
         self.requests: list[list[str]] = []
         self.broken: Exception | None = None
 
-    def embed(self, texts: Sequence[str], kind: Kind = "document") -> Vectors:  # noqa: ARG002
+    def embed(self, texts: Sequence[str], kind: Kind = "document") -> Vectors:
         self.requests.append(list(texts))
         assert 1 <= len(texts) <= self.spec.batch_size
         if "slow" in texts:

@@ -30,7 +30,7 @@ class Model:
         self.spec = ModelSpec(model_id="new", backend="test", name="hash", dimensions=DIMENSIONS, batch_size=4)
         self.texts: list[str] = []
 
-    def embed(self, texts: Sequence[str], kind: Kind = "document") -> Vectors:  # noqa: ARG002
+    def embed(self, texts: Sequence[str], kind: Kind = "document") -> Vectors:
         """Embed texts."""
         if any("poison" in text for text in texts):
             raise DataError("poison")
