@@ -53,7 +53,7 @@ async def test_a_moment_without_the_database_costs_nothing(monkeypatch: pytest.M
 
 @pytest.mark.anyio
 async def test_for_good_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qserv, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(qserv, "DATABASE_WAIT_SECONDS", 0.05)
     answered(monkeypatch, iter(lambda: AWAY, None))
     found = await whole_answer()
     assert found["success"] == 0

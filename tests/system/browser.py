@@ -10,7 +10,7 @@ from typing import Literal
 from urllib.parse import quote
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 from tests.system.deployment import Deployment
 
@@ -19,7 +19,8 @@ ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-
+# Pages poll, and other tests may have all of the processor.
+expect.set_options(timeout=300_000)
 
 _RUNNING: list[tuple[Playwright, Browser]] = []
 

@@ -117,19 +117,19 @@ def test_running_build(deployment: Deployment, catalog: CatalogFactory, tmp_path
         )  # fmt: skip
         with browsing(deployment, "viewer") as (page, wrong):
             page.goto(address(deployment, BUILD, run_id))
-            expect(page.locator("#status")).to_have_text("processing", timeout=300_000)
+            expect(page.locator("#status")).to_have_text("processing")
             extract = page.locator("#phases tbody tr", has_text="extract")
             # Figures come from the task's beats, which come every two seconds.
-            expect(extract.locator("td").nth(3)).to_contain_text("rows", timeout=300_000)
-            expect(extract.locator("td").nth(4)).to_contain_text("rows/s", timeout=300_000)
-            expect(page.locator("#times")).to_contain_text("Left", timeout=300_000)
+            expect(extract.locator("td").nth(3)).to_contain_text("rows")
+            expect(extract.locator("td").nth(4)).to_contain_text("rows/s")
+            expect(page.locator("#times")).to_contain_text("Left")
             shoot(page, tmp_path, "running")
             assert barriers(page) == []
             words = [str(Path(sys.executable).with_name("airflow-reindex")), "status", BUILD, run_id, "--watch"]
             watching = subprocess.Popen(words, env=deployment.environment, stdout=subprocess.PIPE, text=True)
             assert deployment.wait(client, run_id) == "success"
             # It notices by itself.
-            expect(page.locator("#status")).to_have_text("done", timeout=300_000)
+            expect(page.locator("#status")).to_have_text("done")
             expect(page.locator("#announce")).to_have_text("The run is done.")
             shown, _ = watching.communicate(timeout=600)
             assert watching.returncode == 0
@@ -158,7 +158,7 @@ def test_16000_chunks_and_100000_failures(deployment: Deployment, finished: str,
             # An earlier look may be good enough for a moment.
             page.wait_for_timeout(1_600)
             page.reload()
-            expect(page.locator("#failures-title")).to_have_text("Failures (100,000)", timeout=300_000)
+            expect(page.locator("#failures-title")).to_have_text("Failures (100,000)")
             expect(page.locator("#failures tbody tr")).to_have_count(100)
             expect(page.locator("#map")).to_have_attribute("aria-label", "16,000 chunks: 15840 read, 160 failed")
             assert page.locator("#failures img, #detail img").count() == 0
@@ -203,7 +203,7 @@ def test_failed_items_are_replayed(deployment: Deployment, packages: psycopg.Con
         replayed = unquote(page.url.rsplit("/", 1)[1])
         assert replayed != run_id
         assert deployment.wait(client, replayed, MOVES) == "success"
-        expect(page.locator("#status")).to_have_text("done", timeout=300_000)
+        expect(page.locator("#status")).to_have_text("done")
         expect(page.locator("#figures")).to_have_text(f"{ITEMS} of {ITEMS} items")
         assert wrong == []
 
@@ -221,11 +221,11 @@ def test_list_of_runs_and_airflows_own_pages(deployment: Deployment, finished: s
         # As a tab of the run in Airflow's UI.
         page.goto(f"{deployment.url}/dags/{BUILD}/runs/{quote(finished, safe='')}/plugin/reindex")
         frame = page.frame_locator("iframe[title=Reindex]")
-        expect(frame.locator("#status")).to_have_text("done", timeout=300_000)
+        expect(frame.locator("#status")).to_have_text("done")
         page.wait_for_timeout(500)
         shoot(page, tmp_path, "inside-airflow")
         page.goto(f"{deployment.url}/plugin/reindex-runs")
-        expect(page.frame_locator("iframe").get_by_role("link", name=finished)).to_be_visible(timeout=300_000)
+        expect(page.frame_locator("iframe").get_by_role("link", name=finished)).to_be_visible()
         links = page.request.get(f"{deployment.url}{DAG}/dagRuns/{quote(finished)}/taskInstances/aggregate/links")
         assert links.json()["extra_links"]["Progress"] == address(deployment, BUILD, finished)
 
@@ -239,7 +239,7 @@ def test_page_says_why_it_shows_nothing(deployment: Deployment, finished: str) -
         page.fill("[name=username]", "viewer")
         page.fill("[name=password]", deployment.passwords["viewer"])
         page.get_by_role("button", name="Sign in").click()
-        expect(page.locator("#status")).to_have_text("done", timeout=300_000)
+        expect(page.locator("#status")).to_have_text("done")
     with browsing(deployment, "mover") as (page, _):
         answer = page.goto(address(deployment, BUILD, finished))
         assert answer is not None

@@ -45,6 +45,7 @@ class Writer:
     :param items: how many there were in the beginning.
     :param at_once: rows a statement.
     :param pause: seconds between two transactions.
+    :param most: transactions in all, as on a machine with too few cores nothing would ever catch up with it.
     """
 
     connection: Admin
@@ -52,6 +53,7 @@ class Writer:
     items: int = 40
     at_once: int = 20
     pause: float = 0.0
+    most: int = 3_000
     done: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("inserted", "updated", "deleted"), 0))
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -77,7 +79,7 @@ class Writer:
     def _run(self) -> None:
         number = 0
         try:
-            while not self._stop.is_set():
+            while not self._stop.is_set() and number < self.most:
                 number += 1
                 self._transact(number)
                 time.sleep(self.pause)

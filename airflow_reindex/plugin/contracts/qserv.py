@@ -46,7 +46,7 @@ ROUTES = (("GET", VERSION_PATH), ("POST", BUILD_PATH))
 #: Seconds between two polls of a run by a waiting answer, and between two blanks sent to keep the connection open.
 LOOK_SECONDS, ALIVE_SECONDS = 1.0, 15.0
 #: Seconds to keep waiting while nothing can be read of the run.
-PATIENCE_SECONDS = 600.0
+DATABASE_WAIT_SECONDS = 600.0
 #: The oldest version of the services that do not build.
 _LEAST_META = 12
 #: Most attempts to trigger a run when another process is faster.
@@ -222,7 +222,7 @@ async def _answer(call: IndexCall, run_id: str) -> AsyncIterator[bytes]:
         except (SQLAlchemyError, OSError) as error:
             # A short outage of the database or the staging folder must not waste hours of waiting.
             log.warning("what became of run %s cannot be read: %s", run_id, error)
-            found = _unknown(call, run_id, error) if time.monotonic() - seen > PATIENCE_SECONDS else None
+            found = _unknown(call, run_id, error) if time.monotonic() - seen > DATABASE_WAIT_SECONDS else None
         if found is not None:
             yield json.dumps(found).encode()
             return
@@ -234,7 +234,7 @@ async def _answer(call: IndexCall, run_id: str) -> AsyncIterator[bytes]:
 
 def _unknown(call: IndexCall, run_id: str, error: Exception) -> dict[str, Any]:
     why = (
-        f"what became of run '{run_id}' could not be read for {PATIENCE_SECONDS:.0f} s ({type(error).__name__}). The "
+        f"what became of run '{run_id}' could not be read for {DATABASE_WAIT_SECONDS:.0f} s ({type(error).__name__}). The "
         "build itself may go on: look at the run, or send the same request again, which joins a build that goes on."
     )
     return envelope(f"index creation failed: {why}", warning=call.warning)
