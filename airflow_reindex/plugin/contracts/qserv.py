@@ -234,8 +234,9 @@ async def _answer(call: IndexCall, run_id: str) -> AsyncIterator[bytes]:
 
 def _unknown(call: IndexCall, run_id: str, error: Exception) -> dict[str, Any]:
     why = (
-        f"what became of run '{run_id}' could not be read for {DATABASE_WAIT_SECONDS:.0f} s ({type(error).__name__}). The "
-        "build itself may go on: look at the run, or send the same request again, which joins a build that goes on."
+        f"what became of run '{run_id}' could not be read for {DATABASE_WAIT_SECONDS:.0f} s "
+        f"({type(error).__name__}). The build itself may go on: look at the run, or send the same request again, which "
+        "joins a build that goes on."
     )
     return envelope(f"index creation failed: {why}", warning=call.warning)
 
