@@ -16,10 +16,10 @@ from airflow_reindex.core.claims import Keeper
 from airflow_reindex.core.failures import ClaimLostError, ConflictError, RequestError
 from airflow_reindex.director import steps
 from airflow_reindex.director.coordination import claim, throttle
+from airflow_reindex.director.coordination.index_build import IndexBuild
 from airflow_reindex.director.coordination.scheduler import GroupScheduler
 from airflow_reindex.director.coordination.throttle import Desk, Pace, Watch, working
 from airflow_reindex.director.extract import extractor, task
-from airflow_reindex.director.load.loader import markers
 from airflow_reindex.director.model.limits import Limits
 from airflow_reindex.director.model.records import read_plan, read_split
 from airflow_reindex.director.model.request import BuildRequest
@@ -103,7 +103,7 @@ def loaded(run: Build) -> int:
     """Rows that are committed."""
     split = read_split(run.folder)
     with session(run.servers.czar) as czar:
-        done = markers(czar, run.servers.tables(run.request), run.plan_made.token, split.build)
+        done = IndexBuild(czar, run.servers.tables(run.request), run.plan_made.token, split.build).markers()
     return sum(found.rows for found in done.values())
 
 

@@ -21,6 +21,7 @@ from airflow_reindex.director.mysql.client import (
     Connect,
     Connection,
     code_of,
+    drop_table,
     execute,
     hang_up,
     prepare,
@@ -189,33 +190,8 @@ def sweep(connection: Connection, tables: IndexTables, keep: str) -> list[str]:
     """
     names = sweepable(connection, tables, keep)
     for name in names:
-        drop(connection, quote(tables.work, name))
+        drop_table(connection, quote(tables.work, name))
     return names
-
-
-def drop(connection: Connection, table: str) -> None:
-    """Drop a table by its quoted name; no error when it is missing."""
-    try:
-        execute(connection, f"DROP TABLE {table}")
-    except MySQLdb.Error as error:
-        if code_of(error) not in (1051, NO_SUCH_TABLE):
-            raise
-
-
-def fence(connection: Connection, tables: IndexTables, token: str) -> None:
-    """
-    Hold the claim for the rest of the open transaction: its table cannot be renamed until the commit.
-
-    :raises ClaimLostError: when another run has taken over.
-    """
-    try:
-        rows = query(connection, f"SELECT 1 FROM {tables.sql('claim', token)}")  # noqa: S608 - names are quoted
-    except MySQLdb.Error as error:
-        if code_of(error) == NO_SUCH_TABLE:
-            raise lost(tables) from error
-        raise
-    if not rows:
-        raise lost(tables)
 
 
 def lost(tables: IndexTables) -> ClaimLostError:

@@ -12,6 +12,7 @@ from airflow_reindex.core.memory import rows_that_fit
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import REPORT, TASKS, drop_staged, is_run_folder, now
 from airflow_reindex.director.coordination import claim
+from airflow_reindex.director.coordination.index_build import IndexBuild
 from airflow_reindex.director.extract import run_buffer
 from airflow_reindex.director.load import merge
 from airflow_reindex.director.model import catalog, inventory
@@ -23,13 +24,12 @@ from airflow_reindex.director.model.request import BuildRequest
 from airflow_reindex.director.model.runs import RUNS, Manifest
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.model.tables import IndexTables, ensure_work_database
-from airflow_reindex.director.mysql.client import Connection, describe, session, transaction
+from airflow_reindex.director.mysql.client import Connection, describe, session, table_exists, transaction
 from airflow_reindex.director.mysql.disk_space import INDEX_BYTES, ServerDiskSpace
 from airflow_reindex.director.planning import checks
 from airflow_reindex.director.planning.completeness import check_complete, unlisted_notes
 from airflow_reindex.director.planning.reuse import reuse_runs
 from airflow_reindex.director.publish.changes import CHANGES
-from airflow_reindex.director.publish.publish import exists_message, table_exists
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def make_plan(
     with session(servers.czar) as czar:
         inventories, table = describe_table(czar, servers, request)
         if not request.rebuild and table_exists(czar, tables.database, tables.index):
-            raise ConflictError(exists_message(tables))
+            raise ConflictError(tables.exists_message)
         _respect(czar, tables, request, run)
         checks.check_privileges(czar, tables)
         checks.probe_load(czar, tables, inbox, leave_nothing=request.dry_run)
@@ -251,7 +251,7 @@ def _claim(
     plan = draft_plan(servers, request, run, table, inventories, token, adopted)
     # Of two deliveries of this task the later one has the claim: the earlier one must not overwrite its plan.
     with transaction(czar):
-        claim.fence(czar, tables, token)
+        IndexBuild(czar, tables, token).fence()
         for name in (SPLIT, FILES, REPORT, CHANGES, *(n for n in folder.names() if n.startswith("groups-"))):
             folder.remove(name)
         for name in folder.names(TASKS):
