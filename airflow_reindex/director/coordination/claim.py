@@ -12,7 +12,7 @@ import MySQLdb
 
 from airflow_reindex.core.claims import Keeper, Owner
 from airflow_reindex.core.failures import ClaimLostError, ConflictError, TransientError
-from airflow_reindex.director.coordination.throttle import Watch, working
+from airflow_reindex.director.coordination.throttle import ConnectionSlots, Watch
 from airflow_reindex.director.model.limits import Limits
 from airflow_reindex.director.model.tables import IndexTables
 from airflow_reindex.director.mysql.client import (
@@ -30,6 +30,7 @@ from airflow_reindex.director.mysql.client import (
     transaction,
 )
 from airflow_reindex.director.mysql.identifiers import quote
+from airflow_reindex.director.mysql.locks import try_lock, unlock
 
 #: Seconds between two heartbeats; changed limits take effect within the same time.
 BEAT_SECONDS = 2.0
@@ -235,7 +236,8 @@ class _ClaimHeartbeat:
             return
         rows = query(connection, f"SELECT rows_per_second, connections FROM {self._tables.sql('claim', self._token)}")  # noqa: S608 - names are quoted
         for rate, connections in rows:
-            self.watch.set(Limits(int(rate), int(connections)), working(connection, self._tables.mark) if rate else 1)
+            working = ConnectionSlots(connection, self._tables.mark).count() if rate else 1
+            self.watch.set(Limits(int(rate), int(connections)), working)
 
     def close(self) -> None:
         """Close the connection; one with a statement under way ends with the process."""
@@ -296,9 +298,9 @@ def _rename_claim(connection: Connection, tables: IndexTables, old: str, new: st
 @contextmanager
 def _gate(connection: Connection, tables: IndexTables) -> Iterator[None]:
     name = f"airflow_reindex.{tables.mark}"
-    if query(connection, "SELECT GET_LOCK(%s, %s)", (name, GATE_SECONDS)) != [(1,)]:
+    if not try_lock(connection, name, GATE_SECONDS):
         raise TransientError(f"another run is claiming index '{tables.database}.{tables.index}' right now: try again")
     try:
         yield
     finally:
-        query(connection, "SELECT RELEASE_LOCK(%s)", (name,))
+        unlock(connection, name)

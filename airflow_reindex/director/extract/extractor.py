@@ -103,7 +103,7 @@ class Extractor:
     """
     Reads chunks from their workers; failed chunks are recorded, and the others go on.
 
-    :param admit: called with a worker's name before connecting to it; waits for a free slot.
+    :param acquire_slot: called with a worker's name before connecting to it; waits for a free slot.
     """
 
     def __init__(
@@ -112,10 +112,10 @@ class Extractor:
         connects: Mapping[str, Connect],
         buffer: RunBuffer,
         watch: Watch,
-        admit: Callable[[str], None] = lambda _: None,
+        acquire_slot: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._plan, self._connects, self._buffer = plan, connects, buffer
-        self._watch, self._pace, self._admit = watch, Pace(watch), admit
+        self._watch, self._pace, self._acquire_slot = watch, Pace(watch), acquire_slot
         self._open: dict[str, WorkerReader] = {}
         self._down: dict[str, Reason] = {}
         self.outcome = Outcome()
@@ -237,7 +237,7 @@ class Extractor:
             # One connection at a time: a task that waits for a worker must not block another one.
             for other in list(self._open):
                 self._hang_up(other)
-            self._admit(worker)
+            self._acquire_slot(worker)
             try:
                 source = self._open[worker] = WorkerReader.open(connect, fast=fast)
                 present_figures(source.connection)

@@ -16,7 +16,7 @@ from airflow_reindex.core.failures import Code, DataError
 from airflow_reindex.core.progress import Progress
 from airflow_reindex.director.coordination.claim import lost
 from airflow_reindex.director.coordination.index_build import IndexBuild
-from airflow_reindex.director.coordination.throttle import LOOK_SECONDS, Desk, Pace, Watch
+from airflow_reindex.director.coordination.throttle import LOOK_SECONDS, ConnectionSlots, Pace, Watch
 from airflow_reindex.director.load.duplicates import Duplicates
 from airflow_reindex.director.load.merge import Merger
 from airflow_reindex.director.model.plan import Plan
@@ -83,7 +83,7 @@ class RangeLoader:
         self._build, self._connection, self._plan = build, build.czar, plan
         self._inbox, self._watch, self._pace = inbox, watch, Pace(watch)
         self._room = ServerDiskSpace(build.czar, data_dir)
-        self._desk = Desk(build.czar, build.tables.mark)
+        self._slots = ConnectionSlots(build.czar, build.tables.mark)
         self._duplicates = Duplicates()
         self._done: Mapping[tuple[int, int], Checksum] = {}
 
@@ -133,7 +133,7 @@ class RangeLoader:
 
     def _slice(self, key_range: int, texts: Iterator[LoadFile]) -> tuple[int, int]:
         """Load a slice; returns the number of rows loaded now, and of all its rows."""
-        while not self._desk.take(self._watch.limits.connections):
+        while not self._slots.acquire(self._watch.limits.connections):
             self._watch.wait(LOOK_SECONDS)
         self._watch.check()
         first = next(texts)
