@@ -18,7 +18,7 @@ from airflow_reindex.core.failures import RequestError, TransientError
 from airflow_reindex.director.coordination import index_build
 from airflow_reindex.director.coordination.index_build import IndexBuild
 from airflow_reindex.director.extract import extractor
-from airflow_reindex.director.mysql import client
+from airflow_reindex.director.mysql import client, integer_reader
 from airflow_reindex.director.mysql.client import Timeouts, execute, is_transient, query
 from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.vectors.stores.pgvector import connector
@@ -138,7 +138,7 @@ def test_worker_out_of_reach(
     run: Build, network: Network, fault: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if way == "driver":
-        monkeypatch.setattr(extractor, "usable", lambda _: False)
+        monkeypatch.setattr(integer_reader, "usable", lambda _: False)
     plan = run.plan()
     mine = next(i for i, chunks in enumerate(plan.groups) if chunks[0].workers == (WORKER,))
     planned = [chunk.chunk for chunk in plan.groups[mine]]

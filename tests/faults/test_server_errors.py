@@ -18,7 +18,7 @@ from airflow_reindex.director.coordination.scheduler import GroupScheduler
 from airflow_reindex.director.extract import extractor
 from airflow_reindex.director.load import loader
 from airflow_reindex.director.model.tables import IndexTables
-from airflow_reindex.director.mysql import client, session_settings
+from airflow_reindex.director.mysql import client, integer_reader, session_settings
 from airflow_reindex.director.mysql.client import describe, is_transient, session, transaction
 from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, generate, truth
 from sandbox.servers.cluster import Sandbox
@@ -227,7 +227,7 @@ def test_czar_without_a_connection_to_spare(run: Build, shaky: Sandbox) -> None:
 @pytest.mark.usefixtures("one_group_a_worker")
 def test_killed_connection_to_a_worker(run: Build, shaky: Sandbox, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     if way == "driver":
-        monkeypatch.setattr(extractor, "usable", lambda _: False)
+        monkeypatch.setattr(integer_reader, "usable", lambda _: False)
     plan = run.plan()
     mine = group_of(run, WORKER)
     before_first_call(monkeypatch, extractor, "stream", lambda: kill_one(shaky.workers[WORKER]))

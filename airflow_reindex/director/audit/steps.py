@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from uuid import uuid4
 
 import MySQLdb
@@ -41,9 +42,9 @@ from airflow_reindex.director.model.records import (
 from airflow_reindex.director.model.runs import RUNS, accounted, manifests
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.model.split import KeyRange, RunFiles, Split, key_type, make_split
-from airflow_reindex.director.mysql.binary_protocol import UnsupportedResultError
-from airflow_reindex.director.mysql.client import NO_SUCH_TABLE, code_of, query, session
+from airflow_reindex.director.mysql.client import NO_SUCH_TABLE, code_of, connected, query, session
 from airflow_reindex.director.mysql.identifiers import quote
+from airflow_reindex.director.mysql.integer_reader import IntegerReader
 from airflow_reindex.director.planning.planning import RunContext, describe_table, draft_plan
 from airflow_reindex.director.steps import raise_for_failures, staged_runs
 
@@ -146,20 +147,18 @@ def compare_range(servers: Servers, folder: Folder, plan: Plan, number: int, mem
         rows = rows_that_fit(memory, merge.BYTES_PER_ROW + multiset_diff.BYTES_PER_ROW)
         progress = Progress(log.info, f"compare {key_range.label}", key_range.rows)
 
-        def compare(*, fast: bool) -> Comparison:
-            with IndexReader(servers.czar, plan, servers.tables(plan.request), fast=fast) as reader:
-                comparison = Comparison(reader, MultisetDiff(scope, rows), progress.add)
-                pieces = (piece.rows for piece in Merger(folder, read_source(folder), rows).pieces(key_range))
-                if sampled:
-                    comparison.some(pieces)
-                else:
-                    comparison.all(pieces, key_range.slices())
+        def compare() -> Comparison:
+            index = IndexReader(reader, plan, servers.tables(plan.request))
+            comparison = Comparison(index, MultisetDiff(scope, rows), progress.add)
+            pieces = (piece.rows for piece in Merger(folder, read_source(folder), rows).pieces(key_range))
+            if sampled:
+                comparison.some(pieces)
+            else:
+                comparison.all(pieces, key_range.slices())
             return comparison
 
-        try:
-            done = compare(fast=True)
-        except UnsupportedResultError:
-            done = compare(fast=False)
+        with IntegerReader(lambda: connected(servers.czar)) as reader:
+            done = reader.complete(compare)
         found = done.differences
         progress.finish(", ".join(f"{count} {kind}" for kind, count in found.totals().items()))
         folder.write_json(f"{DIFFERENCES}/{number:04d}.json", found.as_dict())
@@ -178,14 +177,15 @@ def probe(servers: Servers, plan: Plan, seed: int) -> Differences:
     """Look up some rows of the index, chosen by the seed, in their chunk tables; returns those that are not there."""
     tables, random = servers.tables(plan.request), np.random.default_rng(seed)
     result = Differences()
-    with IndexReader(servers.czar, plan, tables, fast=False) as reader, session(servers.czar) as czar:
-        key = quote(plan.key_column)
-        low, high = query(czar, f"SELECT MIN({key}), MAX({key}) FROM {tables.live}")[0]  # noqa: S608 - names are quoted
+    with IntegerReader(lambda: connected(servers.czar)) as reader:
+        index, key = IndexReader(reader, plan, tables), quote(plan.key_column)
+        low, high = query(reader.connection, f"SELECT MIN({key}), MAX({key}) FROM {tables.live}")[0]  # noqa: S608 - names are quoted
         if low is None:
             return result
         kind = key_type(int(high))
         for _ in range(BLOCKS):
-            rows = reader.block(int(random.integers(low, high, dtype=kind, endpoint=True)), BLOCK_ROWS)
+            start = int(random.integers(low, high, dtype=kind, endpoint=True))
+            rows = reader.complete(partial(index.block, start, BLOCK_ROWS))
             for chunk in np.unique(rows.chunk).tolist():
                 some = rows.take(rows.chunk == chunk)
                 there = _keys_in_chunk(servers, plan, chunk, some.key.tolist())

@@ -234,12 +234,23 @@ def hang_up(connection: Connection) -> None:
         connection.close()
 
 
-@contextmanager
-def session(connect: Connect) -> Iterator[Connection]:
-    """A prepared (:func:`prepare`) connection for a block of work, closed at its end."""
+def connected(connect: Connect) -> Connection:
+    """Open a prepared (:func:`prepare`) connection."""
     connection = connect()
     try:
-        yield prepare(connection)
+        return prepare(connection)
+    except BaseException:
+        # Otherwise the connection would stay open as long as the traceback is alive.
+        hang_up(connection)
+        raise
+
+
+@contextmanager
+def session(connect: Connect) -> Iterator[Connection]:
+    """A prepared connection for a block of work, closed at its end."""
+    connection = connected(connect)
+    try:
+        yield connection
     finally:
         hang_up(connection)
 
