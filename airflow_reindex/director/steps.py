@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 
 import MySQLdb
@@ -13,6 +14,7 @@ from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.coordination import claim
 from airflow_reindex.director.coordination.index_build import IndexBuild
+from airflow_reindex.director.coordination.throttle import Watch
 from airflow_reindex.director.extract import run_buffer
 from airflow_reindex.director.extract.extractor import Outcome, unaccounted
 from airflow_reindex.director.extract.task import Extraction, missing_chunks
@@ -40,10 +42,19 @@ log = logging.getLogger(__name__)
 
 
 def extract_group(servers: Servers, folder: Folder, plan: Plan, group: int, memory: int) -> Outcome:
+    """Stage the chunks of one group of a build; errors are those of :func:`stage_group`."""
+    keeping = claim.keeping(servers.czar, servers.tables(plan.request), plan.token)
+    return stage_group(servers, folder, plan, group, memory, keeping)
+
+
+def stage_group(
+    servers: Servers, folder: Folder, plan: Plan, group: int, memory: int, watching: AbstractContextManager[Watch]
+) -> Outcome:
     """
     Stage the chunks of one group that are not staged yet; while its worker has no free slot, those of other groups.
 
     :param memory: bytes that the task may take.
+    :param watching: entered while the task works.
     :raises TransientError: when chunks failed, and a retry may help.
     :raises DataError: when chunks failed for good.
     """
@@ -53,21 +64,15 @@ def extract_group(servers: Servers, folder: Folder, plan: Plan, group: int, memo
         if len(todo) < len(chunks):
             log.info("%s of %s chunks are staged already", len(chunks) - len(todo), len(chunks))
         extraction = Extraction(servers, folder, plan, rows_that_fit(memory, run_buffer.BYTES_PER_ROW))
-        with claim.keeping(servers.czar, servers.tables(plan.request), plan.token) as watch:
+        with watching as watch:
             outcome = extraction.run(group, todo, watch)
         record.rows, record.failures = outcome.rows, outcome.failures
         record.result = {"chunks": outcome.chunks, "bytes": outcome.bytes}
-        raise_for_failures(outcome, len(todo))
+        _raise_for_failures(outcome, len(todo))
     return outcome
 
 
-def raise_for_failures(outcome: Outcome, chunks: int) -> None:
-    """
-    Fail an extract task of which some chunks failed.
-
-    :raises TransientError: when a retry may help.
-    :raises DataError: when chunks failed for good.
-    """
+def _raise_for_failures(outcome: Outcome, chunks: int) -> None:
     if outcome.failures:
         failed = len({failure.chunk for failure in outcome.failures})
         first = outcome.failures[0]

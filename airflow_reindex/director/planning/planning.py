@@ -10,7 +10,7 @@ from airflow_reindex.core.claims import Contender, Owner
 from airflow_reindex.core.failures import Code, ConflictError, RequestError, SpaceError, TransientError
 from airflow_reindex.core.memory import rows_that_fit
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.task_records import REPORT, TASKS, drop_staged, is_run_folder, now
+from airflow_reindex.core.task_records import REPORT, drop_staged, is_run_folder, now
 from airflow_reindex.director.coordination import claim
 from airflow_reindex.director.coordination.index_build import IndexBuild
 from airflow_reindex.director.extract import run_buffer
@@ -19,7 +19,7 @@ from airflow_reindex.director.model import catalog, inventory
 from airflow_reindex.director.model.catalog import DirectorTable
 from airflow_reindex.director.model.inventory import Inventory, TableInfo
 from airflow_reindex.director.model.plan import Plan, assign, make_groups, row_group_rows
-from airflow_reindex.director.model.records import FILES, SPLIT, write_plan
+from airflow_reindex.director.model.records import FILES, SPLIT, remove_earlier, write_plan
 from airflow_reindex.director.model.request import BuildRequest
 from airflow_reindex.director.model.runs import RUNS, Manifest
 from airflow_reindex.director.model.servers import Servers
@@ -252,12 +252,7 @@ def _claim(
     # Of two deliveries of this task the later one has the claim: the earlier one must not overwrite its plan.
     with transaction(czar):
         IndexBuild(czar, tables, token).fence()
-        for name in (SPLIT, FILES, REPORT, CHANGES, *(n for n in folder.names() if n.startswith("groups-"))):
-            folder.remove(name)
-        for name in folder.names(TASKS):
-            # A record that the other delivery is just writing has a dot before its name.
-            if not name.lstrip(".").startswith("plan-"):
-                folder.remove(f"{TASKS}/{name}")
+        remove_earlier(folder, SPLIT, FILES, REPORT, CHANGES)
         write_plan(folder, plan)
     for source in sources[1:]:
         drop_staged(source)
