@@ -8,7 +8,7 @@ from typing import Any
 
 import pendulum
 
-from airflow_reindex.core.failures import Code, Reason, detail
+from airflow_reindex.core.failures import Code, Reason, truncate_detail
 from airflow_reindex.core.report import Phase, Report, Status
 from airflow_reindex.core.task_records import TaskRecord
 
@@ -128,7 +128,7 @@ def unplanned(
         code = why.code
     return Report(
         status=status,
-        detail=detail(why.text),
+        detail=truncate_detail(why.text),
         code=code,
         total=0,
         count=0,

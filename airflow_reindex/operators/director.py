@@ -11,7 +11,7 @@ import MySQLdb
 from airflow.sdk import Asset, AssetAlias
 
 from airflow_reindex import config
-from airflow_reindex.core.failures import ReindexError, TransientError, detail
+from airflow_reindex.core.failures import ReindexError, TransientError, truncate_detail
 from airflow_reindex.core.report import Failure, Report, Status
 from airflow_reindex.core.run_outcome import task_states
 from airflow_reindex.core.staging import Folder
@@ -65,7 +65,7 @@ def server_errors() -> Iterator[None]:
             yield
         except MySQLdb.Error as error:
             reason = mysql_reason(error)
-            raise TransientError(detail(reason.text), code=reason.code) from error
+            raise TransientError(truncate_detail(reason.text), code=reason.code) from error
 
 
 class DirectorIndexOperator(ReindexOperator):

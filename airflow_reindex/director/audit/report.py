@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow_reindex.core.failures import Code, Reason, detail
+from airflow_reindex.core.failures import Code, Reason, truncate_detail
 from airflow_reindex.core.report import QUOTED_FAILURES, Failure, Report, Status, error_map
 from airflow_reindex.core.run_outcome import States, count_states, first_error, lost, phases, plan_holds, unplanned
 from airflow_reindex.core.staging import Folder
@@ -58,7 +58,7 @@ def make_report(
     compared = sum(manifest.rows for manifest in staged)
     report = Report(
         status=Status.FAILED if why else Status.DONE,
-        detail=detail(why.text) if why else "",
+        detail=truncate_detail(why.text) if why else "",
         code=why.code if why else "",
         total=plan.chunks,
         count=plan.chunks - min(bad, plan.chunks),
@@ -126,7 +126,7 @@ def _failures(
             table=table,
             worker=worker_of.get(chunk, NO_WORKER),
             chunk=chunk,
-            message=detail(message),
+            message=truncate_detail(message),
             kind=Code.INDEX_DIFFERS,
         )
         for chunk, message in found.messages().items()
@@ -140,7 +140,7 @@ def _failures(
                 table=table,
                 worker=chunk.workers[0],
                 chunk=chunk.chunk,
-                message=detail(lost("extract", number, states["extract"].get(number, "none"))),
+                message=truncate_detail(lost("extract", number, states["extract"].get(number, "none"))),
                 kind=Code.LOST_TASK,
             )
             for chunk in group

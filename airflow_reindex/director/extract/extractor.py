@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import MySQLdb
 import numpy as np
 
-from airflow_reindex.core.failures import Code, DataError, Reason, ReindexError, TransientError, detail
+from airflow_reindex.core.failures import Code, DataError, Reason, ReindexError, TransientError, truncate_detail
 from airflow_reindex.core.progress import Progress
 from airflow_reindex.core.report import Failure
 from airflow_reindex.director.coordination.throttle import Pace, Watch
@@ -111,7 +111,7 @@ class Extractor:
                     table=self._plan.request.director_table,
                     worker=worker,
                     chunk=chunk.chunk,
-                    message=detail(reason.text),
+                    message=truncate_detail(reason.text),
                     kind=reason.code,
                 )
                 failures.append(failure)
