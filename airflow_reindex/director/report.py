@@ -56,10 +56,7 @@ def make_report(
     mine = [record for record in records.values() if record.token == plan.token]
     failures = _failures(folder, plan, mine, states)
     bad = len({failure.chunk for failure in failures})
-    published = next((r for r in mine if r.task == "publish" and r.result and not r.error), None)
-    if states["publish"].get(-1) == "upstream_failed":
-        # It has not run since something was cleared: its record is of an earlier state.
-        published = None
+    published = _published(mine, states)
     done = published is not None and not failures
     why = first_error(mine, states, STEPS[1:]) or _first_failure(failures)
     report = Report(
@@ -74,27 +71,46 @@ def make_report(
         error_ext=error_map(failures[:QUOTED_FAILURES]),
         phases=phases(mine, STEPS),
         notes={
-            "index": {
-                "qserv_conn_id": plan.conn_id,
-                "database": plan.index_database,
-                "table": plan.request.index_table,
-                "columns": {
-                    plan.key_column: f"{plan.key.sql} NOT NULL",
-                    "chunkId": "INT",
-                    "subChunkId": plan.sub_chunk_type,
-                },
-                "unique": plan.unique,
-            },
-            **({"not_checked": plan.unchecked} if plan.unchecked else {}),
-            **unlisted_notes(plan.unlisted),
+            "index": _index_notes(plan),
             **({n: v for n, v in published.result.items() if n in KEPT and v} if published else {}),
             **({"adopted_chunks": plan.adopted_chunks} if plan.adopted_chunks else {}),
             **_changed(folder),
-            **({"failures_in_all": len(failures)} if len(failures) > QUOTED_FAILURES else {}),
+            **plan_notes(plan, failures),
         },
         **common,
     )
     return report, failures
+
+
+def _published(records: Sequence[TaskRecord], states: Mapping[str, States]) -> TaskRecord | None:
+    """The record of a publish step that was successful."""
+    if states["publish"].get(-1) == "upstream_failed":
+        # It has not run since something was cleared: its record is of an earlier state.
+        return None
+    return next((r for r in records if r.task == "publish" and r.result and not r.error), None)
+
+
+def _index_notes(plan: Plan) -> dict[str, Any]:
+    return {
+        "qserv_conn_id": plan.conn_id,
+        "database": plan.index_database,
+        "table": plan.request.index_table,
+        "columns": {
+            plan.key_column: f"{plan.key.sql} NOT NULL",
+            "chunkId": "INT",
+            "subChunkId": plan.sub_chunk_type,
+        },
+        "unique": plan.unique,
+    }
+
+
+def plan_notes(plan: Plan, failures: Sequence[Failure]) -> dict[str, Any]:
+    """What a build's and an audit's report note: what the plan left out, and of how many failures it quotes some."""
+    return {
+        **({"not_checked": plan.unchecked} if plan.unchecked else {}),
+        **unlisted_notes(plan.unlisted),
+        **({"failures_in_all": len(failures)} if len(failures) > QUOTED_FAILURES else {}),
+    }
 
 
 def _first_failure(failures: Sequence[Failure]) -> Reason:

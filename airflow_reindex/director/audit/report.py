@@ -17,8 +17,7 @@ from airflow_reindex.director.extract.extractor import unaccounted
 from airflow_reindex.director.model.plan import Plan
 from airflow_reindex.director.model.records import read_groups, read_plan
 from airflow_reindex.director.model.runs import Manifest, accounted, manifests
-from airflow_reindex.director.planning.completeness import unlisted_notes
-from airflow_reindex.director.report import ERRORS, FAILURES, write_failures
+from airflow_reindex.director.report import ERRORS, FAILURES, plan_notes, write_failures
 
 KIND = "audit_director_index"
 STEPS = ("plan", "extract", "split", "compare")
@@ -52,10 +51,9 @@ def make_report(
     found = _differences(folder)
     failures = _failures(folder, plan, staged, mine, states, found)
     bad = len({failure.chunk for failure in failures})
-    audit = folder.read_json(AUDIT)
+    audit, compared = folder.read_json(AUDIT), sum(manifest.rows for manifest in staged)
     moved = present is not None and present.created != audit["index"]["created"]
     why = _verdict(found, failures, first_error(mine, states, STEPS), moved=moved)
-    compared = sum(manifest.rows for manifest in staged)
     report = Report(
         status=Status.FAILED if why else Status.DONE,
         detail=truncate_detail(why.text) if why else "",
@@ -73,9 +71,7 @@ def make_report(
             "sampled": audit["sampled"],
             "seed": audit["seed"],
             "of_chunks": audit["of_chunks"],
-            **({"not_checked": plan.unchecked} if plan.unchecked else {}),
-            **unlisted_notes(plan.unlisted),
-            **({"failures_in_all": len(failures)} if len(failures) > QUOTED_FAILURES else {}),
+            **plan_notes(plan, failures),
         },
         **common,
     )
