@@ -41,14 +41,9 @@ def make_report(
     records = {(record.task, record.index): record for record in task_records(folder)}
     planned = records.get(("plan", -1))
     common: dict[str, Any] = {
-        "id": run_id,
-        "kind": KIND,
-        "source": source,
-        "dest": dest,
-        "started_at": planned.started_at if planned else None,
-        "updated_at": now(),
-        "children": count_states(states),
-    }
+        "id": run_id, "kind": KIND, "source": source, "dest": dest,
+        "started_at": planned.started_at if planned else None, "updated_at": now(), "children": count_states(states),
+    }  # fmt: skip
     value, state = folder.read_json(PLAN), states["plan"].get(-1)
     if value is None or not plan_holds(value, planned, state):
         return unplanned(planned, states, common, [r for r in records.values() if r.task != "plan"]), []

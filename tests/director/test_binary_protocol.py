@@ -148,7 +148,7 @@ def test_socket_and_driver_give_the_same(chunk: MariaDBServer, monkeypatch: pyte
     found = []
     for by_socket in (True, False):
         monkeypatch.setattr(integer_reader, "usable", lambda _, answer=by_socket: answer)
-        with reading(chunk.connect) as reader:
+        with contextlib.closing(reading(chunk.connect)) as reader:
             assert (reader._wire is not None) == by_socket
             found.append([row for some in stream(reader, make_plan(), 2) for row in tuples(some)])
     assert found[0] == found[1]

@@ -6,6 +6,7 @@ import ipaddress
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -183,7 +184,7 @@ def test_rows_are_read_whether_they_are_encrypted_or_not(
             MySQLdb.connect, host=HOST, port=server.port, user="root", passwd=server.passwords["root"], ssl={"ca": ca}
         )
     assert bool(cipher(connect)) == encrypted
-    with IntegerReader(lambda: connected(connect)) as reader:
+    with closing(IntegerReader(lambda: connected(connect))) as reader:
         rows = [row for some in stream(reader, make_plan(), 7) for row in tuples(some)]
         assert (reader._wire is None) == encrypted, "only bytes in plain text can be read from the socket"
     assert rows == [(i, 7, i % 9) for i in range(1, 5_001)]

@@ -68,9 +68,7 @@ def make_report(
         notes={
             "differences": found.totals(),
             "rows_compared": compared,
-            "sampled": audit["sampled"],
-            "seed": audit["seed"],
-            "of_chunks": audit["of_chunks"],
+            **{name: audit[name] for name in ("sampled", "seed", "of_chunks")},
             **plan_notes(plan, failures),
         },
         **common,

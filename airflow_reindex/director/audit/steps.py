@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from uuid import uuid4
@@ -138,7 +138,7 @@ def compare_range(servers: Servers, folder: Folder, plan: Plan, number: int, mem
                 comparison.all(pieces, key_range.slices())
             return comparison
 
-        with IntegerReader(lambda: connected(servers.czar)) as reader:
+        with closing(IntegerReader(lambda: connected(servers.czar))) as reader:
             done = reader.complete(compare)
         found = done.differences
         progress.finish(", ".join(f"{count} {kind}" for kind, count in found.totals().items()))
@@ -158,7 +158,7 @@ def probe(servers: Servers, plan: Plan, seed: int) -> Differences:
     """Look up some rows of the index, chosen by the seed, in their chunk tables; returns those that are not there."""
     tables, random = servers.tables(plan.request), np.random.default_rng(seed)
     result = Differences()
-    with IntegerReader(lambda: connected(servers.czar)) as reader:
+    with closing(IntegerReader(lambda: connected(servers.czar))) as reader:
         index, key = IndexReader(reader, plan, tables), quote(plan.key_column)
         low, high = query(reader.connection, f"SELECT MIN({key}), MAX({key}) FROM {tables.live}")[0]  # noqa: S608 - names are quoted
         if low is None:

@@ -6,7 +6,6 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, TypeVar
 
 import MySQLdb
@@ -50,7 +49,7 @@ class IntegerQuery:
 
 class IntegerReader:
     """
-    Reads integer rows over a connection of its own, opened when it is needed; a context manager.
+    Reads integer rows over a connection of its own, which is opened when it is needed and has to be closed.
 
     What the socket cannot give, such as a NULL or a server's error, is left to the driver, which knows it or names the
     cause. Some rows may have been given by then, so that the work with them begins anew: see :meth:`complete`.
@@ -63,14 +62,6 @@ class IntegerReader:
         self._connection: Connection | None = None
         self._wire: Wire | None = None
         self._driver_only = False
-
-    def __enter__(self) -> IntegerReader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def connection(self) -> Connection:
