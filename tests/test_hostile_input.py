@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reindex.core.failures import DETAIL_LIMIT, ReindexError, RequestError, detail
+from airflow_reindex.core.failures import DETAIL_LIMIT, ReindexError, RequestError, truncate_detail
 from airflow_reindex.dag_factory.collection import collection_reindex_params
 from airflow_reindex.dag_factory.director import director_index_params
 from airflow_reindex.director.audit.request import AuditRequest
@@ -53,7 +53,7 @@ def told() -> Iterator[None]:
     try:
         yield
     except ReindexError as error:
-        said = detail(error)
+        said = truncate_detail(error)
     assert len(said) <= DETAIL_LIMIT
     assert SECRET not in said
 

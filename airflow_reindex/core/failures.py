@@ -150,10 +150,10 @@ def reason_of(error: BaseException) -> Reason:
     if isinstance(error, ReindexError):
         return Reason(error.code, str(error) or type(error).__name__)
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return Reason(Code.DISK_FULL if full else Code.UNEXPECTED, detail(error))
+    return Reason(Code.DISK_FULL if full else Code.UNEXPECTED, truncate_detail(error))
 
 
-def detail(error: BaseException | str) -> str:
+def truncate_detail(error: BaseException | str) -> str:
     """
     Shorten an error to :data:`DETAIL_LIMIT` characters.
 

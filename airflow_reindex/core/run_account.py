@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_reindex.core.failures import Code, Reason, detail
+from airflow_reindex.core.failures import Code, Reason, truncate_detail
 from airflow_reindex.core.report import Report, Status
 from airflow_reindex.core.run_outcome import States, count_states, lost, task_error, task_name
 from airflow_reindex.core.staging import Folder
@@ -72,7 +72,7 @@ class RunAccount:
 
     def _empty(self, status: Status, code: str, text: str, notes: Mapping[str, Any]) -> Report:
         counts: dict[str, Any] = {"total": 0, "count": 0, "failed": 0, "rows": 0}
-        return Report(status=status, detail=detail(text), code=code, notes=notes, **counts, **self.common)
+        return Report(status=status, detail=truncate_detail(text), code=code, notes=notes, **counts, **self.common)
 
     def _reason(self, planned: TaskRecord | None) -> Reason:
         if planned is not None and planned.error:

@@ -88,17 +88,8 @@ def _index_params() -> dict[str, Param]:
     }
 
 
-def director_index_params() -> dict[str, Param]:
-    """The params of a build and their form; `database` and `director_table` have no default."""
+def _column_params() -> dict[str, Param]:
     return {
-        **_index_params(),
-        "rebuild": Param(
-            0,
-            anyOf=FLAG,
-            section="Index",
-            title="Rebuild",
-            description="1: replace an existing index when the new one is complete. 0: refuse.",
-        ),
         "director_key": Param(
             None,
             type=["null", "string"],
@@ -114,6 +105,11 @@ def director_index_params() -> dict[str, Param]:
             description="1: keys are unique, and duplicates an error. 0: they may repeat. "
             "Empty: as the catalog says, else 1.",
         ),
+    }
+
+
+def _loading_params() -> dict[str, Param]:
+    return {
         "local": Param(
             0,
             anyOf=FLAG,
@@ -137,6 +133,22 @@ def director_index_params() -> dict[str, Param]:
             description="What to do about chunk tables that change between their reading and the swap. warn: publish "
             "the rows as read, and name the chunks. fail: publish nothing. reread: read them again first.",
         ),
+    }
+
+
+def director_index_params() -> dict[str, Param]:
+    """The params of a build and their form; `database` and `director_table` have no default."""
+    return {
+        **_index_params(),
+        "rebuild": Param(
+            0,
+            anyOf=FLAG,
+            section="Index",
+            title="Rebuild",
+            description="1: replace an existing index when the new one is complete. 0: refuse.",
+        ),
+        **_column_params(),
+        **_loading_params(),
         **_limits(),
         "qserv_conn_id": _connection(),
         "dry_run": Param(

@@ -13,7 +13,7 @@ from airflow_reindex.core.orphans import Orphan, OrphanState
 from airflow_reindex.director.coordination import claim
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.model.tables import IndexTables
-from airflow_reindex.director.mysql.client import Connection, query
+from airflow_reindex.director.mysql.client import Connection, drop_table, query
 from airflow_reindex.director.mysql.identifiers import quote
 from airflow_reindex.director.publish.publish import roll_back_statement
 
@@ -81,7 +81,7 @@ def remove_orphans(
     for one in found:
         if one.condition == OrphanState.ORPHANED:
             if not dry_run:
-                claim.drop(connection, quote(servers.work_database, one.name))
+                drop_table(connection, quote(servers.work_database, one.name))
             yield one.name
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from airflow_reindex.core.failures import Code, Reason, detail
+from airflow_reindex.core.failures import Code, Reason, truncate_detail
 from airflow_reindex.core.report import QUOTED_FAILURES, Failure, Report, Status, error_map
 from airflow_reindex.core.run_account import RunAccount
 from airflow_reindex.core.run_outcome import States, first_error, lost, phases
@@ -51,7 +51,7 @@ def make_report(
     why = first_error(mine, states, STEPS[1:]) or _first_failure(failures)
     report = Report(
         status=Status.DONE if done else Status.FAILED,
-        detail="" if done else detail(why.text),
+        detail="" if done else truncate_detail(why.text),
         code="" if done else why.code,
         total=plan.chunks,
         count=plan.chunks - bad,
@@ -165,7 +165,7 @@ def _failures(folder: Folder, plan: Plan, records: Sequence[TaskRecord], states:
                         table=plan.request.director_table,
                         worker=chunk.workers[0],
                         chunk=chunk.chunk,
-                        message=detail(reason.text),
+                        message=truncate_detail(reason.text),
                         kind=reason.code,
                     )
                 )

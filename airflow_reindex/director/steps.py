@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 
 import MySQLdb
@@ -12,11 +13,13 @@ from airflow_reindex.core.memory import rows_that_fit
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.coordination import claim
+from airflow_reindex.director.coordination.index_build import IndexBuild
+from airflow_reindex.director.coordination.throttle import Watch
 from airflow_reindex.director.extract import run_buffer
 from airflow_reindex.director.extract.extractor import Outcome, unaccounted
 from airflow_reindex.director.extract.task import Extraction, missing_chunks
 from airflow_reindex.director.load import merge
-from airflow_reindex.director.load.loader import Loaded, RangeLoader, create_tables
+from airflow_reindex.director.load.loader import Loaded, RangeLoader
 from airflow_reindex.director.load.merge import Merger
 from airflow_reindex.director.model.plan import Plan
 from airflow_reindex.director.model.records import (
@@ -30,27 +33,28 @@ from airflow_reindex.director.model.records import (
 from airflow_reindex.director.model.runs import Manifest, accounted, manifests, named
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.model.split import RunFiles, Split, make_split
-from airflow_reindex.director.model.tables import IndexTables, index_definition
-from airflow_reindex.director.mysql.client import NO_SUCH_TABLE, Connection, code_of, prepare, session, transaction
+from airflow_reindex.director.model.tables import index_definition
+from airflow_reindex.director.mysql.client import NO_SUCH_TABLE, code_of, drop_table, prepare, session
 from airflow_reindex.director.publish.proof import Proof
-from airflow_reindex.director.publish.publish import (
-    Published,
-    finish_table,
-    roll_back_statement,
-    swap,
-    swap_done,
-    swap_possible,
-    tidy,
-)
+from airflow_reindex.director.publish.publish import Published, roll_back_statement
 
 log = logging.getLogger(__name__)
 
 
 def extract_group(servers: Servers, folder: Folder, plan: Plan, group: int, memory: int) -> Outcome:
+    """Stage the chunks of one group of a build; errors are those of :func:`stage_group`."""
+    keeping = claim.keeping(servers.czar, servers.tables(plan.request), plan.token)
+    return stage_group(servers, folder, plan, group, memory, keeping)
+
+
+def stage_group(
+    servers: Servers, folder: Folder, plan: Plan, group: int, memory: int, watching: AbstractContextManager[Watch]
+) -> Outcome:
     """
     Stage the chunks of one group that are not staged yet; while its worker has no free slot, those of other groups.
 
     :param memory: bytes that the task may take.
+    :param watching: entered while the task works.
     :raises TransientError: when chunks failed, and a retry may help.
     :raises DataError: when chunks failed for good.
     """
@@ -60,21 +64,15 @@ def extract_group(servers: Servers, folder: Folder, plan: Plan, group: int, memo
         if len(todo) < len(chunks):
             log.info("%s of %s chunks are staged already", len(chunks) - len(todo), len(chunks))
         extraction = Extraction(servers, folder, plan, rows_that_fit(memory, run_buffer.BYTES_PER_ROW))
-        with claim.keeping(servers.czar, servers.tables(plan.request), plan.token) as watch:
+        with watching as watch:
             outcome = extraction.run(group, todo, watch)
         record.rows, record.failures = outcome.rows, outcome.failures
         record.result = {"chunks": outcome.chunks, "bytes": outcome.bytes}
-        raise_for_failures(outcome, len(todo))
+        _raise_for_failures(outcome, len(todo))
     return outcome
 
 
-def raise_for_failures(outcome: Outcome, chunks: int) -> None:
-    """
-    Fail an extract task of which some chunks failed.
-
-    :raises TransientError: when a retry may help.
-    :raises DataError: when chunks failed for good.
-    """
+def _raise_for_failures(outcome: Outcome, chunks: int) -> None:
     if outcome.failures:
         failed = len({failure.chunk for failure in outcome.failures})
         first = outcome.failures[0]
@@ -114,24 +112,12 @@ def split_build(servers: Servers, folder: Folder, plan: Plan, rows_per_task: int
             )
         split = make_split(plan.token, staged, rows_per_task)
         with claim.keeping(servers.czar, tables, plan.token), session(servers.czar) as czar:
-            _create_tables(czar, tables, plan, split.build)
+            IndexBuild(czar, tables, plan.token, split.build).create(index_definition(plan))
         write_split(folder, split, RunFiles.of(staged))
         record.rows = split.rows
         record.result = {"ranges": len(split.ranges), "bytes": sum(f.bytes for m in staged for f in m.files)}
         log.info("%s rows in %s runs, %s key ranges", f"{split.rows:,}", len(staged), len(split.ranges))
     return split
-
-
-def _create_tables(czar: Connection, tables: IndexTables, plan: Plan, build: str) -> None:
-    create_tables(czar, tables, plan.token, build, index_definition(plan))
-    try:
-        with transaction(czar):
-            claim.fence(czar, tables, plan.token)
-    except ClaimLostError:
-        # The run that took over has swept before these tables were created: no other run would drop them.
-        for kind in ("shadow", "slices"):
-            claim.drop(czar, tables.sql(kind, plan.token, build))
-        raise
 
 
 def load_range(servers: Servers, folder: Folder, plan: Plan, build: str, number: int, memory: int) -> Loaded:
@@ -150,9 +136,8 @@ def load_range(servers: Servers, folder: Folder, plan: Plan, build: str, number:
         tables, inbox = servers.tables(plan.request), servers.inbox(plan.request)
         merger = Merger(folder, read_source(folder), rows_that_fit(memory, merge.BYTES_PER_ROW))
         with claim.keeping(servers.czar, tables, plan.token) as watch, session(servers.czar) as czar:
-            loaded = RangeLoader(czar, plan, tables, build, inbox, watch, servers.data_dir).run(
-                merger, split.ranges[number]
-            )
+            loader = RangeLoader(IndexBuild(czar, tables, plan.token, build), plan, inbox, watch, servers.data_dir)
+            loaded = loader.run(merger, split.ranges[number])
         record.rows = loaded.rows
         if loaded.duplicates:
             staged = named(folder, split.manifests)
@@ -184,18 +169,19 @@ def publish_build(servers: Servers, folder: Folder, plan: Plan, memory: int) -> 
         rows = split.rows
         czar = prepare(servers.czar())
         try:
-            if not swap_done(czar, tables, plan.token):
+            build = IndexBuild(czar, tables, plan.token, split.build)
+            if not build.is_swapped():
                 try:
-                    rows = _prove_and_swap(servers, czar, folder, plan, split, memory)
+                    rows = _prove_and_swap(servers, build, folder, plan, split, memory)
                 except ClaimLostError:
                     # The same task was delivered twice, and the other delivery has swapped.
-                    if not swap_done(czar, tables, plan.token):
+                    if not build.is_swapped():
                         raise
                 log.info("index %s.%s is published", tables.database, tables.index)
             # A statement whose answer got lost is no proof: the renamed claim is.
-            if not swap_done(czar, tables, plan.token):
+            if not build.is_swapped():
                 raise TransientError("the swap left no mark")
-            previous = tidy(czar, plan, tables, split.build)
+            previous = build.tidy(keep_previous=plan.request.keep_previous)
             published = Published(rows, previous, roll_back_statement(tables, previous) if previous else "")
         finally:
             czar.close()
@@ -205,23 +191,22 @@ def publish_build(servers: Servers, folder: Folder, plan: Plan, memory: int) -> 
     return published
 
 
-def _prove_and_swap(servers: Servers, czar: Connection, folder: Folder, plan: Plan, split: Split, memory: int) -> int:
+def _prove_and_swap(servers: Servers, build: IndexBuild, folder: Folder, plan: Plan, split: Split, memory: int) -> int:
     """Returns the number of rows in the table that was swapped in."""
-    tables, capacity = servers.tables(plan.request), rows_that_fit(memory, run_buffer.BYTES_PER_ROW)
+    capacity = rows_that_fit(memory, run_buffer.BYTES_PER_ROW)
     try:
-        with claim.keeping(servers.czar, tables, plan.token) as watch:
-            rows = Proof(servers, czar, folder, plan, split, capacity, watch).run()
-            finish_table(czar, tables, plan.token, split.build)
-            swap(czar, plan, tables, split.build, watch.check)
+        with claim.keeping(servers.czar, build.tables, build.token) as watch:
+            rows = Proof(servers, build, folder, plan, split, capacity, watch).run()
+            build.finish_table()
+            build.swap(watch.check, rebuild=plan.request.rebuild)
     except MySQLdb.Error as error:
-        if code_of(error) == NO_SUCH_TABLE and not swap_possible(czar, tables, plan.token, split.build):
-            raise claim.lost(tables) from error
+        if code_of(error) == NO_SUCH_TABLE and not build.can_swap():
+            raise claim.lost(build.tables) from error
         raise
     return rows
 
 
 def finish_build(servers: Servers, plan: Plan) -> None:
     """Remove the mark of a swap whose report is written."""
-    tables = servers.tables(plan.request)
     with session(servers.czar) as czar:
-        claim.drop(czar, tables.sql("done", plan.token))
+        drop_table(czar, IndexBuild(czar, servers.tables(plan.request), plan.token).done)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from airflow_reindex.core.failures import Code, Reason, detail
+from airflow_reindex.core.failures import Code, Reason, truncate_detail
 from airflow_reindex.core.report import Status
 from airflow_reindex.core.run_outcome import first_error
 from airflow_reindex.core.task_records import now as utc_now
@@ -50,7 +50,7 @@ def status_of(snapshot: RunSnapshot, info: RunInfo) -> tuple[Status, Reason]:
     why = first_error(snapshot.records, {step: info.states(step) for step in steps}, steps)
     if why is None:
         why = Reason(Code.OTHER, "the run ended before its report was written: clear its failed tasks.")
-    return Status.FAILED, Reason(why.code, detail(why.text))
+    return Status.FAILED, Reason(why.code, truncate_detail(why.text))
 
 
 def overview(snapshot: RunSnapshot, info: RunInfo) -> dict[str, Any]:

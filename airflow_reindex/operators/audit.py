@@ -18,14 +18,11 @@ from airflow_reindex.director.audit import report as outcome
 from airflow_reindex.director.audit import steps
 from airflow_reindex.director.audit.index import IndexState, state_of
 from airflow_reindex.director.audit.request import AuditRequest
-from airflow_reindex.director.model.plan import group_label
 from airflow_reindex.director.mysql.client import session
-from airflow_reindex.director.planning.planning import RunContext
 from airflow_reindex.director.report import ERRORS, FAILURES, write_failures
-from airflow_reindex.hooks import staging
 from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.operators.aggregation import AggregationOperator
-from airflow_reindex.operators.director import DirectorIndexOperator, server_errors
+from airflow_reindex.operators.director import DirectorIndexOperator, groups_to_map, server_errors
 from airflow_reindex.operators.links import IndexLink, ReportLink
 
 if TYPE_CHECKING:
@@ -47,20 +44,8 @@ class AuditPlanOperator(AuditOperator):
         with server_errors():
             request = AuditRequest.parse(params, context["dag_run"].run_id)
             conn_id = params.get("qserv_conn_id") or QservHook.default_conn_name
-            run = RunContext(
-                owner=self.claimant(context),
-                conn_id=conn_id,
-                state_of=self.state_of(context),
-                claim_timeout=config.integer("claim_timeout"),
-                rows_per_task=config.integer("rows_per_task"),
-                memory=config.task_memory(),
-                open_folder=staging.former_folder,
-            )
-            plan = steps.plan_audit(QservHook(conn_id).servers, request, folder, run)
-        return [
-            {"token": plan.token, "group": number, "label": group_label(group)}
-            for number, group in enumerate(plan.groups)
-        ]
+            plan = steps.plan_audit(QservHook(conn_id).servers, request, folder, self.run_context(context, conn_id))
+        return groups_to_map(plan)
 
 
 class AuditExtractOperator(AuditOperator):

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_reindex import config
 from airflow_reindex.core.claims import Owner
-from airflow_reindex.core.failures import ReindexError, TransientError, detail
+from airflow_reindex.core.failures import ReindexError, TransientError, truncate_detail
 from airflow_reindex.core.report import Report, Status
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import TASKS
@@ -88,7 +88,7 @@ def airflow_errors() -> Iterator[None]:
         raise
     except ReindexError as error:
         # Raised deliberately: the message is complete, and a second traceback would bury it.
-        raise AirflowFailException(detail(error)) from None
+        raise AirflowFailException(truncate_detail(error)) from None
 
 
 def skip_dry_run(folder: Folder) -> None:

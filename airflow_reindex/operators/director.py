@@ -11,7 +11,7 @@ import MySQLdb
 from airflow.sdk import Asset, AssetAlias
 
 from airflow_reindex import config
-from airflow_reindex.core.failures import ReindexError, TransientError, detail
+from airflow_reindex.core.failures import ReindexError, TransientError, truncate_detail
 from airflow_reindex.core.report import Report
 from airflow_reindex.core.run_outcome import States, task_states
 from airflow_reindex.core.staging import Folder
@@ -66,7 +66,7 @@ def server_errors() -> Iterator[None]:
             yield
         except MySQLdb.Error as error:
             reason = mysql_reason(error)
-            raise TransientError(detail(reason.text), code=reason.code) from error
+            raise TransientError(truncate_detail(reason.text), code=reason.code) from error
 
 
 class DirectorIndexOperator(ReindexOperator):
@@ -83,6 +83,30 @@ class DirectorIndexOperator(ReindexOperator):
         """
         plan = records.read_plan(folder, token)
         return plan, QservHook(plan.conn_id).servers
+
+    def run_context(self, context: Context, conn_id: str, kept: Folder | None = None) -> RunContext:
+        """
+        The run as its planner needs it.
+
+        :param kept: as for :class:`RunContext`.
+        """
+        return RunContext(
+            owner=self.claimant(context),
+            conn_id=conn_id,
+            state_of=self.state_of(context),
+            claim_timeout=config.integer("claim_timeout"),
+            rows_per_task=config.integer("rows_per_task"),
+            memory=config.task_memory(),
+            open_folder=staging.former_folder,
+            kept=kept,
+        )
+
+
+def groups_to_map(plan: Plan) -> list[dict[str, Any]]:
+    """``{"token", "group", "label"}`` of each group of a plan's chunks, for mapping."""
+    return [
+        {"token": plan.token, "group": number, "label": group_label(group)} for number, group in enumerate(plan.groups)
+    ]
 
 
 class PlanOperator(DirectorIndexOperator):
@@ -115,7 +139,8 @@ class PlanOperator(DirectorIndexOperator):
             request = BuildRequest.parse(params)
             conn_id = self.qserv_conn_id or params.get("qserv_conn_id") or QservHook.default_conn_name
             hook = QservHook(conn_id)
-            plan, figures = make_plan(hook.servers, request, folder, self._run(context, conn_id, request))
+            run = self.run_context(context, conn_id, staging.kept_runs(conn_id, request.index_table))
+            plan, figures = make_plan(hook.servers, request, folder, run)
             record.token = plan.token
             record.rows = int(str(figures["rows"]))
             record.result = {"dry_run": request.dry_run, "chunks": plan.chunks, **figures}
@@ -123,22 +148,7 @@ class PlanOperator(DirectorIndexOperator):
             self.log.info("dry run: the checks passed, nothing was changed")
             return []
         remove_expired_folders(keep=folder)
-        return [
-            {"token": plan.token, "group": number, "label": group_label(group)}
-            for number, group in enumerate(plan.groups)
-        ]
-
-    def _run(self, context: Context, conn_id: str, request: BuildRequest) -> RunContext:
-        return RunContext(
-            owner=self.claimant(context),
-            conn_id=conn_id,
-            state_of=self.state_of(context),
-            claim_timeout=config.integer("claim_timeout"),
-            rows_per_task=config.integer("rows_per_task"),
-            memory=config.task_memory(),
-            open_folder=staging.former_folder,
-            kept=staging.kept_runs(conn_id, request.index_table),
-        )
+        return groups_to_map(plan)
 
 
 class ExtractOperator(DirectorIndexOperator):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from airflow_reindex.core.failures import DETAIL_LIMIT, Code, Reason, detail
+from airflow_reindex.core.failures import DETAIL_LIMIT, Code, Reason, truncate_detail
 from airflow_reindex.core.report import QUOTED_FAILURES, Report, Status, error_map
 from airflow_reindex.core.run_account import RunAccount
 from airflow_reindex.core.run_outcome import States, first_error, lost, phases
@@ -51,7 +51,7 @@ def make_report(folder: Folder, run_id: str, states: Mapping[str, States], sourc
     why = why or Reason(Code.OTHER, "the run did not come to its end")
     return Report(
         status=Status.DONE if done else Status.FAILED,
-        detail="" if done else detail(why.text),
+        detail="" if done else truncate_detail(why.text),
         code="" if done else why.code,
         total=total,
         count=total - failed,
@@ -101,7 +101,7 @@ def _undone(
     record = next((r for r in records if (r.task, r.index) == ("reindex", window.number)), None)
     said = record.error if record and record.ended_at else ""
     state = states["reindex"].get(window.number, "none")
-    message = f"{UNDONE}: {detail(said or lost('reindex', window.number, state))}"
+    message = f"{UNDONE}: {truncate_detail(said or lost('reindex', window.number, state))}"
     if len(message) > DETAIL_LIMIT:
         message = f"{UNDONE}: …{message[len(UNDONE) + 3 - DETAIL_LIMIT :]}"
     for object_id in planned_items(folder, window.number):

@@ -19,8 +19,8 @@ from airflow_reindex.core.failures import (
     RequestError,
     SpaceError,
     TransientError,
-    detail,
     reason_of,
+    truncate_detail,
 )
 from airflow_reindex.core.staging import DiskFullError
 
@@ -47,16 +47,16 @@ def test_a_conflict_is_a_refusal_and_the_others_are_not() -> None:
     ],
 )
 def test_detail(error: BaseException | str, expected: str) -> None:
-    assert detail(error) == expected
+    assert truncate_detail(error) == expected
 
 
 @pytest.mark.parametrize("length", [DETAIL_LIMIT - 1, DETAIL_LIMIT])
 def test_a_short_detail_is_whole(length: int) -> None:
-    assert detail("x" * length) == "x" * length
+    assert truncate_detail("x" * length) == "x" * length
 
 
 def test_a_long_detail_keeps_its_end() -> None:
-    text = detail("begin" + "x" * DETAIL_LIMIT + "the end")
+    text = truncate_detail("begin" + "x" * DETAIL_LIMIT + "the end")
     assert len(text) == DETAIL_LIMIT
     assert text.startswith("…x")
     assert text.endswith("the end")
@@ -154,7 +154,7 @@ def test_an_unexpected_error_has_type_and_traceback(depth: int) -> None:
 def test_a_long_message_leaves_room_for_type_and_traceback() -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the text is what follows
         raise ValueError("m" * 5_000)
-    text = detail(caught.value)
+    text = truncate_detail(caught.value)
     assert "\nValueError: …mmm" in text
     assert "raise ValueError" in text
 
@@ -162,7 +162,7 @@ def test_a_long_message_leaves_room_for_type_and_traceback() -> None:
 def test_what_caused_an_unexpected_error_is_not_quoted() -> None:
     error = KeyError("name")
     error.__cause__ = ValueError("password hunter2")
-    assert detail(error) == "KeyError: 'name'"
+    assert truncate_detail(error) == "KeyError: 'name'"
 
 
 def test_a_full_disk_that_nobody_expected() -> None:

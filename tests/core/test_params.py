@@ -8,7 +8,7 @@ import pytest
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.params import whole_number
-from airflow_reindex.director.model.limits import DESKS, LEAST_RATE, Limits
+from airflow_reindex.director.model.limits import LEAST_RATE, MAX_CONNECTIONS, Limits
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_nonsense_is_refused_with_its_name(given: Any) -> None:
         ({"max_rows_per_second": LEAST_RATE}, Limits(LEAST_RATE, 0)),
         ({"max_rows_per_second": "200000", "max_connections": "3"}, Limits(200_000, 3)),
         ({"max_connections": 1}, Limits(0, 1)),
-        ({"max_connections": DESKS}, Limits(0, DESKS)),
+        ({"max_connections": MAX_CONNECTIONS}, Limits(0, MAX_CONNECTIONS)),
     ],
 )
 def test_limits(params: dict[str, Any], limits: Limits) -> None:
@@ -47,5 +47,5 @@ def test_a_rate_at_which_a_transaction_would_not_end_is_refused() -> None:
 
 
 def test_more_connections_than_anybody_counts_are_refused() -> None:
-    with pytest.raises(RequestError, match=rf"max_connections takes 0 \(no limit\) or at most {DESKS}"):
-        Limits.parse({"max_connections": DESKS + 1})
+    with pytest.raises(RequestError, match=rf"max_connections takes 0 \(no limit\) or at most {MAX_CONNECTIONS}"):
+        Limits.parse({"max_connections": MAX_CONNECTIONS + 1})

@@ -16,12 +16,13 @@ from airflow_reindex.core.failures import DataError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.coordination.throttle import Watch
 from airflow_reindex.director.extract import extractor
-from airflow_reindex.director.extract.extractor import Extractor, WorkerReader, stream
+from airflow_reindex.director.extract.extractor import Extractor, stream
 from airflow_reindex.director.extract.run_buffer import RunBuffer
 from airflow_reindex.director.model.runs import RUNS, accounted, manifests, read_part
-from airflow_reindex.director.mysql import binary_protocol
+from airflow_reindex.director.mysql import binary_protocol, integer_reader
 from airflow_reindex.director.mysql.binary_protocol import UnsupportedResultError, Wire, usable
-from airflow_reindex.director.mysql.client import Connection, query
+from airflow_reindex.director.mysql.client import Connection, connected, query
+from airflow_reindex.director.mysql.integer_reader import IntegerReader
 from airflow_reindex.director.mysql.tuples import as_rows, within
 from airflow_reindex.director.mysql.types import Checksum
 from sandbox.servers.cluster import Sandbox
@@ -136,13 +137,20 @@ def extracted(server: MariaDBServer, folder: Folder) -> tuple[extractor.Outcome,
     return outcome, sum(len(piece) for name in names for piece in read_part(folder, name, None, None))
 
 
-def test_socket_and_driver_give_the_same(chunk: MariaDBServer) -> None:
+def reading(connect: Any) -> IntegerReader:
+    """A reader of a server, connected."""
+    reader = IntegerReader(lambda: connected(connect))
+    assert reader.connection
+    return reader
+
+
+def test_socket_and_driver_give_the_same(chunk: MariaDBServer, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
-    for fast in (True, False):
-        source = WorkerReader.open(chunk.connect, fast=fast)
-        assert (source.wire is not None) == fast
-        found.append([row for some in stream(source, make_plan(), 2) for row in tuples(some)])
-        source.close()
+    for by_socket in (True, False):
+        monkeypatch.setattr(integer_reader, "usable", lambda _, answer=by_socket: answer)
+        with contextlib.closing(reading(chunk.connect)) as reader:
+            assert (reader._wire is not None) == by_socket
+            found.append([row for some in stream(reader, make_plan(), 2) for row in tuples(some)])
     assert found[0] == found[1]
     assert len(found[0]) == 30_000
 
@@ -184,7 +192,7 @@ def test_values_out_of_range_are_told(chunk: MariaDBServer, tmp_path: Any) -> No
 def test_a_connection_that_dies_is_the_drivers_error(chunk: MariaDBServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(binary_protocol, "_BUFFER_BYTES", 4096)
     run_sql(chunk, "CREATE TABLE lsst.Object_3 SELECT seq AS objectId, 1 AS subChunkId FROM mysql.seq_1_to_900000")
-    source = WorkerReader.open(chunk.connect)
+    source = reading(chunk.connect)
     answer = stream(source, make_plan(), 3)
     next(answer)
     chunk_id = source.connection.thread_id()
@@ -199,8 +207,8 @@ def test_a_protocol_that_is_not_known_is_left_to_the_driver(
 ) -> None:
     # As a server answers a client library that has agreed to send attributes with each query.
     monkeypatch.setattr(binary_protocol, "_QUERY", 0x7F)
-    source = WorkerReader.open(chunk.connect)
-    assert source.wire is None
+    source = reading(chunk.connect)
+    assert source._wire is None
     assert sum(len(rows) for rows in stream(source, make_plan(), 1)) == 30_000
     source.close()
 
@@ -284,8 +292,8 @@ def test_a_network_that_breaks_is_a_lost_connection_and_a_replica_takes_over(
 
     folder, chunks = Folder.at(str(tmp_path)), [planned(1, "w1", "w2"), planned(2, "w2", "w1")]
     with cut_off(chunk.port, after) as port:
-        source = WorkerReader.open(lambda: connect(port))
-        assert source.wire is not None
+        source = reading(lambda: connect(port))
+        assert source._wire is not None
         with pytest.raises(MySQLdb.OperationalError, match="Lost connection") as caught:
             list(stream(source, make_plan(), 1))
         assert caught.value.args[0] == 2013

@@ -19,14 +19,16 @@ from airflow_reindex.core.failures import ClaimLostError, DataError, SpaceError,
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.coordination.throttle import Watch
 from airflow_reindex.director.extract import extractor, run_buffer
-from airflow_reindex.director.extract.extractor import Extractor, WorkerReader, stream, unaccounted
+from airflow_reindex.director.extract.extractor import Extractor, stream, unaccounted
 from airflow_reindex.director.extract.run_buffer import RunBuffer, layout
 from airflow_reindex.director.extract.task import missing_chunks
 from airflow_reindex.director.model import runs
 from airflow_reindex.director.model.inventory import TableInfo
 from airflow_reindex.director.model.plan import Plan
 from airflow_reindex.director.model.runs import RUNS, StagedChunk, accounted, manifests, read_part
+from airflow_reindex.director.mysql import client, integer_reader
 from airflow_reindex.director.mysql.client import is_transient
+from airflow_reindex.director.mysql.integer_reader import IntegerReader
 from airflow_reindex.director.mysql.tuples import as_rows
 from airflow_reindex.director.mysql.types import Checksum, IntegerType, Rows
 from tests.core.samples import TOKEN, Row, examples, make_plan, manifest, planned, rows_of, staged, tuples
@@ -327,8 +329,8 @@ class Cursor(Connection):
 @pytest.fixture
 def tables(monkeypatch: pytest.MonkeyPatch) -> Tables:
     """Two workers that both have chunks 1 to 4, of 35 rows each."""
-    monkeypatch.setattr(extractor, "FETCH_ROWS", 10)
-    monkeypatch.setattr(extractor, "prepare", lambda connection: connection)
+    monkeypatch.setattr(integer_reader, "FETCH_ROWS", 10)
+    monkeypatch.setattr(client, "prepare", lambda connection: connection)
     monkeypatch.setattr(extractor, "present_figures", lambda _: None)
     monkeypatch.setattr(extractor, "table_info", lambda connection, _, chunk: connection.tables.info(connection, chunk))
     made = Tables()
@@ -441,12 +443,12 @@ def test_columns_that_are_no_integers_are_refused(tables: Tables, types: tuple[i
     tables.types = types
     connection = tables.connect("w1")
     with pytest.raises(DataError, match=r"column '.*' of table 'Object_1' is not an integer column"):
-        list(stream(WorkerReader(connection), make_plan(), 1))
+        list(stream(IntegerReader(lambda: connection), make_plan(), 1))
     assert connection.cursors == 0
 
 
 def test_a_stream_gives_batches(tables: Tables) -> None:
-    batches: list[Rows] = list(stream(WorkerReader(tables.connect("w1")), make_plan(), 2))
+    batches: list[Rows] = list(stream(IntegerReader(lambda: tables.connect("w1")), make_plan(), 2))
     assert [len(batch) for batch in batches] == [10, 10, 10, 5]
     assert [row for batch in batches for row in tuples(batch)] == truth(2)
 

@@ -175,7 +175,7 @@ def test_a_group_that_fails_is_not_read_again_and_again_by_a_task_that_waits(
     monkeypatch.setattr(extractor, "stream", stream)
     with ExitStack() as stack:
         for _ in range(run.servers.worker_connections):
-            assert GroupScheduler(stack.enter_context(session(run.servers.czar)), "other build", 4).admit(
+            assert GroupScheduler(stack.enter_context(session(run.servers.czar)), "other build", 4).acquire_slot(
                 own[0].workers[0]
             )
         task = threading.Thread(target=run.extract, args=(0,), daemon=True)
@@ -204,7 +204,7 @@ def test_a_task_whose_group_another_one_has_read_has_nothing_to_do(
     reads = count_reads(monkeypatch)
     with ExitStack() as stack:
         for _ in range(run.servers.worker_connections):
-            assert GroupScheduler(stack.enter_context(session(run.servers.czar)), "other", 4).admit(
+            assert GroupScheduler(stack.enter_context(session(run.servers.czar)), "other", 4).acquire_slot(
                 plan.groups[0][0].workers[0]
             )
         task = threading.Thread(target=run.extract, args=(0,), daemon=True)
@@ -266,7 +266,7 @@ def test_a_lost_claim_ends_the_wait_for_a_worker(
     with ExitStack() as stack:
         for worker in run.servers.workers:
             for _ in range(run.servers.worker_connections):
-                assert GroupScheduler(stack.enter_context(session(run.servers.czar)), "other", 4).admit(worker)
+                assert GroupScheduler(stack.enter_context(session(run.servers.czar)), "other", 4).acquire_slot(worker)
         task = threading.Thread(target=wait, daemon=True)
         task.start()
         task.join(timeout=0.5)

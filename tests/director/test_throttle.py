@@ -1,4 +1,4 @@
-"""Limits that change while a build runs, seats among those who work, and connections to workers."""
+"""Limits that change while a build runs, slots of those who work, and connections to workers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from airflow_reindex.core.claims import Keeper
 from airflow_reindex.core.failures import ClaimLostError, ConflictError, RequestError
 from airflow_reindex.director import steps
 from airflow_reindex.director.coordination import claim, throttle
+from airflow_reindex.director.coordination.index_build import IndexBuild
 from airflow_reindex.director.coordination.scheduler import GroupScheduler
-from airflow_reindex.director.coordination.throttle import Desk, Pace, Watch, working
+from airflow_reindex.director.coordination.throttle import ConnectionSlots, Pace, Watch
 from airflow_reindex.director.extract import extractor, task
-from airflow_reindex.director.load.loader import markers
 from airflow_reindex.director.model.limits import Limits
 from airflow_reindex.director.model.records import read_plan, read_split
 from airflow_reindex.director.model.request import BuildRequest
@@ -44,25 +44,25 @@ def two(sandbox: Sandbox) -> Iterator[tuple[Connection, Connection]]:
             connection.close()
 
 
-def test_seats_are_counted_and_come_free(two: tuple[Connection, Connection]) -> None:
-    one, other = Desk(two[0], "mark"), Desk(two[1], "mark")
-    assert one.take(1)
-    assert one.take(1)
-    assert not other.take(1)
-    assert other.take(2)
-    assert working(two[0], "mark") == 2
-    assert not other.take(1), "who sits too far back has to leave when there are fewer seats"
-    one.leave()
-    assert other.take(1)
+def test_slots_are_counted_and_come_free(two: tuple[Connection, Connection]) -> None:
+    one, other = ConnectionSlots(two[0], "mark"), ConnectionSlots(two[1], "mark")
+    assert one.acquire(1)
+    assert one.acquire(1)
+    assert not other.acquire(1)
+    assert other.acquire(2)
+    assert one.count() == 2
+    assert not other.acquire(1), "a slot beyond the limit is released"
+    one.release()
+    assert other.acquire(1)
     two[1].close()
-    assert one.take(1), "a connection that is gone holds no seat"
-    assert working(two[0], "another mark") == 0
+    assert one.acquire(1), "a connection that is gone holds no slot"
+    assert ConnectionSlots(two[0], "another mark").count() == 0
 
 
 def test_a_worker_is_asked_for_so_many_connections(two: tuple[Connection, Connection]) -> None:
     one, other = GroupScheduler(two[0], "token", 1), GroupScheduler(two[1], "token", 1)
     assert one.begin(1, "w1")
-    assert one.admit("w1")
+    assert one.acquire_slot("w1")
     assert not other.begin(1, "w2"), "the group is being read"
     assert not other.begin(2, "w1"), "the worker has no connection to spare"
     assert other.begin(2, "w2")
@@ -103,7 +103,7 @@ def loaded(run: Build) -> int:
     """Rows that are committed."""
     split = read_split(run.folder)
     with session(run.servers.czar) as czar:
-        done = markers(czar, run.servers.tables(run.request), run.plan_made.token, split.build)
+        done = IndexBuild(czar, run.servers.tables(run.request), run.plan_made.token, split.build).markers()
     return sum(found.rows for found in done.values())
 
 

@@ -12,8 +12,7 @@ import pytest
 
 from airflow_reindex.core.failures import DataError
 from airflow_reindex.core.report import Status
-from airflow_reindex.director.extract import extractor
-from airflow_reindex.director.mysql import session_settings
+from airflow_reindex.director.mysql import integer_reader, session_settings
 from airflow_reindex.director.mysql.binary_protocol import usable
 from airflow_reindex.director.mysql.client import query, session
 from sandbox.catalog.catalog import CatalogSummary, truth
@@ -160,7 +159,7 @@ class TestProxies:
         engine: str,
         fast: bool,
     ) -> None:
-        monkeypatch.setattr(extractor, "usable", lambda connection: fast and usable(connection))
+        monkeypatch.setattr(integer_reader, "usable", lambda connection: fast and usable(connection))
         chunk = max(sky.row_counts, key=lambda number: sky.row_counts[number])
         worker, rows = worker_of(sky, chunk), sky.row_counts[chunk]
         change(sandbox, sky, chunk, "ALTER TABLE {table} ENGINE=" + engine)

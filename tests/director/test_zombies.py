@@ -12,7 +12,8 @@ import pytest
 
 from airflow_reindex.core.failures import ClaimLostError, ReindexError
 from airflow_reindex.director import steps
-from airflow_reindex.director.coordination import claim
+from airflow_reindex.director.coordination import claim, index_build
+from airflow_reindex.director.coordination.index_build import IndexBuild
 from airflow_reindex.director.extract import extractor
 from airflow_reindex.director.load import loader
 from airflow_reindex.director.model import split
@@ -20,7 +21,7 @@ from airflow_reindex.director.model.records import read_plan, read_split
 from airflow_reindex.director.model.runs import manifests
 from airflow_reindex.director.model.split import RunFiles
 from airflow_reindex.director.mysql import client
-from airflow_reindex.director.publish import proof, publish
+from airflow_reindex.director.publish import proof
 from sandbox.catalog.catalog import CatalogSummary
 from sandbox.servers.cluster import Sandbox
 from tests.director.claims import assert_published, before_first_call, claim_row, claims, finish, finish_whole, wait_for
@@ -97,7 +98,7 @@ class TestZombies:
         first, second = runs
         first.plan()
         first.extract_all()
-        before_first_call(monkeypatch, steps, "create_tables", second.plan)
+        before_first_call(monkeypatch, IndexBuild, "create", second.plan)
         with pytest.raises(ClaimLostError):
             first.split()
         assert second.working_tables() == claims(second)
@@ -172,7 +173,7 @@ class TestZombies:
         def freeze() -> None:
             # Its machine has vanished from the network, or was suspended: the server hears nothing more.
             with client.session(first.servers.czar) as connection, client.transaction(connection):
-                claim.fence(connection, first.servers.tables(first.request), first.plan_made.token)
+                IndexBuild(connection, first.servers.tables(first.request), first.plan_made.token).fence()
                 finish_whole(second)
 
         with pytest.raises(MySQLdb.OperationalError) as caught:
@@ -189,7 +190,7 @@ class TestZombies:
         first.to_load()
         first.load_all()
         old = live_state(first)
-        before_first_call(monkeypatch, proof if moment == "verify" else steps, moment, second.plan)
+        before_first_call(monkeypatch, proof if moment == "verify" else IndexBuild, moment, second.plan)
         with pytest.raises(ClaimLostError):
             first.publish()
         assert live_state(first)[:2] == old[:2]
@@ -217,7 +218,7 @@ class TestZombies:
                 states.append(live_state(first))
             return client.execute(connection, text, args)
 
-        monkeypatch.setattr(publish, "execute", execute)
+        monkeypatch.setattr(index_build, "execute", execute)
         with pytest.raises(ClaimLostError):
             first.publish()
         # The statement was sent as it stood, and moved nothing.

@@ -28,7 +28,7 @@ BUILD = {
     "extract": ("extract", 0, "airflow_reindex.director.extract.extractor:stream", 3),
     "split": ("split", None, "airflow_reindex.director.steps:write_split", 1),
     "load": ("load", 0, "airflow_reindex.director.load.loader:load_file", 1),
-    "publish": ("publish", None, "airflow_reindex.director.steps:swap", 1),
+    "publish": ("publish", None, "airflow_reindex.director.coordination.index_build:IndexBuild.swap", 1),
 }
 #: The tasks of a build before each task.
 BEFORE = ("plan", "extract_all", "split", "load_all", "publish")
@@ -113,7 +113,7 @@ def test_build_cancelled_after_its_swap(sky: Changing, runs: tuple[Build, Build]
     first, second = runs
     up_to(first, "publish")
     old = sky.proof()
-    with HeldTask(first, "publish", at="airflow_reindex.director.steps:tidy") as task:
+    with HeldTask(first, "publish", at="airflow_reindex.director.coordination.index_build:IndexBuild.tidy") as task:
         task.wait().cancel()
     new = sky.proof()
     assert new != old
@@ -129,7 +129,7 @@ def test_publish_that_ends_before_it_is_killed(sky: Changing, runs: tuple[Build,
     # Between SIGTERM and SIGKILL there are some seconds.
     first, second = runs
     up_to(first, "publish")
-    with HeldTask(first, "publish", at="airflow_reindex.director.steps:swap") as task:
+    with HeldTask(first, "publish", at="airflow_reindex.director.coordination.index_build:IndexBuild.swap") as task:
         task.wait().tell()
         task.release()
         assert task.result() == ""

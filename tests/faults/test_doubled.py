@@ -27,12 +27,13 @@ from tests.vectors.harness import NEW, OLD
 
 SPEC = CatalogSpec(database="sky_doubled", rows=8_000, chunks=12, empty_chunks=0)
 DIRECTOR, VECTORS = "airflow_reindex.director", "airflow_reindex.vectors"
+BUILD = f"{DIRECTOR}.coordination.index_build:IndexBuild"
 #: Where a task of a build falls asleep: the task, its map index, the moment.
 ASLEEP = {
     "extract": ("extract", 0, f"{DIRECTOR}.extract.extractor:stream"),
-    "split": ("split", None, f"{DIRECTOR}.steps:create_tables"),
+    "split": ("split", None, f"{BUILD}.create"),
     "load": ("load", 0, f"{DIRECTOR}.load.loader:write_text"),
-    "publish": ("publish", None, f"{DIRECTOR}.steps:swap"),
+    "publish": ("publish", None, f"{BUILD}.swap"),
 }
 #: Where a task of a reindex does.
 ASLEEP_MOVING = {
@@ -101,7 +102,7 @@ def test_split_delivered_twice(sky: Changing, build: Callable[..., Build]) -> No
     run = build()
     run.plan()
     run.extract_all()
-    with HeldTask(run, "split", at=f"{DIRECTOR}.steps:create_tables") as one:
+    with HeldTask(run, "split", at=f"{BUILD}.create") as one:
         one.wait()
         run.split()
         run.load(0)
@@ -133,13 +134,13 @@ def test_load_delivered_twice(sky: Changing, build: Callable[..., Build]) -> Non
     assert_done(sky, run)
 
 
-@pytest.mark.parametrize("moment", ["proving:verify", "steps:swap"])
+@pytest.mark.parametrize("moment", [f"{DIRECTOR}.publish.proof:verify", f"{BUILD}.swap"])
 def test_publish_delivered_twice(sky: Changing, build: Callable[..., Build], moment: str) -> None:
     run = build()
     run.to_load()
     run.load_all()
     with ExitStack() as stack:
-        one = stack.enter_context(HeldTask(run, "publish", at=f"{DIRECTOR}.{moment}")).wait()
+        one = stack.enter_context(HeldTask(run, "publish", at=moment)).wait()
         other = stack.enter_context(HeldTask(run, "publish"))
         assert other.result() == ""
         new = sky.proof()

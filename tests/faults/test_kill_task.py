@@ -150,7 +150,7 @@ def test_killed_helper_gives_back_what_it_held(
     with ExitStack() as stack:
         # The worker of the task's own group has no connection to spare, so that it reads the other group.
         for _ in range(run.servers.worker_connections):
-            assert GroupScheduler(stack.enter_context(session(run.servers.czar)), plan.token, 4).admit(own)
+            assert GroupScheduler(stack.enter_context(session(run.servers.czar)), plan.token, 4).acquire_slot(own)
         czar = stack.enter_context(session(run.servers.czar))
         helper = TaskProcess(run, "extract", 0)
         helper.begin()

@@ -13,7 +13,7 @@ from airflow_reindex.director import steps
 from airflow_reindex.director.extract import extractor
 from airflow_reindex.director.load.merge import Merger
 from airflow_reindex.director.model.split import KeyRange, RunFiles
-from airflow_reindex.director.mysql import binary_protocol
+from airflow_reindex.director.mysql import binary_protocol, integer_reader
 from airflow_reindex.director.mysql.types import Checksum, Rows
 from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, generate, truth
 from sandbox.servers.cluster import Sandbox
@@ -83,10 +83,10 @@ def kill_while_streaming(
 def test_worker_killed_in_mid_chunk(
     sky: CatalogSummary, shaky: Sandbox, shaky_build: Callable[..., Build], monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(extractor, "FETCH_ROWS", BATCH_ROWS)
+    monkeypatch.setattr(integer_reader, "FETCH_ROWS", BATCH_ROWS)
     monkeypatch.setattr(binary_protocol, "_BUFFER_BYTES", 18 * BATCH_ROWS)
     if way == "driver":
-        monkeypatch.setattr(extractor, "usable", lambda _: False)
+        monkeypatch.setattr(integer_reader, "usable", lambda _: False)
     run = shaky_build(sky.spec.database)
     # Parts of the large chunk have been written when its worker dies.
     run.rows_in_memory = 2 * BATCH_ROWS

@@ -15,10 +15,11 @@ import psycopg
 import pytest
 
 from airflow_reindex.core.failures import RequestError, TransientError
-from airflow_reindex.director.coordination import claim
+from airflow_reindex.director.coordination import index_build
+from airflow_reindex.director.coordination.index_build import IndexBuild
 from airflow_reindex.director.extract import extractor
+from airflow_reindex.director.mysql import client, integer_reader
 from airflow_reindex.director.mysql.client import Timeouts, execute, is_transient, query
-from airflow_reindex.director.publish import publish
 from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.vectors.stores.pgvector import connector
 from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, generate, truth
@@ -137,7 +138,7 @@ def test_worker_out_of_reach(
     run: Build, network: Network, fault: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if way == "driver":
-        monkeypatch.setattr(extractor, "usable", lambda _: False)
+        monkeypatch.setattr(integer_reader, "usable", lambda _: False)
     plan = run.plan()
     mine = next(i for i, chunks in enumerate(plan.groups) if chunks[0].workers == (WORKER,))
     planned = [chunk.chunk for chunk in plan.groups[mine]]
@@ -201,7 +202,7 @@ def test_czar_out_of_reach_while_publishing(
 ) -> None:
     run.to_load()
     run.load_all()
-    strike_at(monkeypatch, publish, "checksum", lambda: FAULTS[fault](network.czar, 100))
+    strike_at(monkeypatch, IndexBuild, "checksum", lambda: FAULTS[fault](network.czar, 100))
     fails(run, network, run.publish)
     assert run.publish().rows == SPEC.rows
     assert_done(run)
@@ -221,12 +222,12 @@ def test_answers_get_lost_while_publishing(
             network.czar.freeze(answers_only=True)
         return execute(connection, sql, *values)
 
-    for module in (publish, claim):
+    for module in (index_build, client):
         monkeypatch.setattr(module, "execute", lose)
     fails(run, network, run.publish)
     # Readers have the new index already when nobody knows that it was swapped in.
     assert len(run.index()[0]) == SPEC.rows
-    for module in (publish, claim):
+    for module in (index_build, client):
         monkeypatch.setattr(module, "execute", execute)
     assert run.publish().rows == SPEC.rows
     assert_done(run)

@@ -160,7 +160,13 @@ def test_killed_around_the_swap(run: Build, shaky: Sandbox, shaky_build: Factory
         run = fresh(shaky, shaky_build, f"run{number}")
         run.to_load()
         run.load_all()
-        struck += strike(run, "publish", at="airflow_reindex.director.steps:swap", seconds=0.003, chance=chance)
+        struck += strike(
+            run,
+            "publish",
+            at="airflow_reindex.director.coordination.index_build:IndexBuild.swap",
+            seconds=0.003,
+            chance=chance,
+        )
         seen.append(readers_see(run))
         finish(run)
     note(f"{struck} of {kills} kills struck; readers then saw {seen}")

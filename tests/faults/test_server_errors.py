@@ -12,15 +12,14 @@ import MySQLdb
 import pytest
 
 from airflow_reindex.core.failures import ClaimLostError, DataError, TransientError
-from airflow_reindex.director import steps
 from airflow_reindex.director.coordination import claim
+from airflow_reindex.director.coordination.index_build import IndexBuild
 from airflow_reindex.director.coordination.scheduler import GroupScheduler
 from airflow_reindex.director.extract import extractor
 from airflow_reindex.director.load import loader
 from airflow_reindex.director.model.tables import IndexTables
-from airflow_reindex.director.mysql import client, session_settings
+from airflow_reindex.director.mysql import client, integer_reader, session_settings
 from airflow_reindex.director.mysql.client import describe, is_transient, session, transaction
-from airflow_reindex.director.publish import publish
 from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, generate, truth
 from sandbox.servers.cluster import Sandbox
 from sandbox.servers.servers import MariaDBServer
@@ -228,7 +227,7 @@ def test_czar_without_a_connection_to_spare(run: Build, shaky: Sandbox) -> None:
 @pytest.mark.usefixtures("one_group_a_worker")
 def test_killed_connection_to_a_worker(run: Build, shaky: Sandbox, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     if way == "driver":
-        monkeypatch.setattr(extractor, "usable", lambda _: False)
+        monkeypatch.setattr(integer_reader, "usable", lambda _: False)
     plan = run.plan()
     mine = group_of(run, WORKER)
     before_first_call(monkeypatch, extractor, "stream", lambda: kill_one(shaky.workers[WORKER]))
@@ -253,11 +252,11 @@ def test_killed_connections_to_the_czar(run: Build, shaky: Sandbox, monkeypatch:
     assert any(f"errno: {number}" in told for number in (2006, 2013, 1927)), told
     assert run_sql(shaky.czar, f"SELECT COUNT(*) FROM {working_table(run, 'slices')}") == [(0,)]
     run.load_all()
-    before_first_call(monkeypatch, publish, "checksum", lambda: kill_one(shaky.czar))
+    before_first_call(monkeypatch, IndexBuild, "checksum", lambda: kill_one(shaky.czar))
     fails(run.publish)
-    before_first_call(monkeypatch, steps, "swap", lambda: kill_one(shaky.czar))
+    before_first_call(monkeypatch, IndexBuild, "swap", lambda: kill_one(shaky.czar))
     fails(run.publish)
-    before_first_call(monkeypatch, steps, "tidy", lambda: kill_one(shaky.czar))
+    before_first_call(monkeypatch, IndexBuild, "tidy", lambda: kill_one(shaky.czar))
     fails(run.publish)
     # It was swapped in by then.
     assert len(run.index()[0]) == SPEC.rows

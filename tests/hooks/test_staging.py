@@ -238,7 +238,7 @@ def test_a_task_of_a_large_run_asks_for_no_more(
         for worker in sandbox.workers:
             for _ in range(run.servers.worker_connections):
                 other = GroupScheduler(stack.enter_context(session(run.servers.czar)), "other build", 4)
-                assert other.admit(worker)
+                assert other.acquire_slot(worker)
         waiting = threading.Thread(target=run.extract, args=(2,), daemon=True)
         begin = len(store.requests)
         waiting.start()

@@ -6,6 +6,7 @@ import ipaddress
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from airflow_reindex.core.failures import RequestError
-from airflow_reindex.director.extract.extractor import WorkerReader, stream
+from airflow_reindex.director.extract.extractor import stream
 from airflow_reindex.director.model.servers import Servers
-from airflow_reindex.director.mysql.client import Connect, code_of, query, session
+from airflow_reindex.director.mysql.client import Connect, code_of, connected, query, session
+from airflow_reindex.director.mysql.integer_reader import IntegerReader
 from airflow_reindex.hooks.databases import database
 from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.hooks.queries import read_queries
@@ -182,10 +184,9 @@ def test_rows_are_read_whether_they_are_encrypted_or_not(
             MySQLdb.connect, host=HOST, port=server.port, user="root", passwd=server.passwords["root"], ssl={"ca": ca}
         )
     assert bool(cipher(connect)) == encrypted
-    source = WorkerReader.open(connect)
-    assert (source.wire is None) == encrypted, "only bytes in plain text can be read from the socket"
-    rows = [row for some in stream(source, make_plan(), 7) for row in tuples(some)]
-    source.close()
+    with closing(IntegerReader(lambda: connected(connect))) as reader:
+        rows = [row for some in stream(reader, make_plan(), 7) for row in tuples(some)]
+        assert (reader._wire is None) == encrypted, "only bytes in plain text can be read from the socket"
     assert rows == [(i, 7, i % 9) for i in range(1, 5_001)]
 
 

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from MySQLdb.cursors import SSCursor
 
 from airflow_reindex.core.failures import Code, DataError, RequestError
 from airflow_reindex.director.audit.differences import NO_CHUNK
-from airflow_reindex.director.extract.extractor import WorkerReader
 from airflow_reindex.director.model.plan import Plan
 from airflow_reindex.director.model.tables import IndexTables
-from airflow_reindex.director.mysql.binary_protocol import UnsupportedResultError
-from airflow_reindex.director.mysql.client import Connect, Connection, query
+from airflow_reindex.director.mysql.client import Connection, query
 from airflow_reindex.director.mysql.identifiers import quote
-from airflow_reindex.director.mysql.types import Rows
+from airflow_reindex.director.mysql.integer_reader import IntegerQuery, IntegerReader
+from airflow_reindex.director.mysql.types import IntegerType, Rows
 
 #: Keys per look-up.
 LOOK_UP_KEYS = 1_000
@@ -53,26 +48,10 @@ def state_of(connection: Connection, tables: IndexTables) -> IndexState:
 
 
 class IndexReader:
-    """
-    Reads rows of the index; a context manager.
+    """Reads rows of the index."""
 
-    Its readers raise :class:`UnsupportedResultError` for a NULL or a server's error; without ``fast`` the driver
-    names the cause.
-
-    :param fast: whether to read from the connection's socket, where possible.
-    """
-
-    def __init__(self, connect: Connect, plan: Plan, tables: IndexTables, *, fast: bool) -> None:
-        self._plan, self._tables = plan, tables
-        self._source = WorkerReader.open(connect, fast=fast)
-
-    def __enter__(self) -> IndexReader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._source.close()
+    def __init__(self, reader: IntegerReader, plan: Plan, tables: IndexTables) -> None:
+        self._reader, self._plan, self._tables = reader, plan, tables
 
     def window(self, low: int | None, high: int | None) -> Iterator[Rows]:
         """The rows with ``low <= key < high`` in key order, some at a time; ``None`` for no bound."""
@@ -94,29 +73,16 @@ class IndexReader:
 
     def _read(self, where: str) -> Iterator[Rows]:
         columns = f"{quote(self._plan.key_column)}, `chunkId`, `subChunkId`"
-        # Only numbers are written into it; the names are quoted.
-        statement = f"SELECT {columns} FROM {self._tables.live} WHERE {where}"  # noqa: S608 - names are quoted
-        if self._source.wire is not None:
-            for some in self._source.wire.stream(statement.replace("%%", "%")):
-                yield self._typed(*some)
-            return
-        cursor = self._source.connection.cursor(SSCursor)
-        try:
-            cursor.execute(statement, ())
-            while batch := cursor.fetchmany(50_000):
-                yield self._as_rows(batch)
-        finally:
-            cursor.close()
-
-    def _typed(self, key: npt.NDArray[Any], chunk: npt.NDArray[Any], sub_chunk: npt.NDArray[Any]) -> Rows:
-        kinds = (self._plan.key.dtype, np.dtype(np.int32), self._plan.sub_chunk.dtype)
-        columns = []
-        for values, kind in zip((key, chunk, sub_chunk), kinds, strict=True):
-            typed = values.astype(kind)
-            if not np.array_equal(typed, values):
-                raise UnsupportedResultError
-            columns.append(typed)
-        return Rows(*columns)
+        return self._reader.rows(
+            IntegerQuery(
+                # Only numbers are written into it; the names are quoted.
+                f"SELECT {columns} FROM {self._tables.live} WHERE {where}",  # noqa: S608 - names are quoted
+                self._tables.index,
+                (self._plan.key, IntegerType.parse("INT", "chunkId"), self._plan.sub_chunk),
+                Rows,
+                self._as_rows,
+            )
+        )
 
     def _as_rows(self, batch: Sequence[tuple[int, int | None, int | None]]) -> Rows:
         key, sub_chunk = self._plan.key, self._plan.sub_chunk

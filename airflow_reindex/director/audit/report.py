@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from airflow_reindex.core.failures import Code, Reason, detail
+from airflow_reindex.core.failures import Code, Reason, truncate_detail
 from airflow_reindex.core.report import QUOTED_FAILURES, Failure, Report, Status, error_map
 from airflow_reindex.core.run_account import RunAccount
 from airflow_reindex.core.run_outcome import States, first_error, lost, phases
@@ -45,13 +45,12 @@ def make_report(
     found = _differences(folder)
     failures = _failures(folder, plan, staged, mine, states, found)
     bad = len({failure.chunk for failure in failures})
-    audit = folder.read_json(AUDIT)
+    audit, compared = folder.read_json(AUDIT), sum(manifest.rows for manifest in staged)
     moved = present is not None and present.created != audit["index"]["created"]
     why = _verdict(found, failures, first_error(mine, states, STEPS), moved=moved)
-    compared = sum(manifest.rows for manifest in staged)
     report = Report(
         status=Status.FAILED if why else Status.DONE,
-        detail=detail(why.text) if why else "",
+        detail=truncate_detail(why.text) if why else "",
         code=why.code if why else "",
         total=plan.chunks,
         count=plan.chunks - min(bad, plan.chunks),
@@ -108,7 +107,7 @@ def _failures(
             table=table,
             worker=worker_of.get(chunk, NO_WORKER),
             chunk=chunk,
-            message=detail(message),
+            message=truncate_detail(message),
             kind=Code.INDEX_DIFFERS,
         )
         for chunk, message in found.messages().items()
@@ -122,7 +121,7 @@ def _failures(
                 table=table,
                 worker=chunk.workers[0],
                 chunk=chunk.chunk,
-                message=detail(lost("extract", number, states["extract"].get(number, "none"))),
+                message=truncate_detail(lost("extract", number, states["extract"].get(number, "none"))),
                 kind=Code.LOST_TASK,
             )
             for chunk in group

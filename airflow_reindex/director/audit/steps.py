@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from uuid import uuid4
 
 import MySQLdb
@@ -13,7 +15,6 @@ import numpy as np
 from airflow_reindex.core.memory import rows_that_fit
 from airflow_reindex.core.progress import Progress
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.task_records import TASKS
 from airflow_reindex.director.audit import multiset_diff
 from airflow_reindex.director.audit.comparison import Comparison
 from airflow_reindex.director.audit.differences import SURPLUS, Differences
@@ -21,31 +22,29 @@ from airflow_reindex.director.audit.index import IndexReader, state_of
 from airflow_reindex.director.audit.multiset_diff import MultisetDiff, Scope
 from airflow_reindex.director.audit.request import AuditRequest
 from airflow_reindex.director.coordination.throttle import Watch
-from airflow_reindex.director.extract import run_buffer
 from airflow_reindex.director.extract.extractor import Outcome
-from airflow_reindex.director.extract.task import Extraction, missing_chunks
 from airflow_reindex.director.load import merge
 from airflow_reindex.director.load.merge import Merger
 from airflow_reindex.director.model.catalog import DirectorTable
 from airflow_reindex.director.model.inventory import Inventory
 from airflow_reindex.director.model.plan import Plan
 from airflow_reindex.director.model.records import (
-    read_group,
     read_groups,
     read_source,
     read_split,
     recorded,
+    remove_earlier,
     write_plan,
     write_split,
 )
-from airflow_reindex.director.model.runs import RUNS, accounted, manifests
+from airflow_reindex.director.model.runs import RUNS
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.model.split import KeyRange, RunFiles, Split, key_type, make_split
-from airflow_reindex.director.mysql.binary_protocol import UnsupportedResultError
-from airflow_reindex.director.mysql.client import NO_SUCH_TABLE, code_of, query, session
+from airflow_reindex.director.mysql.client import NO_SUCH_TABLE, code_of, connected, query, session
 from airflow_reindex.director.mysql.identifiers import quote
+from airflow_reindex.director.mysql.integer_reader import IntegerReader
 from airflow_reindex.director.planning.planning import RunContext, describe_table, draft_plan
-from airflow_reindex.director.steps import raise_for_failures, staged_runs
+from airflow_reindex.director.steps import stage_group, staged_runs
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +66,7 @@ def plan_audit(servers: Servers, request: AuditRequest, folder: Folder, run: Run
         state = state_of(czar, tables)
         chosen = _sampled(table, inventories, request)
         plan = draft_plan(servers, request.index, run, chosen, inventories, token=uuid4().hex[:16])
-        for name in (AUDIT, DIFFERENCES, RUNS, *(n for n in folder.names() if n.startswith("groups-"))):
-            folder.remove(name)
-        for name in folder.names(TASKS):
-            if not name.startswith("plan-"):
-                folder.remove(f"{TASKS}/{name}")
+        remove_earlier(folder, AUDIT, DIFFERENCES, RUNS)
         write_plan(folder, plan)
         sampled = len(chosen.placement) < len(table.placement)
         folder.write_json(
@@ -102,23 +97,10 @@ def _sampled(table: DirectorTable, inventories: Inventory, request: AuditRequest
 
 
 def extract_group(servers: Servers, folder: Folder, plan: Plan, group: int, memory: int) -> Outcome:
-    """
-    Stage the chunks of one group, as a build does, but without a claim.
-
-    :param memory: bytes that the task may take.
-    :raises TransientError: when chunks failed, and a retry may help.
-    :raises DataError: when chunks failed for good.
-    """
-    with recorded(folder, "extract", group, plan.token) as record:
-        todo = missing_chunks(read_group(folder, plan, group), accounted(manifests(folder, group), plan.token))
-        watch = Watch()
-        watch.set(plan.request.limits, max(1, servers.worker_connections))
-        extraction = Extraction(servers, folder, plan, rows_that_fit(memory, run_buffer.BYTES_PER_ROW))
-        outcome = extraction.run(group, todo, watch)
-        record.rows, record.failures = outcome.rows, outcome.failures
-        record.result = {"chunks": outcome.chunks, "bytes": outcome.bytes}
-        raise_for_failures(outcome, len(todo))
-    return outcome
+    """Stage the chunks of one group, as a build does, but without a claim."""
+    watch = Watch()
+    watch.set(plan.request.limits, max(1, servers.worker_connections))
+    return stage_group(servers, folder, plan, group, memory, nullcontext(watch))
 
 
 def split_audit(servers: Servers, folder: Folder, plan: Plan, rows_per_task: int) -> Split:
@@ -146,20 +128,18 @@ def compare_range(servers: Servers, folder: Folder, plan: Plan, number: int, mem
         rows = rows_that_fit(memory, merge.BYTES_PER_ROW + multiset_diff.BYTES_PER_ROW)
         progress = Progress(log.info, f"compare {key_range.label}", key_range.rows)
 
-        def compare(*, fast: bool) -> Comparison:
-            with IndexReader(servers.czar, plan, servers.tables(plan.request), fast=fast) as reader:
-                comparison = Comparison(reader, MultisetDiff(scope, rows), progress.add)
-                pieces = (piece.rows for piece in Merger(folder, read_source(folder), rows).pieces(key_range))
-                if sampled:
-                    comparison.some(pieces)
-                else:
-                    comparison.all(pieces, key_range.slices())
+        def compare() -> Comparison:
+            index = IndexReader(reader, plan, servers.tables(plan.request))
+            comparison = Comparison(index, MultisetDiff(scope, rows), progress.add)
+            pieces = (piece.rows for piece in Merger(folder, read_source(folder), rows).pieces(key_range))
+            if sampled:
+                comparison.some(pieces)
+            else:
+                comparison.all(pieces, key_range.slices())
             return comparison
 
-        try:
-            done = compare(fast=True)
-        except UnsupportedResultError:
-            done = compare(fast=False)
+        with closing(IntegerReader(lambda: connected(servers.czar))) as reader:
+            done = reader.complete(compare)
         found = done.differences
         progress.finish(", ".join(f"{count} {kind}" for kind, count in found.totals().items()))
         folder.write_json(f"{DIFFERENCES}/{number:04d}.json", found.as_dict())
@@ -178,14 +158,15 @@ def probe(servers: Servers, plan: Plan, seed: int) -> Differences:
     """Look up some rows of the index, chosen by the seed, in their chunk tables; returns those that are not there."""
     tables, random = servers.tables(plan.request), np.random.default_rng(seed)
     result = Differences()
-    with IndexReader(servers.czar, plan, tables, fast=False) as reader, session(servers.czar) as czar:
-        key = quote(plan.key_column)
-        low, high = query(czar, f"SELECT MIN({key}), MAX({key}) FROM {tables.live}")[0]  # noqa: S608 - names are quoted
+    with closing(IntegerReader(lambda: connected(servers.czar))) as reader:
+        index, key = IndexReader(reader, plan, tables), quote(plan.key_column)
+        low, high = query(reader.connection, f"SELECT MIN({key}), MAX({key}) FROM {tables.live}")[0]  # noqa: S608 - names are quoted
         if low is None:
             return result
         kind = key_type(int(high))
         for _ in range(BLOCKS):
-            rows = reader.block(int(random.integers(low, high, dtype=kind, endpoint=True)), BLOCK_ROWS)
+            start = int(random.integers(low, high, dtype=kind, endpoint=True))
+            rows = reader.complete(partial(index.block, start, BLOCK_ROWS))
             for chunk in np.unique(rows.chunk).tolist():
                 some = rows.take(rows.chunk == chunk)
                 there = _keys_in_chunk(servers, plan, chunk, some.key.tolist())

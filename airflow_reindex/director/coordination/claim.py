@@ -12,7 +12,7 @@ import MySQLdb
 
 from airflow_reindex.core.claims import Keeper, Owner
 from airflow_reindex.core.failures import ClaimLostError, ConflictError, TransientError
-from airflow_reindex.director.coordination.throttle import Watch, working
+from airflow_reindex.director.coordination.throttle import ConnectionSlots, Watch
 from airflow_reindex.director.model.limits import Limits
 from airflow_reindex.director.model.tables import IndexTables
 from airflow_reindex.director.mysql.client import (
@@ -21,6 +21,7 @@ from airflow_reindex.director.mysql.client import (
     Connect,
     Connection,
     code_of,
+    drop_table,
     execute,
     hang_up,
     prepare,
@@ -29,6 +30,7 @@ from airflow_reindex.director.mysql.client import (
     transaction,
 )
 from airflow_reindex.director.mysql.identifiers import quote
+from airflow_reindex.director.mysql.locks import try_lock, unlock
 
 #: Seconds between two heartbeats; changed limits take effect within the same time.
 BEAT_SECONDS = 2.0
@@ -189,33 +191,8 @@ def sweep(connection: Connection, tables: IndexTables, keep: str) -> list[str]:
     """
     names = sweepable(connection, tables, keep)
     for name in names:
-        drop(connection, quote(tables.work, name))
+        drop_table(connection, quote(tables.work, name))
     return names
-
-
-def drop(connection: Connection, table: str) -> None:
-    """Drop a table by its quoted name; no error when it is missing."""
-    try:
-        execute(connection, f"DROP TABLE {table}")
-    except MySQLdb.Error as error:
-        if code_of(error) not in (1051, NO_SUCH_TABLE):
-            raise
-
-
-def fence(connection: Connection, tables: IndexTables, token: str) -> None:
-    """
-    Hold the claim for the rest of the open transaction: its table cannot be renamed until the commit.
-
-    :raises ClaimLostError: when another run has taken over.
-    """
-    try:
-        rows = query(connection, f"SELECT 1 FROM {tables.sql('claim', token)}")  # noqa: S608 - names are quoted
-    except MySQLdb.Error as error:
-        if code_of(error) == NO_SUCH_TABLE:
-            raise lost(tables) from error
-        raise
-    if not rows:
-        raise lost(tables)
 
 
 def lost(tables: IndexTables) -> ClaimLostError:
@@ -259,7 +236,8 @@ class _ClaimHeartbeat:
             return
         rows = query(connection, f"SELECT rows_per_second, connections FROM {self._tables.sql('claim', self._token)}")  # noqa: S608 - names are quoted
         for rate, connections in rows:
-            self.watch.set(Limits(int(rate), int(connections)), working(connection, self._tables.mark) if rate else 1)
+            working = ConnectionSlots(connection, self._tables.mark).count() if rate else 1
+            self.watch.set(Limits(int(rate), int(connections)), working)
 
     def close(self) -> None:
         """Close the connection; one with a statement under way ends with the process."""
@@ -320,9 +298,9 @@ def _rename_claim(connection: Connection, tables: IndexTables, old: str, new: st
 @contextmanager
 def _gate(connection: Connection, tables: IndexTables) -> Iterator[None]:
     name = f"airflow_reindex.{tables.mark}"
-    if query(connection, "SELECT GET_LOCK(%s, %s)", (name, GATE_SECONDS)) != [(1,)]:
+    if not try_lock(connection, name, GATE_SECONDS):
         raise TransientError(f"another run is claiming index '{tables.database}.{tables.index}' right now: try again")
     try:
         yield
     finally:
-        query(connection, "SELECT RELEASE_LOCK(%s)", (name,))
+        unlock(connection, name)

@@ -10,7 +10,7 @@ from contextlib import suppress
 import MySQLdb
 
 from airflow_reindex.director.mysql.client import Connection, execute, query
-from airflow_reindex.director.mysql.locks import try_lock, unlock
+from airflow_reindex.director.mysql.locks import LockSemaphore, try_lock, unlock
 
 #: Seconds after which the server closes the session of a task that sends nothing, such as one whose network is cut: a
 #: retry would wait for its locks. Longer than a worker may take to answer, as a task sends nothing to the czar while it
@@ -31,7 +31,7 @@ class GroupScheduler:
 
     def __init__(self, connection: Connection, token: str, most: int) -> None:
         self._connection, self._token, self._most = connection, token, most
-        self._seat: tuple[str, str] | None = None
+        self._slots: dict[str, LockSemaphore] = {}
         self._said = time.monotonic()
         execute(connection, f"SET SESSION wait_timeout = {SILENT_SECONDS}")
 
@@ -44,7 +44,7 @@ class GroupScheduler:
         with suppress(MySQLdb.Error):
             query(self._connection, "SELECT 1")
 
-    def admit(self, worker: str) -> bool:
+    def acquire_slot(self, worker: str) -> bool:
         """
         Acquire a slot for a connection to a worker, or keep the one held.
 
@@ -52,35 +52,27 @@ class GroupScheduler:
 
         :returns: whether the connection may be made now.
         """
-        if self._seat is not None and self._seat[0] == worker:
-            return True
-        self._leave()
-        mark = hashlib.sha256(worker.encode()).hexdigest()[:12]
-        for seat in range(self._most):
-            name = f"airflow_reindex.worker.{mark}.{seat}"
-            if try_lock(self._connection, name):
-                self._seat = worker, name
-                return True
-        return False
+        for other in self._slots.keys() - {worker}:
+            self._slots[other].release()
+        if worker not in self._slots:
+            mark = hashlib.sha256(worker.encode()).hexdigest()[:12]
+            self._slots[worker] = LockSemaphore(self._connection, f"airflow_reindex.worker.{mark}", self._most)
+        return self._slots[worker].acquire()
 
     def begin(self, group: int, worker: str) -> bool:
         """Begin to read a group; false when another task reads it, or its worker has no free slot."""
         if not try_lock(self._connection, self._group(group)):
             return False
-        if self.admit(worker):
+        if self.acquire_slot(worker):
             return True
         unlock(self._connection, self._group(group))
         return False
 
     def end(self, group: int) -> None:
         """Release a group that was read, and the worker's slot; no connection to a worker is open any more."""
-        self._leave()
+        for slots in self._slots.values():
+            slots.release()
         unlock(self._connection, self._group(group))
-
-    def _leave(self) -> None:
-        seat, self._seat = self._seat, None
-        if seat is not None:
-            unlock(self._connection, seat[1])
 
     def _group(self, group: int) -> str:
         return f"airflow_reindex.{self._token}.group.{group}"

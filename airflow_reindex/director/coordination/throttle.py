@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 
 from airflow_reindex.core.claims import Keeper
-from airflow_reindex.director.model.limits import DESKS, Limits
-from airflow_reindex.director.mysql.client import Connection, query
-from airflow_reindex.director.mysql.locks import try_lock, unlock
+from airflow_reindex.director.model.limits import MAX_CONNECTIONS, Limits
+from airflow_reindex.director.mysql.client import Connection
+from airflow_reindex.director.mysql.locks import LockSemaphore
 
 #: Seconds of one throttled piece of work: readers notice long bursts.
 BLOCK_SECONDS = 0.002
@@ -95,36 +95,12 @@ class Pace:
         return self._owed / share if share else 0.0
 
 
-class Desk:
-    """A slot of a server-wide semaphore of those who work at a build: a named lock, released with its connection."""
+class ConnectionSlots(LockSemaphore):
+    """The slots of the connections that work at a build; without a limit one works when all are taken, too."""
 
     def __init__(self, connection: Connection, mark: str) -> None:
-        self._connection, self._mark = connection, mark
-        self._seat: int | None = None
+        super().__init__(connection, f"airflow_reindex.{mark}.slot", MAX_CONNECTIONS)
 
-    def take(self, most: int) -> bool:
-        """Acquire one of ``most`` slots (0 for no limit), or keep the one held; returns whether this task may work."""
-        if self._seat is not None and (not most or self._seat < most):
-            return True
-        self.leave()
-        for seat in range(most or DESKS):
-            if try_lock(self._connection, _desk(self._mark, seat)):
-                self._seat = seat
-                return True
-        return not most
-
-    def leave(self) -> None:
-        """Release the slot."""
-        seat, self._seat = self._seat, None
-        if seat is not None:
-            unlock(self._connection, _desk(self._mark, seat))
-
-
-def working(connection: Connection, mark: str) -> int:
-    """The number of tasks that work at a build: the slots that are taken."""
-    taken = " + ".join(["(IS_USED_LOCK(%s) IS NOT NULL)"] * DESKS)
-    return int(query(connection, f"SELECT {taken}", [_desk(mark, seat) for seat in range(DESKS)])[0][0])
-
-
-def _desk(mark: str, seat: int) -> str:
-    return f"airflow_reindex.{mark}.desk.{seat}"
+    def acquire(self, limit: int | None = None) -> bool:
+        """Acquire one of ``limit`` slots (0: no limit), or keep the one held; returns whether it may work."""
+        return super().acquire(limit or None) or not limit

@@ -10,7 +10,7 @@ import MySQLdb
 
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.coordination.scheduler import GroupScheduler, next_group
-from airflow_reindex.director.coordination.throttle import LOOK_SECONDS, Desk, Watch
+from airflow_reindex.director.coordination.throttle import LOOK_SECONDS, ConnectionSlots, Watch
 from airflow_reindex.director.extract.extractor import Extractor, Outcome
 from airflow_reindex.director.extract.run_buffer import RunBuffer
 from airflow_reindex.director.model.plan import Plan, PlannedChunk
@@ -40,9 +40,8 @@ class Extraction:
         :returns: the outcome of the own group.
         """
         with session(self._servers.czar) as czar:
-            desk = Desk(czar, self._servers.tables(self._plan.request).mark)
             scheduler = GroupScheduler(czar, self._plan.token, self._servers.worker_connections)
-            desk.take(0)
+            ConnectionSlots(czar, self._servers.tables(self._plan.request).mark).acquire()
             watch.beside(scheduler.stay)
             while todo:
                 group = next_group(own, self._plan.first_workers, self._untouched, scheduler)
@@ -60,26 +59,28 @@ class Extraction:
         return Outcome()
 
     def _read(self, group: int, chunks: Sequence[PlannedChunk], scheduler: GroupScheduler, watch: Watch) -> Outcome:
-        def admit(worker: str) -> None:
-            while not scheduler.admit(worker):
+        def acquire_slot(worker: str) -> None:
+            while not scheduler.acquire_slot(worker):
                 watch.wait(LOOK_SECONDS)
 
         outcome = Outcome()
         try:
-            outcome = self._once(group, chunks, watch, admit)
+            outcome = self._once(group, chunks, watch, acquire_slot)
             left = self._missing(group, chunks)
             if left and not outcome.failures:
                 # The same task was delivered twice, and the two deliveries cut their runs differently.
-                outcome = self._once(group, left, watch, admit)
+                outcome = self._once(group, left, watch, acquire_slot)
         finally:
             # A broken session has released its locks; the user must see the chunks that failed.
             with suppress(*([MySQLdb.Error] if outcome.failures else [])):
                 scheduler.end(group)
         return outcome
 
-    def _once(self, group: int, chunks: Sequence[PlannedChunk], watch: Watch, admit: Callable[[str], None]) -> Outcome:
+    def _once(
+        self, group: int, chunks: Sequence[PlannedChunk], watch: Watch, acquire_slot: Callable[[str], None]
+    ) -> Outcome:
         with RunBuffer(self._folder, self._plan, group, self._capacity) as buffer:
-            return Extractor(self._plan, self._servers.workers, buffer, watch, admit).run(chunks)
+            return Extractor(self._plan, self._servers.workers, buffer, watch, acquire_slot).run(chunks)
 
     def _missing(self, group: int, chunks: Sequence[PlannedChunk]) -> list[PlannedChunk]:
         return missing_chunks(chunks, accounted(manifests(self._folder, group), self._plan.token))

@@ -14,24 +14,15 @@ import MySQLdb
 
 from airflow_reindex.core.failures import Code, DataError
 from airflow_reindex.core.progress import Progress
-from airflow_reindex.director.coordination.claim import fence, lost
-from airflow_reindex.director.coordination.throttle import LOOK_SECONDS, Desk, Pace, Watch
+from airflow_reindex.director.coordination.claim import lost
+from airflow_reindex.director.coordination.index_build import IndexBuild
+from airflow_reindex.director.coordination.throttle import LOOK_SECONDS, ConnectionSlots, Pace, Watch
 from airflow_reindex.director.load.duplicates import Duplicates
 from airflow_reindex.director.load.merge import Merger
 from airflow_reindex.director.model.plan import Plan
 from airflow_reindex.director.model.split import KeyRange
-from airflow_reindex.director.model.tables import IndexTables
 from airflow_reindex.director.mysql.bulk_load import BulkLoadTransport, explain_load_error, load_file, write_text
-from airflow_reindex.director.mysql.client import (
-    DUPLICATE_KEY,
-    NO_SUCH_TABLE,
-    TABLE_EXISTS,
-    Connection,
-    code_of,
-    execute,
-    query,
-    transaction,
-)
+from airflow_reindex.director.mysql.client import DUPLICATE_KEY, NO_SUCH_TABLE, code_of, execute, transaction
 from airflow_reindex.director.mysql.disk_space import ServerDiskSpace
 from airflow_reindex.director.mysql.session_settings import TRANSACTION_IDLE_SECONDS
 from airflow_reindex.director.mysql.types import Checksum, Rows
@@ -52,48 +43,6 @@ class Loaded:
     rows: int = 0
     new_rows: int = 0
     duplicates: dict[int, str] = field(default_factory=dict)
-
-
-def create_tables(connection: Connection, tables: IndexTables, token: str, build: str, definition: str) -> None:
-    """Create the shadow table and the table of its markers; existing ones stay, with what was loaded."""
-    markers = (
-        "(`range` INT NOT NULL, slice INT NOT NULL, `rows` BIGINT UNSIGNED NOT NULL, `keys` BIGINT UNSIGNED NOT NULL, "
-        "mix BIGINT UNSIGNED NOT NULL, total BIGINT UNSIGNED NOT NULL, loaded_at DATETIME(6) NOT NULL, "
-        "PRIMARY KEY (`range`, slice)) ENGINE=InnoDB"
-    )
-    there = {
-        row[0]
-        for row in query(
-            connection, "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s", (tables.work,)
-        )
-    }
-    for kind, columns in (("shadow", definition), ("slices", markers)):
-        if tables.name(kind, token, build) in there:
-            continue
-        try:
-            execute(connection, f"CREATE TABLE {tables.sql(kind, token, build)} {columns}")
-        except MySQLdb.Error as error:
-            # The same task was delivered twice.
-            if code_of(error) != TABLE_EXISTS:
-                raise
-
-
-def markers(connection: Connection, tables: IndexTables, token: str, build: str) -> dict[tuple[int, int], Checksum]:
-    """
-    The checksums of the loaded slices, by range and slice number.
-
-    :raises ClaimLostError: when the table of markers is gone.
-    """
-    try:
-        rows = query(
-            connection,
-            f"SELECT `range`, slice, `rows`, `keys`, mix, total FROM {tables.sql('slices', token, build)}",  # noqa: S608 - names are quoted
-        )
-    except MySQLdb.Error as error:
-        if code_of(error) == NO_SUCH_TABLE:
-            raise lost(tables) from error
-        raise
-    return {(int(number), int(piece)): Checksum(*map(int, sums)) for number, piece, *sums in rows}
 
 
 class _DuplicatesError(Exception):
@@ -119,24 +68,22 @@ class RangeLoader:
     """
     Loads one key range.
 
-    :param connection: to the czar's server, made with ``local_infile`` where the inbox is local.
+    :param build: over a connection made with ``local_infile`` where the inbox is local.
     :param data_dir: as for :class:`ServerDiskSpace`.
     """
 
     def __init__(
         self,
-        connection: Connection,
+        build: IndexBuild,
         plan: Plan,
-        tables: IndexTables,
-        build: str,
         inbox: BulkLoadTransport,
         watch: Watch,
         data_dir: str | None = None,
     ) -> None:
-        self._connection, self._plan, self._tables, self._build = connection, plan, tables, build
+        self._build, self._connection, self._plan = build, build.czar, plan
         self._inbox, self._watch, self._pace = inbox, watch, Pace(watch)
-        self._room = ServerDiskSpace(connection, data_dir)
-        self._desk = Desk(connection, tables.mark)
+        self._room = ServerDiskSpace(build.czar, data_dir)
+        self._slots = ConnectionSlots(build.czar, build.tables.mark)
         self._duplicates = Duplicates()
         self._done: Mapping[tuple[int, int], Checksum] = {}
 
@@ -152,7 +99,7 @@ class RangeLoader:
         :raises DataError: when the server would have changed or skipped rows.
         :raises SpaceError: when there is no space for the next file.
         """
-        self._done = markers(self._connection, self._tables, self._plan.token, self._build)
+        self._done = self._build.markers()
         result, slices = Loaded(), len(key_range.bounds) - 1
         progress = Progress(log.info, f"load {key_range.label}", key_range.rows)
         with self._inbox.place() as folder, Prefetcher(self._texts(folder, merger, key_range)) as texts:
@@ -168,7 +115,8 @@ class RangeLoader:
 
     def _texts(self, folder: Path, merger: Merger, key_range: KeyRange) -> Iterator[LoadFile]:
         """Write the files of a range; runs in a thread of its own, one file ahead of the load."""
-        stem = f"reindex-{self._tables.mark}-{self._plan.token}-{self._build}-{key_range.number}"
+        build = self._build
+        stem = f"reindex-{build.tables.mark}-{build.token}-{build.split}-{key_range.number}"
         number = 0
         for piece in merger.pieces(key_range):
             if self._plan.unique:
@@ -185,7 +133,7 @@ class RangeLoader:
 
     def _slice(self, key_range: int, texts: Iterator[LoadFile]) -> tuple[int, int]:
         """Load a slice; returns the number of rows loaded now, and of all its rows."""
-        while not self._desk.take(self._watch.limits.connections):
+        while not self._slots.acquire(self._watch.limits.connections):
             self._watch.wait(LOOK_SECONDS)
         self._watch.check()
         first = next(texts)
@@ -207,10 +155,10 @@ class RangeLoader:
             return 0, _total(everything).rows
         except MySQLdb.Error as error:
             if code_of(error) == NO_SUCH_TABLE:
-                raise lost(self._tables) from error
-            if code_of(error) == DUPLICATE_KEY and (total := first.checksum + _total(texts)) == self._now_known(
-                key_range, first.slice
-            ):
+                raise lost(self._build.tables) from error
+            if code_of(error) == DUPLICATE_KEY and (
+                total := first.checksum + _total(texts)
+            ) == self._build.markers().get((key_range, first.slice)):
                 # The same task was delivered twice, and the other delivery has loaded the slice.
                 return 0, total.rows
             explained = explain_load_error(error, local=self._inbox.local)
@@ -220,16 +168,10 @@ class RangeLoader:
         self._pace.add(0)
         return total.rows, total.rows
 
-    def _now_known(self, key_range: int, number: int) -> Checksum | None:
-        done = markers(self._connection, self._tables, self._plan.token, self._build)
-        return done.get((key_range, number))
-
     def _load(self, key_range: int, number: int, texts: Iterator[LoadFile]) -> Checksum:
-        shadow = self._tables.sql("shadow", self._plan.token, self._build)
-        slices = self._tables.sql("slices", self._plan.token, self._build)
-        total = Checksum()
+        slices, total = self._build.slices, Checksum()
         with transaction(self._connection):
-            fence(self._connection, self._tables, self._plan.token)
+            self._build.fence()
             # First of all: a second delivery of this task waits here.
             execute(
                 self._connection,
@@ -239,7 +181,9 @@ class RangeLoader:
             for text in texts:
                 if text.path is None:
                     raise _DuplicatesError
-                affected = load_file(self._connection, self._inbox, text.path, shadow, self._plan.key_column)
+                affected = load_file(
+                    self._connection, self._inbox, text.path, self._build.shadow, self._plan.key_column
+                )
                 _unlink(text)
                 if affected != text.checksum.rows:
                     raise DataError(

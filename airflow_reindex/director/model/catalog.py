@@ -62,8 +62,36 @@ def from_replication(connection: Connection, schema: str, request: BuildRequest)
 
     :raises RequestError: with the message of Qserv's own service, where it has one.
     """
+    configured_key, unique = _configured_key(connection, schema, request)
+    key = request.director_key or configured_key
+    if not key:
+        raise RequestError(
+            f"director table has not been properly configured in database '{request.database}': no director key",
+            code=Code.NO_DIRECTOR_KEY,
+        )
+    types = dict(
+        query(
+            connection,
+            f"SELECT col_name, col_type FROM {quote(schema, 'config_database_table_schema')} "  # noqa: S608 - names are quoted
+            "WHERE BINARY `database` = %s AND BINARY `table` = %s ORDER BY col_position",
+            (request.database, request.director_table),
+        )
+    )
+    if not types:
+        raise RequestError(
+            f"no schema found for director table '{request.director_table}' of database '{request.database}'",
+            code=Code.NO_SCHEMA,
+        )
+    return DirectorTable(
+        *_columns(types, str(key), request),
+        unique=unique if request.unique_primary_key is None else request.unique_primary_key,
+        placement=_placement(connection, schema, request),
+    )
+
+
+def _configured_key(connection: Connection, schema: str, request: BuildRequest) -> tuple[str | None, bool]:
+    """The configured key column of a published director table, and whether its keys are unique."""
     database, table = request.database, request.director_table
-    where = (database, table)
     if not _matching(query(connection, f"SELECT `database` FROM {quote(schema, 'config_database')}"), database):  # noqa: S608 - names are quoted
         raise RequestError(
             f"no such database '{database}' in the replication system's configuration ('{schema}').",
@@ -73,7 +101,7 @@ def from_replication(connection: Connection, schema: str, request: BuildRequest)
         connection,
         "SELECT `table`, is_partitioned, director_table, director_key, unique_primary_key, is_published "  # noqa: S608 - names are quoted
         f"FROM {quote(schema, 'config_database_table')} WHERE BINARY `database` = %s AND BINARY `table` = %s",
-        where,
+        (database, table),
     )
     if not rows:
         raise RequestError(f"no such table '{table}' found in the database '{database}'.", code=Code.UNKNOWN_TABLE)
@@ -87,29 +115,7 @@ def from_replication(connection: Connection, schema: str, request: BuildRequest)
         raise RequestError(
             f"the director table '{table}' of the database '{database}' is not published.", code=Code.UNPUBLISHED_TABLE
         )
-    key = request.director_key or configured_key
-    if not key:
-        raise RequestError(
-            f"director table has not been properly configured in database '{database}': no director key",
-            code=Code.NO_DIRECTOR_KEY,
-        )
-    types = dict(
-        query(
-            connection,
-            f"SELECT col_name, col_type FROM {quote(schema, 'config_database_table_schema')} "  # noqa: S608 - names are quoted
-            "WHERE BINARY `database` = %s AND BINARY `table` = %s ORDER BY col_position",
-            where,
-        )
-    )
-    if not types:
-        raise RequestError(
-            f"no schema found for director table '{table}' of database '{database}'", code=Code.NO_SCHEMA
-        )
-    return DirectorTable(
-        *_columns(types, str(key), request),
-        unique=bool(unique) if request.unique_primary_key is None else request.unique_primary_key,
-        placement=_placement(connection, schema, request),
-    )
+    return configured_key, bool(unique)
 
 
 def from_scan(inventories: Inventory, columns: Mapping[str, str], request: BuildRequest) -> DirectorTable:

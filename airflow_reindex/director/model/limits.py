@@ -9,8 +9,8 @@ from typing import Any
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.params import whole_number
 
-#: Slots of the semaphore of working tasks; without a limit a task works without a slot when all are taken.
-DESKS = 64
+#: Slots of the semaphore of working connections; without a limit one works without a slot when all are taken.
+MAX_CONNECTIONS = 64
 
 
 #: A slice is one transaction, in which the claim cannot change hands, so it must not take too long.
@@ -41,6 +41,6 @@ class Limits:
         if 0 < rate < LEAST_RATE:
             raise RequestError(f"the parameter max_rows_per_second takes 0 (no limit) or at least {LEAST_RATE}.")
         connections = whole_number(params.get("max_connections"), "max_connections")
-        if connections > DESKS:
-            raise RequestError(f"the parameter max_connections takes 0 (no limit) or at most {DESKS}.")
+        if connections > MAX_CONNECTIONS:
+            raise RequestError(f"the parameter max_connections takes 0 (no limit) or at most {MAX_CONNECTIONS}.")
         return cls(rate, connections)

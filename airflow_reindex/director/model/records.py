@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from airflow_reindex.core import task_records
 from airflow_reindex.core.failures import Code, ReindexError
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.task_records import PLAN, plan_value
+from airflow_reindex.core.task_records import PLAN, TASKS, plan_value
 from airflow_reindex.director.model.plan import Plan, PlannedChunk, group_as_list, group_from_list
 from airflow_reindex.director.model.split import RunFiles, Split
 from airflow_reindex.director.mysql.client import mysql_reason
@@ -33,6 +33,16 @@ def write_plan(folder: Folder, plan: Plan) -> None:
 def groups_file(token: str) -> str:
     """The name of the file with a plan's groups, in the run's folder."""
     return f"groups-{token}.ndjson"
+
+
+def remove_earlier(folder: Folder, *names: str) -> None:
+    """Remove what an earlier plan of the run has left: these files, its groups, and the records of later tasks."""
+    for name in (*names, *(name for name in folder.names() if name.startswith("groups-"))):
+        folder.remove(name)
+    for name in folder.names(TASKS):
+        # A record that another delivery of this task is just writing has a dot before its name.
+        if not name.lstrip(".").startswith("plan-"):
+            folder.remove(f"{TASKS}/{name}")
 
 
 def read_plan(folder: Folder, token: str | None = None) -> Plan:

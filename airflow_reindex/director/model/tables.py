@@ -54,6 +54,14 @@ class IndexTables:
         """The index table's quoted, qualified name."""
         return quote(self.database, self.index)
 
+    @property
+    def exists_message(self) -> str:
+        """The message for an index that may not be replaced, in Qserv's words, and what to do."""
+        return (
+            f"Table '{self.index}' already exists in '{self.database}', errno: 1050. Use rebuild=1 to replace it: "
+            "readers keep the present index until the new one is complete."
+        )
+
 
 def ensure_work_database(connection: Connection, name: str) -> bool:
     """Create the working database where it is missing; returns whether this call created it."""

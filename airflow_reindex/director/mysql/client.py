@@ -30,6 +30,8 @@ Connect = Callable[[], Connection]
 #: connection killed. All client errors (2000 to 2099: cannot connect, gone, lost) are transient, too.
 TRANSIENT_CODES = frozenset({1040, 1053, 1077, 1152, 1159, 1160, 1161, 1184, 1203, 1205, 1213, 1317, 1927})
 NO_SUCH_TABLE = 1146
+#: What DROP TABLE says of a missing table.
+UNKNOWN_TABLE = 1051
 LOCK_WAIT = 1205
 DUPLICATE_KEY = 1062
 TABLE_EXISTS = 1050
@@ -206,18 +208,49 @@ def table_names(connection: Connection, database: str, prefix: str) -> list[str]
     return sorted(str(name) for (name,) in rows if str(name).startswith(prefix))
 
 
+def table_exists(connection: Connection, database: str, table: str) -> bool:
+    """Whether a database has a table or view of this name."""
+    return bool(
+        query(
+            connection,
+            "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
+            (database, table),
+        )
+    )
+
+
+def drop_table(connection: Connection, table: str) -> None:
+    """Drop a table by its quoted name; no error when it is missing."""
+    try:
+        execute(connection, f"DROP TABLE {table}")
+    except MySQLdb.Error as error:
+        if code_of(error) not in (UNKNOWN_TABLE, NO_SUCH_TABLE):
+            raise
+
+
 def hang_up(connection: Connection) -> None:
     """Close a connection, even if it is closed already: the driver's error would hide why the work on it has failed."""
     with suppress(MySQLdb.Error):
         connection.close()
 
 
-@contextmanager
-def session(connect: Connect) -> Iterator[Connection]:
-    """A prepared (:func:`prepare`) connection for a block of work, closed at its end."""
+def connected(connect: Connect) -> Connection:
+    """Open a prepared (:func:`prepare`) connection."""
     connection = connect()
     try:
-        yield prepare(connection)
+        return prepare(connection)
+    except BaseException:
+        # Otherwise the connection would stay open as long as the traceback is alive.
+        hang_up(connection)
+        raise
+
+
+@contextmanager
+def session(connect: Connect) -> Iterator[Connection]:
+    """A prepared connection for a block of work, closed at its end."""
+    connection = connected(connect)
+    try:
+        yield connection
     finally:
         hang_up(connection)
 

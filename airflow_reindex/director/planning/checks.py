@@ -12,12 +12,11 @@ import numpy as np
 from airflow_reindex.core.failures import Code, RequestError
 from airflow_reindex.core.progress import duration
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director.coordination.claim import drop
 from airflow_reindex.director.model.costs import FAST
 from airflow_reindex.director.model.runs import STAGED_BYTES
 from airflow_reindex.director.model.tables import IndexTables, ensure_work_database
 from airflow_reindex.director.mysql.bulk_load import BulkLoadTransport, explain_load_error, load_file, write_text
-from airflow_reindex.director.mysql.client import Connection, execute, query, table_names
+from airflow_reindex.director.mysql.client import Connection, drop_table, execute, query, table_names
 from airflow_reindex.director.mysql.disk_space import INDEX_BYTES
 from airflow_reindex.director.mysql.identifiers import quote
 from airflow_reindex.director.mysql.types import Rows
@@ -96,7 +95,7 @@ def probe_load(connection: Connection, tables: IndexTables, inbox: BulkLoadTrans
     except OSError as error:
         raise RequestError(f"'staging_dir' of the qserv connection cannot be written: {error}") from error
     finally:
-        drop(connection, probe)
+        drop_table(connection, probe)
         # Another plan may have claimed an index in it meanwhile.
         if created and leave_nothing and not table_names(connection, tables.work, ""):
             execute(connection, f"DROP DATABASE {quote(tables.work)}")

@@ -10,26 +10,26 @@ from airflow_reindex.core.claims import Contender, Owner
 from airflow_reindex.core.failures import Code, ConflictError, RequestError, SpaceError, TransientError
 from airflow_reindex.core.memory import rows_that_fit
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.task_records import REPORT, TASKS, drop_staged, is_run_folder, now
+from airflow_reindex.core.task_records import REPORT, drop_staged, is_run_folder, now
 from airflow_reindex.director.coordination import claim
+from airflow_reindex.director.coordination.index_build import IndexBuild
 from airflow_reindex.director.extract import run_buffer
 from airflow_reindex.director.load import merge
 from airflow_reindex.director.model import catalog, inventory
 from airflow_reindex.director.model.catalog import DirectorTable
 from airflow_reindex.director.model.inventory import Inventory, TableInfo
 from airflow_reindex.director.model.plan import Plan, assign, make_groups, row_group_rows
-from airflow_reindex.director.model.records import FILES, SPLIT, write_plan
+from airflow_reindex.director.model.records import FILES, SPLIT, remove_earlier, write_plan
 from airflow_reindex.director.model.request import BuildRequest
 from airflow_reindex.director.model.runs import RUNS, Manifest
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.model.tables import IndexTables, ensure_work_database
-from airflow_reindex.director.mysql.client import Connection, describe, session, transaction
+from airflow_reindex.director.mysql.client import Connection, describe, session, table_exists, transaction
 from airflow_reindex.director.mysql.disk_space import INDEX_BYTES, ServerDiskSpace
 from airflow_reindex.director.planning import checks
 from airflow_reindex.director.planning.completeness import check_complete, unlisted_notes
 from airflow_reindex.director.planning.reuse import reuse_runs
 from airflow_reindex.director.publish.changes import CHANGES
-from airflow_reindex.director.publish.publish import exists_message, table_exists
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def make_plan(
     with session(servers.czar) as czar:
         inventories, table = describe_table(czar, servers, request)
         if not request.rebuild and table_exists(czar, tables.database, tables.index):
-            raise ConflictError(exists_message(tables))
+            raise ConflictError(tables.exists_message)
         _respect(czar, tables, request, run)
         checks.check_privileges(czar, tables)
         checks.probe_load(czar, tables, inbox, leave_nothing=request.dry_run)
@@ -251,13 +251,8 @@ def _claim(
     plan = draft_plan(servers, request, run, table, inventories, token, adopted)
     # Of two deliveries of this task the later one has the claim: the earlier one must not overwrite its plan.
     with transaction(czar):
-        claim.fence(czar, tables, token)
-        for name in (SPLIT, FILES, REPORT, CHANGES, *(n for n in folder.names() if n.startswith("groups-"))):
-            folder.remove(name)
-        for name in folder.names(TASKS):
-            # A record that the other delivery is just writing has a dot before its name.
-            if not name.lstrip(".").startswith("plan-"):
-                folder.remove(f"{TASKS}/{name}")
+        IndexBuild(czar, tables, token).fence()
+        remove_earlier(folder, SPLIT, FILES, REPORT, CHANGES)
         write_plan(folder, plan)
     for source in sources[1:]:
         drop_staged(source)

@@ -6,14 +6,13 @@ import logging
 
 from airflow_reindex.core.failures import Code, TransientError
 from airflow_reindex.core.staging import Folder
+from airflow_reindex.director.coordination.index_build import IndexBuild
 from airflow_reindex.director.coordination.throttle import Watch
-from airflow_reindex.director.load.loader import markers
 from airflow_reindex.director.model.plan import Plan
 from airflow_reindex.director.model.request import ChangedChunks
 from airflow_reindex.director.model.runs import Manifest, named
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.model.split import Split
-from airflow_reindex.director.mysql.client import Connection
 from airflow_reindex.director.publish.changes import CHANGES, Change, Changes, find_changes, refuse_changes
 from airflow_reindex.director.publish.publish import verify
 from airflow_reindex.director.publish.rereading import Rereader
@@ -32,9 +31,9 @@ class Proof:
     """
 
     def __init__(
-        self, servers: Servers, czar: Connection, folder: Folder, plan: Plan, split: Split, capacity: int, watch: Watch
+        self, servers: Servers, build: IndexBuild, folder: Folder, plan: Plan, split: Split, capacity: int, watch: Watch
     ) -> None:
-        self._servers, self._czar, self._folder, self._plan, self._split = servers, czar, folder, plan, split
+        self._servers, self._build, self._folder, self._plan, self._split = servers, build, folder, plan, split
         self._capacity, self._watch = capacity, watch
         self._policy = plan.request.changed_chunks
 
@@ -82,14 +81,12 @@ class Proof:
     def _reread(self, changes: Changes, staged: list[Manifest]) -> list[Manifest]:
         log.info("%s: reading them again", changes.text)
         rereader = Rereader(
-            self._servers, self._czar, self._folder, self._plan, self._split, self._capacity, self._watch
+            self._servers, self._build, self._folder, self._plan, self._split, self._capacity, self._watch
         )
         return rereader.run(changes, staged)
 
     def _verified(self, staged: list[Manifest]) -> int:
-        tables, token, build = self._servers.tables(self._plan.request), self._plan.token, self._split.build
-        loaded = markers(self._czar, tables, token, build)
-        return verify(self._servers.czar, self._plan, tables, self._split, staged, loaded, self._watch)
+        return verify(self._servers.czar, self._build, self._plan.key_column, self._split, staged, self._watch)
 
     def _tell(self, changes: Changes) -> None:
         if changes.chunks and self._policy is ChangedChunks.WARN:

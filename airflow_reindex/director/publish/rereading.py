@@ -12,7 +12,7 @@ import numpy as np
 
 from airflow_reindex.core.failures import Code, DataError, TransientError
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director.coordination.claim import fence
+from airflow_reindex.director.coordination.index_build import IndexBuild
 from airflow_reindex.director.coordination.throttle import Pace, Watch
 from airflow_reindex.director.extract.extractor import Extractor
 from airflow_reindex.director.extract.run_buffer import RunBuffer
@@ -20,13 +20,11 @@ from airflow_reindex.director.model.plan import Plan, PlannedChunk
 from airflow_reindex.director.model.runs import Manifest, manifests, read_part
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.model.split import Split
-from airflow_reindex.director.model.tables import IndexTables
 from airflow_reindex.director.mysql.bulk_load import load_file, write_text
-from airflow_reindex.director.mysql.client import DUPLICATE_KEY, Connection, code_of, execute, transaction
+from airflow_reindex.director.mysql.client import DUPLICATE_KEY, code_of, execute, transaction
 from airflow_reindex.director.mysql.identifiers import quote
 from airflow_reindex.director.mysql.types import Rows
 from airflow_reindex.director.publish.changes import Changes
-from airflow_reindex.director.publish.publish import checksum
 
 log = logging.getLogger(__name__)
 
@@ -43,23 +41,22 @@ class Rereader:
     Each slice is a transaction, in which the changed chunks' rows are deleted, their present rows are loaded, and the
     marker gets the checksum of the result. Repeating it has the same effect.
 
-    :param czar: a connection to the czar's server, made with ``local_infile`` where the request asks for it.
+    :param build: over a connection made with ``local_infile`` where the request asks for it.
     :param capacity: rows in each of two buffers.
     """
 
     def __init__(
         self,
         servers: Servers,
-        czar: Connection,
+        build: IndexBuild,
         folder: Folder,
         plan: Plan,
         split: Split,
         capacity: int,
         watch: Watch,
     ) -> None:
-        self._servers, self._czar, self._folder, self._plan, self._split = servers, czar, folder, plan, split
+        self._servers, self._build, self._folder, self._plan, self._split = servers, build, folder, plan, split
         self._capacity, self._watch, self._pace = capacity, watch, Pace(watch)
-        self._tables: IndexTables = servers.tables(plan.request)
         self._inbox = servers.inbox(plan.request)
 
     def run(self, changes: Changes, staged: Sequence[Manifest]) -> list[Manifest]:
@@ -116,26 +113,25 @@ class Rereader:
     def _replace(self, number: int, piece: int, chunks: set[int], present: Sequence[Manifest], place: Path) -> int:
         """Replace the chunks' rows in one slice; returns the number of rows loaded."""
         low, high = self._split.ranges[number].slices()[piece]
-        token, build = self._plan.token, self._split.build
-        shadow, markers = (self._tables.sql(kind, token, build) for kind in ("shadow", "slices"))
-        path = place / f"reindex-{self._tables.mark}-{token}-{build}-again-{number}-{piece}.tsv"
+        build = self._build
+        path = place / f"reindex-{build.tables.mark}-{build.token}-{build.split}-again-{number}-{piece}.tsv"
         key, numbers = quote(self._plan.key_column), ",".join(map(str, sorted(chunks)))
         bounds = [(f"{key} >= %s", low), (f"{key} < %s", high)]
         where = " AND ".join([f"`chunkId` IN ({numbers})", *(text for text, bound in bounds if bound is not None)])
         loaded = 0
         try:
-            with transaction(self._czar):
-                fence(self._czar, self._tables, token)
+            with transaction(build.czar):
+                build.fence()
                 values = [bound for _, bound in bounds if bound is not None]
-                execute(self._czar, f"DELETE FROM {shadow} WHERE {where}", values)  # noqa: S608 - names are quoted
+                execute(build.czar, f"DELETE FROM {build.shadow} WHERE {where}", values)  # noqa: S608 - names are quoted
                 for rows in self._rows(present, low, high):
                     write_text(rows, path)
-                    loaded += load_file(self._czar, self._inbox, path, shadow, self._plan.key_column)
+                    loaded += load_file(build.czar, self._inbox, path, build.shadow, self._plan.key_column)
                     self._pace.add(len(rows), 1.0)
-                found = checksum(self._czar, self._plan, self._tables, build, low, high)
+                found = build.checksum(self._plan.key_column, low, high)
                 execute(
-                    self._czar,
-                    f"REPLACE INTO {markers} VALUES (%s, %s, %s, %s, %s, %s, NOW(6))",  # noqa: S608 - names are quoted
+                    build.czar,
+                    f"REPLACE INTO {build.slices} VALUES (%s, %s, %s, %s, %s, %s, NOW(6))",  # noqa: S608 - names are quoted
                     (number, piece, *astuple(found)),
                 )
         except MySQLdb.Error as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from airflow_reindex.core.failures import DataError, RequestError, TransientError, detail
+from airflow_reindex.core.failures import DataError, RequestError, TransientError, truncate_detail
 from airflow_reindex.vectors.embedding.requests import check_vectors, embed_texts
 from airflow_reindex.vectors.model.collection import Embedded, Item, Mark, Stage
 from airflow_reindex.vectors.model.embedding_model import EmbeddingModel, SuspectError
@@ -47,7 +47,7 @@ class Failed:
     @classmethod
     def of(cls, item: Item, stage: Stage, error: BaseException | str) -> Failed:
         """Create the failure of an item from an exception or a message."""
-        return cls(item.object_id, item.version, stage.value, detail(error), item.storage_meta_json)
+        return cls(item.object_id, item.version, stage.value, truncate_detail(error), item.storage_meta_json)
 
 
 def embed_items(model: EmbeddingModel, items: Sequence[Prepared]) -> tuple[list[Embedded], list[Failed]]:
