@@ -294,7 +294,7 @@ class AggregateOperator(CollectionOperator):
 
     def _tell(self, report: Report) -> None:
         for item in report.failed_items[:10]:
-            self.log.warning("failed: %s: %s", item.object_id, item.message)
+            self.log.warning("failed: %s: %s: %s", item["object_id"], item["failure_stage"], item["detail"])
         self.log.info(
             "status %s: %s of %s items, %s failed%s",
             report.status,

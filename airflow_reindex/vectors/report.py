@@ -10,7 +10,8 @@ from airflow_reindex.core.report import QUOTED_FAILURES, Report, Status, error_m
 from airflow_reindex.core.run_outcome import States, count_states, first_error, lost, phases, plan_holds, unplanned
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import PLAN, TaskRecord, now, task_records
-from airflow_reindex.vectors.account import FAILED, OUTCOMES, FailedItem, read_failed, read_outcome, write_failed
+from airflow_reindex.vectors.account import FAILED, OUTCOMES, read_failed, read_outcome, write_failed
+from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.model.plan import ITEMS, ReindexPlan, Window, planned_items
 from airflow_reindex.vectors.sync.foreign import explain
 
@@ -67,7 +68,7 @@ def make_report(folder: Folder, run_id: str, states: Mapping[str, States], sourc
         count=total - failed,
         failed=failed,
         rows=total - failed if proven else 0,
-        failed_items=quoted,
+        failed_items=[item.as_dict() for item in quoted],
         error_ext=error_map(quoted),
         phases=phases(mine, STEPS),
         notes=_notes(folder, plan, mine, failed),

@@ -12,12 +12,12 @@ from airflow_reindex.core.failures import Code, DataError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import TASKS, recorded
 from airflow_reindex.vectors import account
-from airflow_reindex.vectors.account import FailedItem, failed_items, failed_so_far, write_outcome
+from airflow_reindex.vectors.account import failed_so_far, write_outcome
 from airflow_reindex.vectors.cutover.comparison import Query, compare_models
 from airflow_reindex.vectors.cutover.recall import measure_recall
 from airflow_reindex.vectors.cutover.sameness import check_sameness
 from airflow_reindex.vectors.cutover.switch import Switched, already_switched, switch_readers
-from airflow_reindex.vectors.embedding.bisect import Failed
+from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.model.plan import ReindexPlan, coarse_ranges, planned_items, read_plan
 from airflow_reindex.vectors.model.store import Pointer
 from airflow_reindex.vectors.sync.context import ReindexContext
@@ -58,7 +58,7 @@ def reindex_window(tools: ReindexContext, folder: Folder, owner: Owner, token: s
             tally = at.reconciler.run(
                 window.after, window.until, at.rules(), only=only, contents=True, what=window.label
             )
-        listed = failed_items(tally.failed, plan.source.collection_id, window.label)
+        listed = [replace(f, collection=plan.source.collection_id, window=window.label) for f in tally.failed]
         outcome = write_outcome(folder, str(number), token, tally, listed)
         record.rows, record.result = outcome.seen, asdict(outcome)
         log.info(
@@ -171,9 +171,10 @@ def _damaged(at: Session, after: str | None, until: str | None) -> tuple[list[st
 def _named(tally: Tally, before: list[FailedItem], plan: ReindexPlan) -> Iterator[FailedItem]:
     """Failures of the whole collection, with the details that windows reported where marks have none."""
     known = {item.object_id: item for item in before}
-    for item in failed_items(tally.failed, plan.source.collection_id, ""):
+    for item in tally.failed:
         then = known.get(item.object_id, item)
-        yield replace(item, window=then.window, item_info=item.item_info or then.item_info)
+        info = item.item_info or then.item_info
+        yield replace(item, collection=plan.source.collection_id, window=then.window, item_info=info)
 
 
 def switch(
@@ -190,7 +191,7 @@ def switch(
         record.token = plan.token
         before = failed_so_far(folder, plan.token, plan.windows)
 
-        def account_for(total: int, failed: list[Failed], left_alone: int) -> None:
+        def account_for(total: int, failed: list[FailedItem], left_alone: int) -> None:
             tally = Tally(seen=total, failed=failed, left_alone=left_alone)
             write_outcome(folder, SWITCH, plan.token, tally, _named(tally, before, plan))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from airflow_reindex.core.failures import DataError
-from airflow_reindex.vectors.embedding.bisect import Failed
+from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.sync.foreign import refuse_empty
 from airflow_reindex.vectors.sync.reconcile import Tally
 from airflow_reindex.vectors.sync.session import RANGE_ITEMS, Session
@@ -52,7 +52,7 @@ def difference(at: Session, passed: Tally) -> int:
     return expected - at.dest.count()
 
 
-def still_failed(at: Session, failed: Sequence[Failed]) -> list[Failed]:
+def still_failed(at: Session, failed: Sequence[FailedItem]) -> list[FailedItem]:
     """
     Return those that are still marked as failed, each with its latest reason.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from airflow_reindex.vectors.cutover.pointers import note_hooked, refuse_busy
 from airflow_reindex.vectors.cutover.proof import difference, last_catch_up, prove, still_failed
-from airflow_reindex.vectors.embedding.bisect import Failed
+from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.model.plan import ReindexPlan
 from airflow_reindex.vectors.model.store import Pointer, Store
 from airflow_reindex.vectors.planning.planning import check_pointer, check_user_objects
@@ -62,7 +62,7 @@ def switch_readers(
     at: Session,
     hook: Callable[[Pointer], None] | None,
     lock_seconds: float,
-    account: Callable[[int, list[Failed], int], object],
+    account: Callable[[int, list[FailedItem], int], object],
 ) -> Switched:
     """
     Do the last catch-up, and point the alias to the destination.
@@ -167,7 +167,7 @@ def _late_writes(at: Session, since: str | None, lock_seconds: float, passed: Ta
     if left and not at.plan.preserve_newer and difference(at, tally if since is None else passed) < 0:
         tally.add(at.reconcile_all(replace(rules, drop_gone=True)))
     for item in tally.failed:
-        log.error("late write to item %s: %s: %s; readers see the older one", item.object_id, item.stage, item.detail)
+        log.error("late write to item %s: %s; readers see the older one", item.object_id, item.message)
     if tally.changes:
         log.warning(
             "%s writes to the source came after the switch and were carried over; writers should follow alias '%s' now",

@@ -11,9 +11,10 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from airflow_reindex.core.failures import DataError
-from airflow_reindex.vectors.embedding.bisect import Failed, Prepared, embed_items
+from airflow_reindex.vectors.embedding.bisect import Prepared, embed_items
 from airflow_reindex.vectors.model.collection import Collection, Embedded, Item, Mark, Stage
 from airflow_reindex.vectors.model.embedding_model import EmbeddingModel
+from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.model.loader import Content, Loader
 from airflow_reindex.vectors.model.splitting import Splitter
 
@@ -42,7 +43,7 @@ class Unit:
     """
 
     ready: list[Prepared]
-    failed: list[Failed]
+    failed: list[FailedItem]
     gone: int = 0
 
 
@@ -55,7 +56,7 @@ class Batch:
     """
 
     embedded: list[Embedded]
-    failed: list[Failed]
+    failed: list[FailedItem]
     gone: int
 
 
@@ -130,7 +131,7 @@ def read_units(
         items = [found[key] for key in asked if key in found]
         for item, content in zip(items, pipeline.loader.load(items), strict=True):
             prepared = _prepare(item, content, pipeline.splitter, mark)
-            if isinstance(prepared, Failed):
+            if isinstance(prepared, FailedItem):
                 unit.failed.append(prepared)
                 continue
             # An item is not split over two units, which would be embedded and written separately.
@@ -147,13 +148,13 @@ def read_units(
 
 def _prepare(
     item: Item, content: Content | DataError, splitter: Splitter, mark: Callable[[Item, str], Mark]
-) -> Prepared | Failed:
+) -> Prepared | FailedItem:
     if isinstance(content, DataError):
-        return Failed.of(item, Stage.DOWNLOADING, content)
+        return FailedItem.of(item, Stage.DOWNLOADING, content)
     try:
         return Prepared(item, splitter.split(content.text), mark(item, content.version))
     except DataError as error:
-        return Failed.of(item, Stage.SPLITTING, error)
+        return FailedItem.of(item, Stage.SPLITTING, error)
 
 
 def _ahead(units: Iterator[Unit], room: int) -> Generator[Unit]:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 from airflow_reindex.core.failures import DataError
 from airflow_reindex.core.progress import Progress
-from airflow_reindex.vectors.embedding.bisect import Failed, write_items
 from airflow_reindex.vectors.embedding.pipeline import READ_ITEMS, EmbeddingPipeline, embed_stream
 from airflow_reindex.vectors.model.collection import Collection, Embedded, Item, Mark, Stage
 from airflow_reindex.vectors.model.embedding_model import ModelSpec
+from airflow_reindex.vectors.model.failed_item import FailedItem
+from airflow_reindex.vectors.sync.bisect_writes import write_items
 from airflow_reindex.vectors.sync.decide import Decision, Rules, decide
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Tally:
     left_alone: int = 0
     removed: int = 0
     surplus: int = 0
-    failed: list[Failed] = field(default_factory=list)
+    failed: list[FailedItem] = field(default_factory=list)
 
     @property
     def changes(self) -> int:
@@ -114,7 +115,10 @@ class Reconciler:
             removed=len(decision.removed),
             surplus=decision.surplus,
         )
-        tally.failed += [Failed(key, m.version, m.stage, m.detail) for key, m in decision.failed.items()]
+        tally.failed += [
+            FailedItem(object_id=key, version=m.version, failure_stage=m.stage, detail=m.detail)
+            for key, m in decision.failed.items()
+        ]
         embed = list(decision.embed)
         if contents and self.pipeline.loader.outside:
             marks = {key: s.mark for key, s in states.items() if s.mark and s.row == s.mark.version}
@@ -153,13 +157,15 @@ class Reconciler:
         if progress:
             progress.finish(f"{len(tally.failed)} failed" if tally.failed else "")
 
-    def _fail(self, failed: Sequence[Failed], rules: Rules, tally: Tally) -> None:
+    def _fail(self, failed: Sequence[FailedItem], rules: Rules, tally: Tally) -> None:
         if not failed:
             return
         for item in failed:
-            log.warning("item %s: %s: %s", item.object_id, item.stage, item.detail)
+            log.warning("item %s: %s", item.object_id, item.message)
         marks = {
-            item.object_id: Mark(item.version, rules.recipe, stage=item.stage, detail=item.detail, run=rules.run)
+            item.object_id: Mark(
+                item.version, rules.recipe, stage=item.failure_stage, detail=item.detail, run=rules.run
+            )
             for item in failed
         }
         keep = rules.preserve_newer and not rules.drop_failed
@@ -176,7 +182,7 @@ class Reconciler:
             failed = []
             for item, version in zip(items, self.pipeline.loader.versions(items), strict=True):
                 if isinstance(version, DataError):
-                    failed.append(Failed.of(item, Stage.DOWNLOADING, version))
+                    failed.append(FailedItem.of(item, Stage.DOWNLOADING, version))
                 elif marks[item.object_id].content != version:
                     changed.append(item.object_id)
             self._fail(failed, rules, tally)
