@@ -90,9 +90,9 @@ def _account(
 ) -> tuple[int, Iterator[FailedItem]]:
     """Number of all items, and those that failed."""
     for name in ("switch", "verify"):
-        whole = read_outcome(folder, name, plan.token)
-        if whole is not None:
-            return whole.seen, read_failed(folder, f"{OUTCOMES}/{name}.ndjson")
+        outcome = read_outcome(folder, name, plan.token)
+        if outcome is not None:
+            return outcome.seen, read_failed(folder, f"{OUTCOMES}/{name}.ndjson")
     outcomes = {window.number: read_outcome(folder, str(window.number), plan.token) for window in plan.windows}
     total = sum(outcome.seen if (outcome := outcomes[window.number]) else window.limit for window in plan.windows)
 
@@ -151,7 +151,7 @@ def _notes(folder: Folder, plan: ReindexPlan, records: Sequence[TaskRecord], fai
 def _left_alone(folder: Folder, plan: ReindexPlan) -> int:
     """Number of foreign objects found by the last full pass."""
     for name in ("switch", "verify"):
-        if whole := read_outcome(folder, name, plan.token):
-            return whole.left_alone
+        if outcome := read_outcome(folder, name, plan.token):
+            return outcome.left_alone
     found = (read_outcome(folder, str(window.number), plan.token) for window in plan.windows)
     return sum(outcome.left_alone for outcome in found if outcome)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from airflow_reindex.core.failures import DataError, RequestError, TransientError
 from airflow_reindex.vectors.embedding.bisect import PROBE, Prepared, embed_items
 from airflow_reindex.vectors.embedding.pipeline import Batch, EmbeddingPipeline, embed_stream
-from airflow_reindex.vectors.model.collection import Embedded, Item, Mark, Vectors
+from airflow_reindex.vectors.model.collection import Embedded, Item, SyncState, Vectors
 from airflow_reindex.vectors.model.embedding_model import EmbeddingModel, Kind, ModelSpec, SuspectError
 from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.model.loader import Content
@@ -75,7 +75,7 @@ def item(key: str) -> Item:
 def prepared(*texts: Sequence[str]) -> list[Prepared]:
     """Items named by their place."""
     made = (item(str(place)) for place in range(len(texts)))
-    return [Prepared(one, parts, Mark(one.version, b"r")) for one, parts in zip(made, texts, strict=True)]
+    return [Prepared(one, parts, SyncState(one.version, b"r")) for one, parts in zip(made, texts, strict=True)]
 
 
 def bad_of(failed: Iterable[FailedItem]) -> dict[str, str]:
@@ -152,7 +152,7 @@ def test_a_model_of_another_length_is_not_the_items_fault() -> None:
 
 
 def embedded(*keys: str) -> list[Embedded]:
-    return [Embedded(item(key), np.ones((1, DIMENSIONS), np.float32), Mark(b"v" * 16, b"r")) for key in keys]
+    return [Embedded(item(key), np.ones((1, DIMENSIONS), np.float32), SyncState(b"v" * 16, b"r")) for key in keys]
 
 
 @examples(200)
@@ -183,7 +183,7 @@ def test_a_store_that_is_away_is_not_the_items_fault() -> None:
 class FakeSource:
     """Items whose content is their id, unless their content was given."""
 
-    recipe, outside = "", False
+    config, outside = "", False
 
     def __init__(self, contents: dict[str, str | DataError] | None = None, gone: Iterable[str] = ()) -> None:
         self.contents, self.gone = contents or {}, set(gone)
@@ -209,9 +209,9 @@ def stream(
     bad: list[str] = []
     gone = 0
     pipeline = EmbeddingPipeline(model=model, loader=source, splitter=Splitter(10))
-    for batch in embed_stream(source, keys, pipeline, lambda one, tag: Mark(one.version, b"r", tag)):  # type: ignore[arg-type]
+    for batch in embed_stream(source, keys, pipeline, lambda one, tag: SyncState(one.version, b"r", tag)):  # type: ignore[arg-type]
         each(batch)
-        assert all(one.mark.content == "tag" for one in batch.embedded)
+        assert all(one.sync.content == "tag" for one in batch.embedded)
         good += [one.item.object_id for one in batch.embedded]
         bad += [one.object_id for one in batch.failed]
         gone += batch.gone

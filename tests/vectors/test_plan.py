@@ -156,7 +156,7 @@ def a_plan() -> ReindexPlan:
         source=info,
         dest=replace(info, collection_id="new", metric="dot", m=7),
         preserve_newer=True,
-        recipe="00ff",
+        embedding_config_hash="00ff",
         total=2,
         windows=(Window(number=0, offset=0, limit=2, after=None, until=None),),
         listed_only=True,

@@ -20,7 +20,7 @@ def last_catch_up(at: Session, watermark: str, passed: Tally) -> tuple[Tally, Ta
 
     Only rows written since the watermark are compared; removals show in the count and are then found by key.
 
-    :param horizon: the source's watermark from before the last full pass.
+    :param watermark: the source's watermark from before the last full pass.
     :param passed: the result of that pass.
     :returns: what was done, and the last full pass with the failures of all passes.
     """
@@ -30,7 +30,7 @@ def last_catch_up(at: Session, watermark: str, passed: Tally) -> tuple[Tally, Ta
     if difference(at, passed) < 0:
         for keys in at.dest.keys(RANGE_ITEMS):
             gone = at.source.missing_keys(keys)
-            left = at.dest.delete(at.plan.token, gone, only_unchanged=at.spares)
+            left = at.dest.delete(at.plan.token, gone, only_unchanged=at.preserves_foreign)
             tally.deleted += len(gone) - len(left)
     for _ in range(PASSES):
         if not difference(at, passed):
@@ -60,7 +60,7 @@ def still_failed(at: Session, failed: Sequence[FailedItem]) -> list[FailedItem]:
     """
     known = {item.object_id: item for item in failed}
     states = at.dest.states(None, None, list(known))
-    return [item for key, item in known.items() if (state := states.get(key)) and state.mark and state.mark.stage]
+    return [item for key, item in known.items() if (state := states.get(key)) and state.sync and state.sync.stage]
 
 
 def prove(at: Session, failed: int, passed: Tally) -> None:

@@ -12,7 +12,7 @@ from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.model.plan import ReindexPlan
 from airflow_reindex.vectors.model.store import Pointer, Store
 from airflow_reindex.vectors.planning.planning import check_pointer, check_user_objects
-from airflow_reindex.vectors.sync.decide import Rules
+from airflow_reindex.vectors.sync.foreign import rules_of
 from airflow_reindex.vectors.sync.reconcile import Tally
 from airflow_reindex.vectors.sync.session import Session
 
@@ -75,7 +75,7 @@ def switch_readers(
     :raises ConflictError: users' objects would be lost.
     :raises TransientError: writers or readers hold what has to be locked.
     """
-    plan, store = at.plan, at.tools.store
+    plan, store = at.plan, at.context.store
     request = plan.request
     pointer = store.pointer(request.alias)
     if pointer and pointer.collection_id == plan.dest.collection_id:
@@ -126,7 +126,7 @@ def _finish_switch(
     at: Session, hook: Callable[[Pointer], None] | None, lock_seconds: float, pointer: Pointer
 ) -> Switched:
     """Finish a switch that an earlier attempt, or an earlier run, has done."""
-    plan, store = at.plan, at.tools.store
+    plan, store = at.plan, at.context.store
     late_writes = 0
     if not pointer.hooked:
         if hook is not None:
@@ -151,16 +151,16 @@ def _repoint(at: Session, present: Pointer | None) -> Pointer:
         previous_model_id=plan.request.source_embedding_model_id,
         run_id=plan.run_id,
     )
-    at.tools.store.repoint(pointer, plan.token)
+    at.context.store.repoint(pointer, plan.token)
     return pointer
 
 
 def _late_writes(at: Session, since: str | None, lock_seconds: float, passed: Tally) -> int:
     """Carry over late writes: those that had waited for the lock and reached the source after the switch."""
     # Writers that waited are ahead of this request in the lock queue, so they have finished when it is granted.
-    with at.tools.store.hold_writers(at.plan.source.collection_id, lock_seconds):
+    with at.context.store.hold_writers(at.plan.source.collection_id, lock_seconds):
         left = at.source.count()
-    rules = Rules(recipe=bytes.fromhex(at.plan.recipe), run=at.plan.token, preserve_newer=True, skip_failed=True)
+    rules = rules_of(at.plan, preserve_newer=True, skip_failed=True)
     tally = at.reconcile_all(rules) if since is None else at.reconciler.run(None, None, rules, since=since)
     # Where writers write to the destination, removals from the source mean nothing; and emptying the old collection is
     # not meant for the new one.
@@ -180,7 +180,7 @@ def _delete_source(at: Session) -> bool:
     plan = at.plan
     if not plan.request.delete_source:
         return False
-    store = at.tools.store
+    store = at.context.store
     if store.find(plan.source.collection_id) is not None:
         refuse_busy(store, plan.source.collection_id, plan.token)
         store.drop(plan.source.collection_id)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from airflow_reindex.core.failures import DataError, RequestError, TransientError
 from airflow_reindex.vectors.embedding.requests import check_vectors, embed_texts
-from airflow_reindex.vectors.model.collection import Embedded, Item, Mark, Stage
+from airflow_reindex.vectors.model.collection import Embedded, Item, Stage, SyncState
 from airflow_reindex.vectors.model.embedding_model import EmbeddingModel, SuspectError
 from airflow_reindex.vectors.model.failed_item import FailedItem
 
@@ -21,12 +21,12 @@ class Prepared:
     An item with its content.
 
     :param texts: its parts, at least one.
-    :param mark: stored with the item once it is written.
+    :param sync: stored with the item once it is written.
     """
 
     item: Item
     texts: Sequence[str]
-    mark: Mark
+    sync: SyncState
 
 
 def embed_items(model: EmbeddingModel, items: Sequence[Prepared]) -> tuple[list[Embedded], list[FailedItem]]:
@@ -79,7 +79,7 @@ def _ask(model: EmbeddingModel, items: Sequence[Prepared]) -> _Answer:
             bad.append(prepared)
             why = why or DataError(f"model '{spec.model_id}': {complaint}")
         else:
-            good.append(Embedded(prepared.item, vectors[start:end], prepared.mark))
+            good.append(Embedded(prepared.item, vectors[start:end], prepared.sync))
         start = end
     return _Answer(good, bad, why)
 

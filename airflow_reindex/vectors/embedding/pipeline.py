@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from airflow_reindex.core.failures import DataError
 from airflow_reindex.vectors.embedding.bisect import Prepared, embed_items
-from airflow_reindex.vectors.model.collection import Collection, Embedded, Item, Mark, Stage
+from airflow_reindex.vectors.model.collection import Collection, Embedded, Item, Stage, SyncState
 from airflow_reindex.vectors.model.embedding_model import EmbeddingModel
 from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.model.loader import Content, Loader
@@ -61,7 +61,7 @@ class Batch:
 
 
 def embed_stream(
-    source: Collection, keys: Sequence[str], pipeline: EmbeddingPipeline, mark: Callable[[Item, str], Mark]
+    source: Collection, keys: Sequence[str], pipeline: EmbeddingPipeline, sync_of: Callable[[Item, str], SyncState]
 ) -> Iterator[Batch]:
     """
     Read, load, split and embed items, ahead of the caller, who writes them.
@@ -69,13 +69,13 @@ def embed_stream(
     One thread reads and ``in_flight`` threads embed; at most one batch and the items of ``4 * in_flight`` requests are
     held.
 
-    :param mark: makes an item's mark from the item and its content's version.
+    :param sync_of: makes an item's sync state from the item and its content's version.
     :yields: batches of about 2000 parts, in the order of the keys.
     :raises RequestError: a setting or a credential is wrong.
     :raises TransientError: the source, the content's server or the model is away or busy.
     """
     in_flight = pipeline.model.spec.in_flight
-    with closing(_ahead(read_units(source, keys, pipeline, mark), in_flight)) as units:
+    with closing(_ahead(read_units(source, keys, pipeline, sync_of), in_flight)) as units:
         pool = ThreadPoolExecutor(in_flight, thread_name_prefix="reindex-embed")
         pending: deque[Future[Batch]] = deque()
         try:
@@ -116,12 +116,12 @@ def _embed(model: EmbeddingModel, unit: Unit) -> Batch:
 
 
 def read_units(
-    source: Collection, keys: Sequence[str], pipeline: EmbeddingPipeline, mark: Callable[[Item, str], Mark]
+    source: Collection, keys: Sequence[str], pipeline: EmbeddingPipeline, sync_of: Callable[[Item, str], SyncState]
 ) -> Iterator[Unit]:
     """
     Read items, and pack their texts into units of about one request each.
 
-    :param mark: makes an item's mark from the item and its content's version.
+    :param sync_of: makes an item's sync state from the item and its content's version.
     """
     size = pipeline.model.spec.batch_size
     unit, texts = Unit([], []), 0
@@ -130,7 +130,7 @@ def read_units(
         found = {item.object_id: item for item in source.items(asked)}
         items = [found[key] for key in asked if key in found]
         for item, content in zip(items, pipeline.loader.load(items), strict=True):
-            prepared = _prepare(item, content, pipeline.splitter, mark)
+            prepared = _prepare(item, content, pipeline.splitter, sync_of)
             if isinstance(prepared, FailedItem):
                 unit.failed.append(prepared)
                 continue
@@ -147,12 +147,12 @@ def read_units(
 
 
 def _prepare(
-    item: Item, content: Content | DataError, splitter: Splitter, mark: Callable[[Item, str], Mark]
+    item: Item, content: Content | DataError, splitter: Splitter, sync_of: Callable[[Item, str], SyncState]
 ) -> Prepared | FailedItem:
     if isinstance(content, DataError):
         return FailedItem.of(item, Stage.DOWNLOADING, content)
     try:
-        return Prepared(item, splitter.split(content.text), mark(item, content.version))
+        return Prepared(item, splitter.split(content.text), sync_of(item, content.version))
     except DataError as error:
         return FailedItem.of(item, Stage.SPLITTING, error)
 

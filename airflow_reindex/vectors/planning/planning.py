@@ -33,7 +33,7 @@ WAIT_SECONDS = 10.0
 
 
 def make_plan(
-    tools: ReindexContext,
+    context: ReindexContext,
     request: ReindexRequest,
     folder: Folder,
     contender: Contender,
@@ -50,10 +50,10 @@ def make_plan(
     :raises RequestError: the request or the deployment is wrong.
     :raises ConflictError: another run builds the destination, or readers follow what must not be changed.
     """
-    store = tools.store
+    store = context.store
     store.check()
-    source, dest, exists = _collections(tools, request)
-    check_model(tools.pipeline.model, tools.pipeline.splitter, allow_cut=request.max_same_vectors >= 1)
+    source, dest, exists = _collections(context, request)
+    check_model(context.pipeline.model, context.pipeline.splitter, allow_cut=request.max_same_vectors >= 1)
     live = _check_switch(store, request, source, dest)
     judge = _judge(source, dest, contender)
     if not request.wait_on_conflict:
@@ -65,7 +65,7 @@ def make_plan(
         conn_id=conn_id,
         source=source,
         dest=dest,
-        recipe=embedding_config_hash(tools.pipeline).hex(),
+        embedding_config_hash=embedding_config_hash(context.pipeline).hex(),
         total=0,
         windows=(),
         listed_only=listed is not None,
@@ -75,10 +75,10 @@ def make_plan(
     opened = store.open(source.collection_id)
     if request.dry_run:
         there = store.open(dest.collection_id) if exists else None
-        return plan, estimate(tools.pipeline, opened, there, plan)
+        return plan, estimate(context.pipeline, opened, there, plan)
     token = _take(store, plan, contender, judge)
     # Until the claim was taken, another run may have switched readers over, or removed the source.
-    source, dest, _ = _collections(tools, request)
+    source, dest, _ = _collections(context, request)
     live = _check_switch(store, request, source, dest)
     plan = replace(plan, token=token, source=source, dest=dest, **_protection(request, live))
     store.create(plan.token, dest)
@@ -86,10 +86,10 @@ def make_plan(
     return plan, {"items": plan.total, "windows": len(plan.windows)}
 
 
-def _collections(tools: ReindexContext, request: ReindexRequest) -> tuple[CollectionInfo, CollectionInfo, bool]:
+def _collections(context: ReindexContext, request: ReindexRequest) -> tuple[CollectionInfo, CollectionInfo, bool]:
     """Return source, wanted destination, and whether this package has created the destination already."""
-    store, wanted = tools.store, tools.dest_spec
-    source_id, dest_id = collection_of(tools.source_spec), collection_of(wanted)
+    store, wanted = context.store, context.dest_spec
+    source_id, dest_id = collection_of(context.source_spec), collection_of(wanted)
     if source_id == dest_id:
         raise RequestError(
             f"source and destination are the same collection, '{source_id}': give one of the models "
@@ -100,7 +100,7 @@ def _collections(tools: ReindexContext, request: ReindexRequest) -> tuple[Collec
         raise RequestError(
             f"there is no collection '{source_id}' of model '{request.source_embedding_model_id}' in {store.label}."
         )
-    _check_kind(source, tools.source_spec, "source")
+    _check_kind(source, context.source_spec, "source")
     dest = CollectionInfo(
         collection_id=dest_id,
         embedding_model_id=request.dest_embedding_model_id,
