@@ -56,10 +56,7 @@ def make_report(folder: Folder, run_id: str, states: Mapping[str, States], sourc
     proven = _proof(plan, mine, states)
     over = plan.request.limit.exceeded(failed, total)
     done = proven is not None and not over
-    why = first_error(mine, states, STEPS[1:])
-    if why is None and failed:
-        why = Reason(Code.FAILED_ITEMS, f"{failed:,} of {total:,} items failed")
-    why = why or Reason(Code.OTHER, "the run did not come to its end")
+    why = first_error(mine, states, STEPS[1:]) or _reason(failed, total)
     return Report(
         status=Status.DONE if done else Status.FAILED,
         detail="" if done else detail(why.text),
@@ -74,6 +71,12 @@ def make_report(folder: Folder, run_id: str, states: Mapping[str, States], sourc
         notes=_notes(folder, plan, mine, failed),
         **common,
     )
+
+
+def _reason(failed: int, total: int) -> Reason:
+    if failed:
+        return Reason(Code.FAILED_ITEMS, f"{failed:,} of {total:,} items failed")
+    return Reason(Code.OTHER, "the run did not come to its end")
 
 
 def _proof(plan: ReindexPlan, records: Sequence[TaskRecord], states: Mapping[str, States]) -> TaskRecord | None:

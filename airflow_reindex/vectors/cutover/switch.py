@@ -69,45 +69,37 @@ def switch_readers(
 
     :param hook: informs a registry elsewhere; called again when the task is retried.
     :param lock_seconds: longest wait for writers of the source.
-    :param account: called before the switch with the number of items, the failed ones, and the number of foreign
-        objects.
+    :param account: gets, before the switch, the number of items, the failed ones and the number of foreign objects.
     :raises DataError: the destination is not the source minus the listed failures, or too many items failed.
     :raises ConflictError: users' objects would be lost.
     :raises TransientError: writers or readers hold what has to be locked.
     """
-    plan, store = at.plan, at.context.store
-    request = plan.request
-    pointer = store.pointer(request.alias)
+    plan, store, alias = at.plan, at.context.store, at.plan.request.alias
+    pointer = store.pointer(alias)
     if pointer and pointer.collection_id == plan.dest.collection_id:
         return _finish_switch(at, hook, lock_seconds, pointer)
-    check_pointer(pointer, plan.source, plan.dest)
-    check_user_objects(at.source, request)
+    _check_readers(at, pointer)
     watermark = at.source.watermark()
     passed = at.reconcile_all()
     with store.hold_writers(plan.source.collection_id, lock_seconds):
         # Checked again: from here on no other run can switch readers of the source, and no users' objects can appear.
-        present = store.pointer(request.alias)
+        present = store.pointer(alias)
         twice = present if present and _is_own(present, plan) else None
         if twice is None:
-            check_pointer(present, plan.source, plan.dest)
-            check_user_objects(at.source, request)
+            _check_readers(at, present)
             caught_up, passed = last_catch_up(at, watermark, passed)
             failed = still_failed(at, passed.failed + caught_up.failed)
             account(at.source.count(), failed, passed.left_alone)
             prove(at, len(failed), passed)
-            items = at.dest.count()
-            after = at.source.watermark()
-            switched = _repoint(at, present)
-            log.info("alias '%s' follows collection '%s'", request.alias, plan.dest.collection_id)
-            if hook is not None:
-                hook(switched)
+            items, after = at.dest.count(), at.source.watermark()
+            switched = _repoint(at, present, hook)
     if twice is not None:
         # The same task was delivered twice and the other one switched first: readers may have written since.
         return _finish_switch(at, hook, lock_seconds, twice)
     late_writes = _late_writes(at, after, lock_seconds, passed)
     note_hooked(store, switched, plan.token)
     return Switched(
-        alias=request.alias,
+        alias=alias,
         previous=switched.previous_collection_id,
         items=items,
         caught_up=caught_up.changes,
@@ -115,6 +107,11 @@ def switch_readers(
         failed=len(failed),
         source_deleted=_delete_source(at),
     )
+
+
+def _check_readers(at: Session, pointer: Pointer | None) -> None:
+    check_pointer(pointer, at.plan.source, at.plan.dest)
+    check_user_objects(at.source, at.plan.request)
 
 
 def _is_own(pointer: Pointer, plan: ReindexPlan) -> bool:
@@ -141,7 +138,7 @@ def _finish_switch(
     return replace(switched, late_writes=late_writes)
 
 
-def _repoint(at: Session, present: Pointer | None) -> Pointer:
+def _repoint(at: Session, present: Pointer | None, hook: Callable[[Pointer], None] | None) -> Pointer:
     plan = at.plan
     pointer = Pointer(
         alias=plan.request.alias,
@@ -152,6 +149,9 @@ def _repoint(at: Session, present: Pointer | None) -> Pointer:
         run_id=plan.run_id,
     )
     at.context.store.repoint(pointer, plan.token)
+    log.info("alias '%s' follows collection '%s'", pointer.alias, pointer.collection_id)
+    if hook is not None:
+        hook(pointer)
     return pointer
 
 
