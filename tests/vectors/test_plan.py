@@ -167,8 +167,12 @@ def a_plan() -> ReindexPlan:
 
 def test_a_plan_survives_json(tmp_path: Path) -> None:
     folder = Folder.at(str(tmp_path))
-    folder.write_json(PLAN, a_plan().as_dict())
+    stored = a_plan().as_dict()
+    folder.write_json(PLAN, stored)
     assert read_plan(folder) == read_plan(folder, "t1") == a_plan()
+    kept = {"protect": True, "recipe": "00ff"}
+    assert {**stored, **kept} == stored, "runs that were planned by an earlier version go on"
+    assert stored["windows"][0].keys() == {"number", "offset", "limit", "after", "upto"}
 
 
 def test_a_task_of_another_plan_stops(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def embed_stream(
     :raises TransientError: the source, the content's server or the model is away or busy.
     """
     in_flight = pipeline.model.spec.in_flight
-    with closing(_ahead(read_units(source, keys, pipeline, sync_of), in_flight)) as units:
+    with closing(_prefetch(read_units(source, keys, pipeline, sync_of), in_flight)) as units:
         pool = ThreadPoolExecutor(in_flight, thread_name_prefix="reindex-embed")
         pending: deque[Future[Batch]] = deque()
         try:
@@ -83,14 +83,14 @@ def embed_stream(
                 pending.append(pool.submit(_embed, pipeline.model, unit))
                 # Twice the number of threads, so that none waits for the writer.
                 if len(pending) >= 2 * in_flight:
-                    yield from _full(pending)
+                    yield from _next_batch(pending)
             while pending:
-                yield from _full(pending)
+                yield from _next_batch(pending)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _full(pending: deque[Future[Batch]]) -> Iterator[Batch]:
+def _next_batch(pending: deque[Future[Batch]]) -> Iterator[Batch]:
     """Merge the oldest finished units into one batch."""
     batch = Batch([], [], 0)
     parts, gone = 0, 0
@@ -157,9 +157,9 @@ def _prepare(
         return FailedItem.of(item, Stage.SPLITTING, error)
 
 
-def _ahead(units: Iterator[Unit], room: int) -> Generator[Unit]:
+def _prefetch(units: Iterator[Unit], threads: int) -> Generator[Unit]:
     """Run an iterator in its own thread, a few steps ahead."""
-    handed: queue.Queue[Unit | BaseException | None] = queue.Queue(maxsize=2 * room)
+    handed: queue.Queue[Unit | BaseException | None] = queue.Queue(maxsize=2 * threads)
     stopped = threading.Event()
 
     def hand(value: Unit | BaseException | None) -> bool:
