@@ -28,7 +28,7 @@ from airflow_reindex.vectors.embedding.bisect import embed_items
 from airflow_reindex.vectors.embedding.loaders.payload import PayloadLoader
 from airflow_reindex.vectors.embedding.loaders.settings import PayloadSettings
 from airflow_reindex.vectors.embedding.pipeline import Batch, EmbeddingPipeline, Unit, read_units
-from airflow_reindex.vectors.model.collection import CollectionInfo, Embedded, Item, Mark
+from airflow_reindex.vectors.model.collection import CollectionInfo, Embedded, Item, SyncState
 from airflow_reindex.vectors.model.embedding_model import EmbeddingModel, ModelSpec
 from airflow_reindex.vectors.model.splitting import Splitter
 from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector
@@ -130,7 +130,7 @@ class Bench:
         reconciler = Reconciler(
             source=self.source, dest=self.store.open("whole"), pipeline=self.pipeline, token=token, check=lambda: None
         )
-        tally, whole = _timed(lambda: reconciler.run(None, None, Rules(recipe=b"", run="bench")))
+        tally, whole = _timed(lambda: reconciler.run(None, None, Rules(embedding_config_hash=b"", plan_token=token)))
         assert tally.embedded == items == self.store.open("whole").count()
         slowest = max(reading, embedding, writing)
         for name, seconds in (("reading alone", reading), ("embedding alone", embedding), ("writing alone", writing),
@@ -154,7 +154,7 @@ class Bench:
         count, dimensions = self.options.index_items, self.options.dimensions
         random = np.random.default_rng(0)
         made = [
-            Embedded(Item(f"i{number}", "{}", None, b"v"), vectors, Mark(b"v", b""))
+            Embedded(Item(f"i{number}", "{}", None, b"v"), vectors, SyncState(b"v", b""))
             for number, vectors in enumerate(random.normal(size=(count, 1, dimensions)).astype(np.float32))
         ]
         seconds = {}
@@ -188,8 +188,8 @@ def _make_source(connection: psycopg.Connection[tuple[object, ...]], count: int)
     connection.execute("ANALYZE dbo_old")
 
 
-def _mark(item: Item, content: str) -> Mark:
-    return Mark(item.version, b"", content)
+def _mark(item: Item, content: str) -> SyncState:
+    return SyncState(item.version, b"", content)
 
 
 def _slices(items: Sequence[Embedded], size: int) -> Iterator[Sequence[Embedded]]:

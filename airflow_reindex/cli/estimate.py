@@ -95,6 +95,6 @@ def _reindex(options: argparse.Namespace, folder: Folder, owner: Owner) -> dict[
     contender = Contender(
         owner=owner, state_of=metadata.state_of, claim_timeout=config.integer("claim_timeout"), force=False
     )
-    with open_reindex(request, conn_id) as tools:
-        _, figures = plan_reindex(tools, request, folder, contender, conn_id=conn_id)
+    with open_reindex(request, conn_id) as context:
+        _, figures = plan_reindex(context, request, folder, contender, conn_id=conn_id)
     return figures

@@ -91,7 +91,7 @@ class Report:
     :param failed: items that are not.
     :param rows: rows in the published result; 0 when nothing was published.
     :param started_at: UTC, ISO 8601; so is ``updated_at``.
-    :param failed_items: the first failures, dataclasses of the job.
+    :param failed_items: the first failures, as the job lists them.
     :param error_ext: ``{table: {worker: {chunk: message}}}`` of the quoted failures.
     :param children: the number of task instances by task id and state.
     :param notes: what else the reader should know: unchecked conditions, estimates, how to roll back.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -79,22 +79,14 @@ class CollectionOperator(ReindexOperator):
         self.loaders = loaders
         self.query_sets = query_sets
 
-    @contextmanager
-    def tools(self, request: ReindexRequest, conn_id: str) -> Iterator[ReindexContext]:
-        """Open store, models and loader for a request."""
-        with open_reindex(request, conn_id, self.loaders) as tools:
-            yield tools
-
-    @contextmanager
-    def planned(self, folder: Folder, token: str | None = None) -> Iterator[ReindexContext]:
+    def planned(self, folder: Folder, token: str | None = None) -> AbstractContextManager[ReindexContext]:
         """
         Open store, models and loader for the run's plan.
 
         :param token: the plan that this task was made for; ``None``: the current one.
         """
         plan = read_plan(folder, token)
-        with self.tools(plan.request, plan.conn_id) as tools:
-            yield tools
+        return open_reindex(plan.request, plan.conn_id, self.loaders)
 
 
 class PlanOperator(CollectionOperator):
@@ -135,8 +127,8 @@ class PlanOperator(CollectionOperator):
                 claim_timeout=config.integer("claim_timeout"),
                 force=request.force_takeover,
             )
-            with self.tools(request, conn_id) as tools:
-                plan, figures = make_plan(tools, request, folder, contender, conn_id=conn_id, listed=listed)
+            with open_reindex(request, conn_id, self.loaders) as reindex:
+                plan, figures = make_plan(reindex, request, folder, contender, conn_id=conn_id, listed=listed)
             record.token, record.rows = plan.token, int(figures["items"])
             record.result = {"dry_run": request.dry_run, **figures}
         if request.dry_run:
@@ -194,8 +186,8 @@ class WindowOperator(CollectionOperator):
         """Reconcile the window, and return what was done."""
         self._wait_for_turn(context)
         folder, given = self.folder(context), self.window
-        with airflow_errors(), self.planned(folder, given["token"]) as tools:
-            done = steps.reindex_window(tools, folder, self.claimant(context), given["token"], given["window"])
+        with airflow_errors(), self.planned(folder, given["token"]) as reindex:
+            done = steps.reindex_window(reindex, folder, self.claimant(context), given["token"], given["window"])
         metrics.count_task(context, outcome.KIND, done.seen)
         return {"offset": given["offset"], "limit": given["limit"], **asdict(done)}
 
@@ -225,8 +217,8 @@ class VerifyOperator(CollectionOperator):
             name = read_plan(folder).request.query_set
             queries = read_queries(name, {**config.query_sets(), **(self.query_sets or {})}) if name else None
             least = config.fraction("least_recall")
-            with self.planned(folder) as tools:
-                return steps.verify(tools, folder, self.claimant(context), least_recall=least, queries=queries)
+            with self.planned(folder) as reindex:
+                return steps.verify(reindex, folder, self.claimant(context), least_recall=least, queries=queries)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
         """Return the lineage from source to destination; called by OpenLineage's listener."""
@@ -252,9 +244,9 @@ class SwitchOperator(CollectionOperator):
         with airflow_errors():
             if not read_plan(folder).request.deploy_as_blue:
                 raise AirflowSkipException("deploy_as_blue is off: readers stay where they are")
-            with self.planned(folder) as tools:
+            with self.planned(folder) as reindex:
                 hook = switch_hook(self.on_switch)
-                done = steps.switch(tools, folder, self.claimant(context), hook=hook, lock_seconds=seconds)
+                done = steps.switch(reindex, folder, self.claimant(context), hook=hook, lock_seconds=seconds)
         return asdict(done)
 
 
@@ -275,7 +267,7 @@ class AggregateOperator(CollectionOperator, AggregationOperator):
         source, dest = (str(params.get(f"{role}_embedding_model_id") or "") for role in ("source", "dest"))
         report = outcome.make_report(folder, context["dag_run"].run_id, states, source, dest)
         for item in report.failed_items[:10]:
-            self.log.warning("failed: %s: %s", item.object_id, item.message)
+            self.log.warning("failed: %s: %s: %s", item["object_id"], item["failure_stage"], item["detail"])
         # A run without a plan may have the list of an earlier attempt.
         failed = account.read_failed(folder) if report.failed else ()
         return report, (item.failure_stage for item in failed)

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_reindex.core.staging import Folder
+from airflow_reindex.vectors.model.failed_item import FailedItem
 
 if TYPE_CHECKING:
     # Code that only reads accounts does not need the embedding packages.
-    from airflow_reindex.vectors.embedding.bisect import Failed
     from airflow_reindex.vectors.model.plan import Window
     from airflow_reindex.vectors.sync.reconcile import Tally
 
@@ -21,56 +21,12 @@ OUTCOMES = "windows"
 FAILED = "failed.ndjson"
 
 
-@dataclass(frozen=True, kw_only=True)
-class FailedItem:
-    """
-    A source item that is not in the destination.
-
-    :param failure_stage: ``on_downloading``, ``on_splitting``, ``on_inference``, ``on_upsert`` or ``other``.
-    :param detail: at most 1500 characters.
-    :param collection: the collection with the payload; it uses the same object id.
-    :param item_info: the storage metadata: where the content is.
-    :param window: its window, as ``offset`` and ``limit``.
-    """
-
-    object_id: str
-    failure_stage: str
-    detail: str
-    collection: str
-    item_info: Any = None
-    window: str = ""
-
-    @property
-    def place(self) -> tuple[str, str, str]:
-        """Sort key in the error map: collection, window, item."""
-        return self.collection, self.window, self.object_id
-
-    @property
-    def message(self) -> str:
-        """The stage and the reason."""
-        return f"{self.failure_stage}: {self.detail}"
-
-
-def failed_items(failed: Iterable[Failed], collection: str, window: str) -> Iterator[FailedItem]:
-    """Turn failures into the records of a report."""
-    for item in failed:
-        info = None if item.storage_meta_json is None else json.loads(item.storage_meta_json)
-        yield FailedItem(
-            object_id=item.object_id,
-            failure_stage=item.stage,
-            detail=item.detail,
-            collection=collection,
-            item_info=info,
-            window=window,
-        )
-
-
 def write_failed(folder: Folder, name: str, items: Iterable[FailedItem]) -> int:
     """Write failed items, one JSON object a line, and return their number."""
     count = 0
     with folder.create(name) as stream:
         for count, item in enumerate(items, 1):  # noqa: B007
-            stream.write((json.dumps(asdict(item), ensure_ascii=False, separators=(",", ":")) + "\n").encode())
+            stream.write((json.dumps(item.as_dict(), ensure_ascii=False, separators=(",", ":")) + "\n").encode())
     return count
 
 

@@ -11,7 +11,8 @@ from airflow_reindex.core.run_account import RunAccount
 from airflow_reindex.core.run_outcome import States, first_error, lost, phases
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import TaskRecord
-from airflow_reindex.vectors.account import FAILED, OUTCOMES, FailedItem, read_failed, read_outcome, write_failed
+from airflow_reindex.vectors.account import FAILED, OUTCOMES, read_failed, read_outcome, write_failed
+from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.model.plan import ITEMS, ReindexPlan, Window, planned_items
 from airflow_reindex.vectors.sync.foreign import explain
 
@@ -45,10 +46,7 @@ def make_report(folder: Folder, run_id: str, states: Mapping[str, States], sourc
     proven = _proof(plan, mine, states)
     over = plan.request.limit.exceeded(failed, total)
     done = proven is not None and not over
-    why = first_error(mine, states, STEPS[1:])
-    if why is None and failed:
-        why = Reason(Code.FAILED_ITEMS, f"{failed:,} of {total:,} items failed")
-    why = why or Reason(Code.OTHER, "the run did not come to its end")
+    why = first_error(mine, states, STEPS[1:]) or _reason(failed, total)
     return Report(
         status=Status.DONE if done else Status.FAILED,
         detail="" if done else truncate_detail(why.text),
@@ -57,12 +55,18 @@ def make_report(folder: Folder, run_id: str, states: Mapping[str, States], sourc
         count=total - failed,
         failed=failed,
         rows=total - failed if proven else 0,
-        failed_items=quoted,
+        failed_items=[item.as_dict() for item in quoted],
         error_ext=error_map(quoted),
         phases=phases(mine, STEPS),
         notes=_notes(folder, plan, mine, failed),
         **run.common,
     )
+
+
+def _reason(failed: int, total: int) -> Reason:
+    if failed:
+        return Reason(Code.FAILED_ITEMS, f"{failed:,} of {total:,} items failed")
+    return Reason(Code.OTHER, "the run did not come to its end")
 
 
 def _proof(plan: ReindexPlan, records: Sequence[TaskRecord], states: Mapping[str, States]) -> TaskRecord | None:
@@ -79,9 +83,9 @@ def _account(
 ) -> tuple[int, Iterator[FailedItem]]:
     """Number of all items, and those that failed."""
     for name in ("switch", "verify"):
-        whole = read_outcome(folder, name, plan.token)
-        if whole is not None:
-            return whole.seen, read_failed(folder, f"{OUTCOMES}/{name}.ndjson")
+        outcome = read_outcome(folder, name, plan.token)
+        if outcome is not None:
+            return outcome.seen, read_failed(folder, f"{OUTCOMES}/{name}.ndjson")
     outcomes = {window.number: read_outcome(folder, str(window.number), plan.token) for window in plan.windows}
     total = sum(outcome.seen if (outcome := outcomes[window.number]) else window.limit for window in plan.windows)
 
@@ -140,7 +144,7 @@ def _notes(folder: Folder, plan: ReindexPlan, records: Sequence[TaskRecord], fai
 def _left_alone(folder: Folder, plan: ReindexPlan) -> int:
     """Number of foreign objects found by the last full pass."""
     for name in ("switch", "verify"):
-        if whole := read_outcome(folder, name, plan.token):
-            return whole.left_alone
+        if outcome := read_outcome(folder, name, plan.token):
+            return outcome.left_alone
     found = (read_outcome(folder, str(window.number), plan.token) for window in plan.windows)
     return sum(outcome.left_alone for outcome in found if outcome)

@@ -12,18 +12,18 @@ from airflow_reindex.core.failures import Code, DataError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import TASKS, recorded
 from airflow_reindex.vectors import account
-from airflow_reindex.vectors.account import FailedItem, failed_items, failed_so_far, write_outcome
+from airflow_reindex.vectors.account import failed_so_far, write_outcome
 from airflow_reindex.vectors.cutover.comparison import Query, compare_models
 from airflow_reindex.vectors.cutover.recall import measure_recall
 from airflow_reindex.vectors.cutover.sameness import check_sameness
 from airflow_reindex.vectors.cutover.switch import Switched, already_switched, switch_readers
-from airflow_reindex.vectors.embedding.bisect import Failed
+from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.model.plan import ReindexPlan, coarse_ranges, planned_items, read_plan
 from airflow_reindex.vectors.model.store import Pointer
 from airflow_reindex.vectors.sync.context import ReindexContext
 from airflow_reindex.vectors.sync.foreign import explain, refuse_empty
 from airflow_reindex.vectors.sync.reconcile import Tally
-from airflow_reindex.vectors.sync.session import RANGE_ITEMS, Session, claim_of, session
+from airflow_reindex.vectors.sync.session import RANGE_ITEMS, Session, session
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ CATCH_UPS = 5
 VERIFY, SWITCH = "verify", "switch"
 
 
-def reindex_window(tools: ReindexContext, folder: Folder, owner: Owner, token: str, number: int) -> account.Outcome:
+def reindex_window(context: ReindexContext, folder: Folder, owner: Owner, token: str, number: int) -> account.Outcome:
     """
     Reconcile one window.
 
@@ -47,7 +47,7 @@ def reindex_window(tools: ReindexContext, folder: Folder, owner: Owner, token: s
         # The outcome of an earlier attempt at this window, and of a verification after it, no longer holds.
         for name in (str(number), VERIFY, SWITCH):
             folder.remove(f"{account.OUTCOMES}/{name}.json")
-        with session(tools, plan, owner) as at:
+        with session(context, plan, owner) as at:
             failed = at.dest.count_failed(token)
             # Someone who clears a window may have repaired items, also those of other windows that are retried at the
             # same time.
@@ -58,7 +58,7 @@ def reindex_window(tools: ReindexContext, folder: Folder, owner: Owner, token: s
             tally = at.reconciler.run(
                 window.after, window.until, at.rules(), only=only, contents=True, what=window.label
             )
-        listed = failed_items(tally.failed, plan.source.collection_id, window.label)
+        listed = [replace(f, collection=plan.source.collection_id, window=window.label) for f in tally.failed]
         outcome = write_outcome(folder, str(number), token, tally, listed)
         record.rows, record.result = outcome.seen, asdict(outcome)
         log.info(
@@ -77,7 +77,7 @@ def _too_many(plan: ReindexPlan, failed: int, total: int) -> str:
 
 
 def verify(
-    tools: ReindexContext,
+    context: ReindexContext,
     folder: Folder,
     owner: Owner,
     *,
@@ -95,7 +95,7 @@ def verify(
     with recorded(folder, VERIFY) as record:
         plan = read_plan(folder)
         record.token = plan.token
-        with session(tools, plan, owner) as at:
+        with session(context, plan, owner) as at:
             before = failed_so_far(folder, plan.token, plan.windows)
             if plan.request.limit.exceeded(len(before), plan.total):
                 raise DataError(_too_many(plan, len(before), plan.total), code=Code.FAILED_ITEMS)
@@ -117,7 +117,7 @@ def verify(
             record.result = {**asdict(outcome), **({"same_vectors": same} if same else {})}
             record.result |= measure_recall(at.dest, least_recall)
             if queries:
-                record.result["quality"] = compare_models(tools, at.source, at.dest, queries, folder)
+                record.result["quality"] = compare_models(context, at.source, at.dest, queries, folder)
     return record.result
 
 
@@ -138,27 +138,27 @@ def _check_vectors(at: Session, tally: Tally) -> None:
     known = {item.object_id for item in tally.failed}
     for after, until in coarse_ranges(at.plan.windows, RANGE_ITEMS):
         at.check()
-        incomplete, orphans = _damaged(at, after, until)
+        incomplete, orphans = _incomplete(at, after, until)
         if not incomplete and not orphans:
             continue
         # Another writer has removed them.
         rules = at.rules(skip_failed=True)
         mended = at.reconciler.run(after, until, rules, only=frozenset(incomplete), force=True, what="mend")
         tally.failed += [item for item in mended.failed if item.object_id not in known]
-        incomplete, orphans = _damaged(at, after, until)
+        incomplete, orphans = _incomplete(at, after, until)
         if incomplete or orphans:
-            some = ", ".join(incomplete[:5])
+            quoted = ", ".join(incomplete[:5])
             raise DataError(
-                f"objects of the destination '{at.plan.dest.collection_id}' lack vectors ({some or 'parts without '}"
-                f"{'' if some else 'objects'}): somebody else writes to it. Keep them out, or set writes_go_to=dest."
+                f"objects of the destination '{at.plan.dest.collection_id}' lack vectors ({quoted or 'parts without '}"
+                f"{'' if quoted else 'objects'}): somebody else writes to it. Keep them out, or set writes_go_to=dest."
             )
 
 
-def _damaged(at: Session, after: str | None, until: str | None) -> tuple[list[str], int]:
+def _incomplete(at: Session, after: str | None, until: str | None) -> tuple[list[str], int]:
     """Objects without vectors, and parts without objects; foreign ones are not counted where others may write."""
-    damage = at.dest.integrity_errors(after, until)
-    found, orphans = list(damage.incomplete), damage.orphans
-    if not at.spares:
+    errors = at.dest.integrity_errors(after, until)
+    found, orphans = list(errors.incomplete), errors.orphans
+    if not at.preserves_foreign:
         return found, orphans
     ours: list[str] = []
     while found:
@@ -169,15 +169,21 @@ def _damaged(at: Session, after: str | None, until: str | None) -> tuple[list[st
 
 
 def _named(tally: Tally, before: list[FailedItem], plan: ReindexPlan) -> Iterator[FailedItem]:
-    """Failures of the whole collection, with the details that windows reported where marks have none."""
+    """Failures of the whole collection, with the details that windows reported where sync states have none."""
     known = {item.object_id: item for item in before}
-    for item in failed_items(tally.failed, plan.source.collection_id, ""):
+    for item in tally.failed:
         then = known.get(item.object_id, item)
-        yield replace(item, window=then.window, item_info=item.item_info or then.item_info)
+        info = item.item_info or then.item_info
+        yield replace(item, collection=plan.source.collection_id, window=then.window, item_info=info)
 
 
 def switch(
-    tools: ReindexContext, folder: Folder, owner: Owner, *, hook: Callable[[Pointer], None] | None, lock_seconds: float
+    context: ReindexContext,
+    folder: Folder,
+    owner: Owner,
+    *,
+    hook: Callable[[Pointer], None] | None,
+    lock_seconds: float,
 ) -> Switched:
     """
     Switch readers over; when that has happened already, only finish it.
@@ -190,18 +196,13 @@ def switch(
         record.token = plan.token
         before = failed_so_far(folder, plan.token, plan.windows)
 
-        def account_for(total: int, failed: list[Failed], left_alone: int) -> None:
+        def account_for(total: int, failed: list[FailedItem], left_alone: int) -> None:
             tally = Tally(seen=total, failed=failed, left_alone=left_alone)
             write_outcome(folder, SWITCH, plan.token, tally, _named(tally, before, plan))
 
-        switched = already_switched(tools.store, plan)
+        switched = already_switched(context.store, plan)
         if switched is None:
-            with session(tools, plan, owner) as at:
+            with session(context, plan, owner) as at:
                 switched = switch_readers(at, hook, lock_seconds, account_for)
         record.rows, record.result = switched.items, asdict(switched)
     return switched
-
-
-def finish(tools: ReindexContext, plan: ReindexPlan, owner: Owner) -> None:
-    """Release the claim, once the report is written."""
-    tools.store.release(claim_of(plan, owner))

@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow_reindex.core.claims import Claim, Owner
 from airflow_reindex.vectors.embedding.bisect import Prepared, embed_items
-from airflow_reindex.vectors.model.collection import CollectionInfo, Item, Mark
+from airflow_reindex.vectors.model.collection import CollectionInfo, Item, SyncState
 from airflow_reindex.vectors.model.embedding_model import EmbeddingModel, ModelSpec
 from airflow_reindex.vectors.model.splitting import Splitter
 from airflow_reindex.vectors.model.store import Pointer, Store
@@ -80,4 +80,4 @@ def _prepare(document: Document, splitter: Splitter) -> Prepared:
     payload = {"summary": document.summary, "text": document.text[:_CHARACTERS], "version": document.version}
     item = Item(document.name, json.dumps(payload), json.dumps({"distribution": document.name}), b"")
     texts = splitter.split(f"{payload['summary']}\n{payload['text']}")
-    return Prepared(item, texts, Mark(b"", b"", run="sandbox"))
+    return Prepared(item, texts, SyncState(b"", b"", plan_token="sandbox"))  # noqa: S106 - no password

@@ -38,7 +38,7 @@ def loaders(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_payload_is_always_there() -> None:
     loader, splitter = make_loader("payload")
     assert told(loader.load([item(payload={"a": "x"})])) == ["x"]
-    assert splitter.recipe == '{"characters": 2000, "overlap": 0}'
+    assert splitter.config == '{"characters": 2000, "overlap": 0}'
 
 
 def test_the_dags_definitions_come_before_the_settings(loaders: Any) -> None:
@@ -48,7 +48,7 @@ def test_the_dags_definitions_come_before_the_settings(loaders: Any) -> None:
     assert told(make_loader("titles")[0].load(both)) == ["T"]
     assert told(make_loader("titles", own)[0].load(both)) == ["N"]
     assert told(make_loader("bodies", own)[0].load(both)) == ["B"]
-    assert make_loader("titles", own)[1].recipe == '{"characters": 5, "overlap": 1}'
+    assert make_loader("titles", own)[1].config == '{"characters": 5, "overlap": 1}'
     with pytest.raises(RequestError, match="no loader 'files'; this deployment has bodies, payload, titles"):
         make_loader("files", own)
 
@@ -90,7 +90,7 @@ def test_a_malformed_setting(value: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_null_is_the_default() -> None:
     made = make_loader("x", {"x": {"kind": "payload", "fields": None, "split": {"overlap": None}}})
-    assert [part.recipe for part in made] == [part.recipe for part in make_loader("payload")]
+    assert [part.config for part in made] == [part.config for part in make_loader("payload")]
 
 
 def test_s3_by_airflows_hook(connection: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
-from airflow_reindex.vectors import steps
+from airflow_reindex.vectors.sync.session import claim_of
 from sandbox.servers.embedding_answers import hash_vectors
 from tests.vectors.harness import DIMENSIONS, NEW, OLD, Reindex
 
@@ -129,7 +129,7 @@ def follower(run: Reindex, alias: str = "products") -> str:
 def finish(run: Reindex) -> None:
     """Let a run end: its claim is given back, and others learn that it has succeeded."""
     with run.tools() as tools:
-        steps.finish(tools, run.plan_made, run.owner)
+        tools.store.release(claim_of(run.plan_made, run.owner))
     run.states["reindex_collection", run.run_id] = "success"
 
 

@@ -12,12 +12,13 @@ import pytest
 
 from airflow_reindex.core.failures import ClaimLostError, DataError, RequestError, TransientError
 from airflow_reindex.core.task_records import TASKS, TaskRecord
-from airflow_reindex.vectors.account import FAILED, FailedItem, read_failed
+from airflow_reindex.vectors.account import FAILED, read_failed
 from airflow_reindex.vectors.embedding.backends import http
 from airflow_reindex.vectors.embedding.bisect import PROBE
 from airflow_reindex.vectors.embedding.loaders.payload import PayloadLoader
 from airflow_reindex.vectors.embedding.loaders.settings import PayloadSettings
 from airflow_reindex.vectors.model.collection import Item
+from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.model.loader import Content
 from airflow_reindex.vectors.report import UNDONE
 from sandbox.servers.embedding_server import EmbeddingServer, Fault

@@ -12,12 +12,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_reindex.core.failures import DataError, RequestError, TransientError
-from airflow_reindex.vectors.embedding.bisect import PROBE, Failed, Prepared, embed_items, write_items
+from airflow_reindex.vectors.embedding.bisect import PROBE, Prepared, embed_items
 from airflow_reindex.vectors.embedding.pipeline import Batch, EmbeddingPipeline, embed_stream
-from airflow_reindex.vectors.model.collection import Embedded, Item, Mark, Vectors
+from airflow_reindex.vectors.model.collection import Embedded, Item, SyncState, Vectors
 from airflow_reindex.vectors.model.embedding_model import EmbeddingModel, Kind, ModelSpec, SuspectError
+from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.model.loader import Content
 from airflow_reindex.vectors.model.splitting import Splitter
+from airflow_reindex.vectors.sync.bisect_writes import write_items
 from tests.core.samples import examples
 
 DIMENSIONS = 3
@@ -73,10 +75,10 @@ def item(key: str) -> Item:
 def prepared(*texts: Sequence[str]) -> list[Prepared]:
     """Items named by their place."""
     made = (item(str(place)) for place in range(len(texts)))
-    return [Prepared(one, parts, Mark(one.version, b"r")) for one, parts in zip(made, texts, strict=True)]
+    return [Prepared(one, parts, SyncState(one.version, b"r")) for one, parts in zip(made, texts, strict=True)]
 
 
-def bad_of(failed: Iterable[Failed]) -> dict[str, str]:
+def bad_of(failed: Iterable[FailedItem]) -> dict[str, str]:
     return {one.object_id: one.detail for one in failed}
 
 
@@ -94,7 +96,7 @@ def test_exactly_the_bad_items_are_set_apart(texts: list[list[str]], batch_size:
     spoiled = {"refuse", "hang", "nan", "short", "zero"}
     wanted = {str(place) for place, parts in enumerate(texts) if spoiled & set(parts)}
     assert [one.object_id for one in bad] == sorted(wanted, key=int), "each once"
-    assert all(one.stage == "on_inference" and one.detail for one in bad)
+    assert all(one.failure_stage == "on_inference" and one.detail for one in bad)
     assert {one.item.object_id for one in good} == {str(place) for place in range(len(texts))} - wanted
     for one in good:
         assert one.vectors.tolist() == [vector_of(text) for text in texts[int(one.item.object_id)]]
@@ -109,7 +111,7 @@ def test_the_detail_says_what_is_wrong() -> None:
         "3": "model 'fake': the model's vector is zero, which has no direction to compare",
         "4": "model 'fake': the model returned 2 numbers instead of 3",
     }
-    assert bad[0].storage_meta_json == '{"at": "1"}'
+    assert bad[0].item_info == {"at": "1"}
 
 
 def test_one_bad_item_of_many_costs_few_requests() -> None:
@@ -150,7 +152,7 @@ def test_a_model_of_another_length_is_not_the_items_fault() -> None:
 
 
 def embedded(*keys: str) -> list[Embedded]:
-    return [Embedded(item(key), np.ones((1, DIMENSIONS), np.float32), Mark(b"v" * 16, b"r")) for key in keys]
+    return [Embedded(item(key), np.ones((1, DIMENSIONS), np.float32), SyncState(b"v" * 16, b"r")) for key in keys]
 
 
 @examples(200)
@@ -167,7 +169,7 @@ def test_exactly_what_the_store_refuses_is_set_apart(bad: set[int], count: int) 
     landed, failed = write_items(put, embedded(*map(str, range(count))))
     assert stored == [one.item.object_id for one in landed] == [str(n) for n in range(count) if n not in bad]
     assert bad_of(failed) == {str(n): f"refused: {n}" for n in sorted(bad) if n < count}
-    assert {one.stage for one in failed} <= {"on_upsert"}
+    assert {one.failure_stage for one in failed} <= {"on_upsert"}
 
 
 def test_a_store_that_is_away_is_not_the_items_fault() -> None:
@@ -181,7 +183,7 @@ def test_a_store_that_is_away_is_not_the_items_fault() -> None:
 class FakeSource:
     """Items whose content is their id, unless their content was given."""
 
-    recipe, outside = "", False
+    config, outside = "", False
 
     def __init__(self, contents: dict[str, str | DataError] | None = None, gone: Iterable[str] = ()) -> None:
         self.contents, self.gone = contents or {}, set(gone)
@@ -207,9 +209,9 @@ def stream(
     bad: list[str] = []
     gone = 0
     pipeline = EmbeddingPipeline(model=model, loader=source, splitter=Splitter(10))
-    for batch in embed_stream(source, keys, pipeline, lambda one, tag: Mark(one.version, b"r", tag)):  # type: ignore[arg-type]
+    for batch in embed_stream(source, keys, pipeline, lambda one, tag: SyncState(one.version, b"r", tag)):  # type: ignore[arg-type]
         each(batch)
-        assert all(one.mark.content == "tag" for one in batch.embedded)
+        assert all(one.sync.content == "tag" for one in batch.embedded)
         good += [one.item.object_id for one in batch.embedded]
         bad += [one.object_id for one in batch.failed]
         gone += batch.gone

@@ -7,50 +7,56 @@ from itertools import product
 
 import pytest
 
-from airflow_reindex.vectors.model.collection import Mark, State
+from airflow_reindex.vectors.model.collection import DestState, SyncState
 from airflow_reindex.vectors.sync.decide import Decision, Rules, decide
 
 ONE, TWO, THREE = (digit * 16 for digit in (b"1", b"2", b"3"))
-NOW = Rules(recipe=b"r", run="now")
-LANDED = Mark(ONE, b"r", run="before")
-FAILED = Mark(ONE, b"r", stage="on_inference", detail="refused", run="now")
+NOW = Rules(embedding_config_hash=b"r", plan_token="now")
+LANDED = SyncState(ONE, b"r", plan_token="before")
+FAILED = SyncState(ONE, b"r", stage="on_inference", detail="refused", plan_token="now")
 
 _FLAGS = (False, True)
 _MARKS = [
-    Mark(version, recipe, stage=stage, run=run)
-    for version, recipe, stage, run in product((ONE, TWO), (b"r", b"s"), ("", "on_upsert"), ("now", "before"))
+    SyncState(version, config, stage=stage, plan_token=token)
+    for version, config, stage, token in product((ONE, TWO), (b"r", b"s"), ("", "on_upsert"), ("now", "before"))
 ]
 #: All that can be known of an item, by a key of its own: its version in the source, its state in the destination.
 CASES = {
-    str(number): (version, State(row, mark))
+    str(number): (version, DestState(row, mark))
     for number, (version, row, mark) in enumerate(product((None, ONE, TWO), (None, ONE, TWO, THREE), [None, *_MARKS]))
 }
 SOURCE = {key: version for key, (version, _) in CASES.items() if version}
 # A store tells nothing of an object that has neither.
-DEST = {key: state for key, (_, state) in CASES.items() if state.row or state.mark}
+DEST = {key: state for key, (_, state) in CASES.items() if state.row or state.sync}
 ALL_RULES = [
-    Rules(recipe=b"r", run="now", preserve_newer=preserve_newer, drop_gone=drop_gone, skip_failed=skip_failed)
+    Rules(
+        embedding_config_hash=b"r",
+        plan_token="now",
+        preserve_newer=preserve_newer,
+        drop_gone=drop_gone,
+        skip_failed=skip_failed,
+    )
     for preserve_newer, drop_gone, skip_failed in product(_FLAGS, _FLAGS, _FLAGS)
 ]
 
 
-def somebody_elses(state: State) -> bool:
+def somebody_elses(state: DestState) -> bool:
     """Whether the row is not what the mark says, or was removed after it had landed."""
     if state.row is None:
-        return state.mark is not None and not state.mark.stage
-    return state.mark is None or state.mark.version != state.row
+        return state.sync is not None and not state.sync.stage
+    return state.sync is None or state.sync.version != state.row
 
 
-def expected(version: bytes | None, state: State | None, rules: Rules) -> str:
+def expected(version: bytes | None, state: DestState | None, rules: Rules) -> str:
     """What is to become of one item, said in another way."""
-    there = state or State(None, None)
-    mark = there.mark
+    there = state or DestState(None, None)
+    mark = there.sync
     theirs = rules.preserve_newer and somebody_elses(there)
     if version is None:
         if theirs and there.row is not None:
             return "written"
         return "delete" if not rules.preserve_newer or rules.drop_gone else "nothing"
-    in_step = mark is not None and (mark.version, mark.recipe) == (version, rules.recipe)
+    in_step = mark is not None and (mark.version, mark.embedding_config_hash) == (version, rules.embedding_config_hash)
     if theirs:
         return "removed" if there.row is None else "written"
     if rules.skip_failed and failed_now(there, version):
@@ -59,9 +65,13 @@ def expected(version: bytes | None, state: State | None, rules: Rules) -> str:
     return "unchanged" if landed else "embed"
 
 
-def failed_now(state: State, version: bytes) -> bool:
-    mark = state.mark
-    return mark is not None and bool(mark.stage) and (mark.version, mark.recipe, mark.run) == (version, b"r", "now")
+def failed_now(state: DestState, version: bytes) -> bool:
+    mark = state.sync
+    return (
+        mark is not None
+        and bool(mark.stage)
+        and (mark.version, mark.embedding_config_hash, mark.plan_token) == (version, b"r", "now")
+    )
 
 
 KINDS = ("embed", "delete", "unchanged", "failed", "written", "removed")
@@ -84,7 +94,10 @@ def test_every_case_against_an_oracle(rules: Rules) -> None:
 def test_done_again_it_does_nothing(rules: Rules) -> None:
     first = decide(SOURCE, DEST, rules)
     after = {key: state for key, state in DEST.items() if key not in first.delete}
-    after |= {key: State(SOURCE[key], Mark(SOURCE[key], rules.recipe, run=rules.run)) for key in first.embed}
+    after |= {
+        key: DestState(SOURCE[key], SyncState(SOURCE[key], rules.embedding_config_hash, plan_token=rules.plan_token))
+        for key in first.embed
+    }
     second = decide(SOURCE, after, rules)
     assert (list(second.embed), list(second.delete), dict(second.failed)) == ([], [], dict(first.failed))
 
@@ -92,44 +105,46 @@ def test_done_again_it_does_nothing(rules: Rules) -> None:
 @pytest.mark.parametrize(
     ("state", "what"),
     [
-        (State(ONE, LANDED), "unchanged"),
-        (State(ONE, replace(LANDED, recipe=b"s")), "embed"),
-        (State(ONE, replace(LANDED, version=TWO)), "embed"),
-        (State(TWO, LANDED), "embed"),
-        (State(None, LANDED), "embed"),
-        (State(ONE, None), "embed"),
-        (State(None, FAILED), "embed"),
-        (State(ONE, FAILED), "embed"),
+        (DestState(ONE, LANDED), "unchanged"),
+        (DestState(ONE, replace(LANDED, embedding_config_hash=b"s")), "embed"),
+        (DestState(ONE, replace(LANDED, version=TWO)), "embed"),
+        (DestState(TWO, LANDED), "embed"),
+        (DestState(None, LANDED), "embed"),
+        (DestState(ONE, None), "embed"),
+        (DestState(None, FAILED), "embed"),
+        (DestState(ONE, FAILED), "embed"),
         (None, "embed"),
     ],
 )
-def test_without_protection_the_source_is_the_truth(state: State | None, what: str) -> None:
+def test_without_protection_the_source_is_the_truth(state: DestState | None, what: str) -> None:
     assert told(decide({"a": ONE}, {"a": state} if state else {}, NOW)) == {"a": what}
 
 
 @pytest.mark.parametrize(
     ("state", "what", "why"),
     [
-        (State(TWO, LANDED), "written", "a writer has replaced the row"),
-        (State(None, LANDED), "removed", "a writer has removed the row: it must not come back"),
-        (State(TWO, None), "written", "a writer has made the row"),
-        (State(TWO, FAILED), "written", "a writer has made what could not be embedded"),
-        (State(ONE, replace(LANDED, recipe=b"s")), "embed", "the row is this package's own"),
-        (State(ONE, FAILED), "embed", "the row was kept when it failed, and is tried again"),
-        (State(None, FAILED), "embed", "it has never landed"),
+        (DestState(TWO, LANDED), "written", "a writer has replaced the row"),
+        (DestState(None, LANDED), "removed", "a writer has removed the row: it must not come back"),
+        (DestState(TWO, None), "written", "a writer has made the row"),
+        (DestState(TWO, FAILED), "written", "a writer has made what could not be embedded"),
+        (DestState(ONE, replace(LANDED, embedding_config_hash=b"s")), "embed", "the row is this package's own"),
+        (DestState(ONE, FAILED), "embed", "the row was kept when it failed, and is tried again"),
+        (DestState(None, FAILED), "embed", "it has never landed"),
     ],
 )
-def test_protected_rows(state: State, what: str, why: str) -> None:
+def test_protected_rows(state: DestState, what: str, why: str) -> None:
     assert told(decide({"a": ONE}, {"a": state}, replace(NOW, preserve_newer=True))) == {"a": what}, why
 
 
 def test_failures_are_left_alone_only_while_nothing_has_changed() -> None:
     skip = replace(NOW, skip_failed=True)
-    state = {"a": State(None, FAILED)}
+    state = {"a": DestState(None, FAILED)}
     assert decide({"a": ONE}, state, skip).failed == {"a": FAILED}
     assert told(decide({"a": TWO}, state, skip)) == {"a": "embed"}, "the row was mended"
-    assert told(decide({"a": ONE}, state, replace(skip, run="next"))) == {"a": "embed"}, "another run tries again"
-    assert told(decide({"a": ONE}, state, replace(skip, recipe=b"s"))) == {"a": "embed"}
+    assert told(decide({"a": ONE}, state, replace(skip, plan_token="next"))) == {"a": "embed"}, (
+        "another run tries again"
+    )
+    assert told(decide({"a": ONE}, state, replace(skip, embedding_config_hash=b"s"))) == {"a": "embed"}
     assert told(decide({}, state, skip)) == {"a": "delete"}, "gone from the source"
 
 
@@ -144,11 +159,11 @@ def test_what_others_did_is_accounted_for(drop_gone: bool, skip_failed: bool) ->
     rows -= {*decision.delete, *decision.failed}
     if not drop_gone:
         rows -= {key for key, state in DEST.items() if key not in SOURCE and not somebody_elses(state)}
-    after = {key: state.mark for key, state in DEST.items() if key not in decision.embed and key not in decision.delete}
-    failed = [mark for key, mark in after.items() if mark and mark.stage and mark.run == "now"]
+    after = {key: state.sync for key, state in DEST.items() if key not in decision.embed and key not in decision.delete}
+    failed = [mark for key, mark in after.items() if mark and mark.stage and mark.plan_token == "now"]
     if not drop_gone:
         failed = [
             mark for key, mark in after.items()
-            if mark and mark.stage and mark.run == "now" and (key in SOURCE or somebody_elses(DEST[key]))
+            if mark and mark.stage and mark.plan_token == "now" and (key in SOURCE or somebody_elses(DEST[key]))
         ]  # fmt: skip
     assert len(rows) == len(SOURCE) - len(failed) - len(decision.removed) + decision.surplus

@@ -124,7 +124,7 @@ def test_an_item_whose_new_vectors_failed_once_is_tried_again(
     run.windows()
     end(run)
     finish(run)
-    # Another recipe, so that all items are embedded again.
+    # Another embedding config, so that all items are embedded again.
     spec = replace(run.spec(NEW), document_prefix="passage: ")
     server.faults = [Fault(contains="number 7", vector="nan")]
     second = reindex("second", writes_go_to="dest")

@@ -156,7 +156,7 @@ def a_plan() -> ReindexPlan:
         source=info,
         dest=replace(info, collection_id="new", metric="dot", m=7),
         preserve_newer=True,
-        recipe="00ff",
+        embedding_config_hash="00ff",
         total=2,
         windows=(Window(number=0, offset=0, limit=2, after=None, until=None),),
         listed_only=True,
@@ -167,8 +167,12 @@ def a_plan() -> ReindexPlan:
 
 def test_a_plan_survives_json(tmp_path: Path) -> None:
     folder = Folder.at(str(tmp_path))
-    folder.write_json(PLAN, a_plan().as_dict())
+    stored = a_plan().as_dict()
+    folder.write_json(PLAN, stored)
     assert read_plan(folder) == read_plan(folder, "t1") == a_plan()
+    kept = {"protect": True, "recipe": "00ff"}
+    assert {**stored, **kept} == stored, "runs that were planned by an earlier version go on"
+    assert stored["windows"][0].keys() == {"number", "offset", "limit", "after", "upto"}
 
 
 def test_a_task_of_another_plan_stops(tmp_path: Path) -> None:

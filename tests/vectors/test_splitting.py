@@ -88,9 +88,9 @@ def test_settings_are_checked(values: Any, words: str) -> None:
         Splitter(**values)
 
 
-def test_recipe_tells_settings() -> None:
-    assert Splitter(10, 2).recipe == '{"characters": 10, "overlap": 2}'
-    assert len({Splitter(10, 2).recipe, Splitter(10, 3).recipe, Splitter(11, 2).recipe}) == 3
+def test_config_tells_settings() -> None:
+    assert Splitter(10, 2).config == '{"characters": 10, "overlap": 2}'
+    assert len({Splitter(10, 2).config, Splitter(10, 3).config, Splitter(11, 2).config}) == 3
 
 
 @pytest.mark.parametrize("text", ["漢" * 200_000, "a" * 400_000, "e" + "\u0301" * 400_000, "ab " * 130_000])

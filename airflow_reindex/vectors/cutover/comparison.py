@@ -65,7 +65,7 @@ def answers(model: EmbeddingModel, collection: Collection, queries: Sequence[Que
 
 
 def compare_models(
-    tools: ReindexContext, source: Collection, dest: Collection, queries: Sequence[Query], folder: Folder
+    context: ReindexContext, source: Collection, dest: Collection, queries: Sequence[Query], folder: Folder
 ) -> dict[str, Any]:
     """
     Search source and destination, each with its own model.
@@ -73,9 +73,9 @@ def compare_models(
     :param folder: gets the full results.
     :returns: ``queries``, ``overlap_at_10`` (mean share of common objects), and both sides' times.
     """
-    model = tools.source_model()
+    model = context.source_model()
     try:
-        old, new = answers(model, source, queries), answers(tools.pipeline.model, dest, queries)
+        old, new = answers(model, source, queries), answers(context.pipeline.model, dest, queries)
     finally:
         model.close()
     overlaps = [

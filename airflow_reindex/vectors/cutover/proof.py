@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from airflow_reindex.core.failures import DataError
-from airflow_reindex.vectors.embedding.bisect import Failed
+from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.sync.foreign import refuse_empty
 from airflow_reindex.vectors.sync.reconcile import Tally
 from airflow_reindex.vectors.sync.session import RANGE_ITEMS, Session
@@ -20,7 +20,7 @@ def last_catch_up(at: Session, watermark: str, passed: Tally) -> tuple[Tally, Ta
 
     Only rows written since the watermark are compared; removals show in the count and are then found by key.
 
-    :param horizon: the source's watermark from before the last full pass.
+    :param watermark: the source's watermark from before the last full pass.
     :param passed: the result of that pass.
     :returns: what was done, and the last full pass with the failures of all passes.
     """
@@ -30,7 +30,7 @@ def last_catch_up(at: Session, watermark: str, passed: Tally) -> tuple[Tally, Ta
     if difference(at, passed) < 0:
         for keys in at.dest.keys(RANGE_ITEMS):
             gone = at.source.missing_keys(keys)
-            left = at.dest.delete(at.plan.token, gone, only_unchanged=at.spares)
+            left = at.dest.delete(at.plan.token, gone, only_unchanged=at.preserves_foreign)
             tally.deleted += len(gone) - len(left)
     for _ in range(PASSES):
         if not difference(at, passed):
@@ -52,7 +52,7 @@ def difference(at: Session, passed: Tally) -> int:
     return expected - at.dest.count()
 
 
-def still_failed(at: Session, failed: Sequence[Failed]) -> list[Failed]:
+def still_failed(at: Session, failed: Sequence[FailedItem]) -> list[FailedItem]:
     """
     Return those that are still marked as failed, each with its latest reason.
 
@@ -60,7 +60,7 @@ def still_failed(at: Session, failed: Sequence[Failed]) -> list[Failed]:
     """
     known = {item.object_id: item for item in failed}
     states = at.dest.states(None, None, list(known))
-    return [item for key, item in known.items() if (state := states.get(key)) and state.mark and state.mark.stage]
+    return [item for key, item in known.items() if (state := states.get(key)) and state.sync and state.sync.stage]
 
 
 def prove(at: Session, failed: int, passed: Tally) -> None:

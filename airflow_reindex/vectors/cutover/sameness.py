@@ -69,14 +69,14 @@ def _words_of(at: Session, parts: Sequence[tuple[str, str]]) -> dict[tuple[str, 
     items = [
         item
         for item in at.source.items(keys)
-        if (state := states.get(item.object_id)) and state.mark and state.row == state.mark.version == item.version
+        if (state := states.get(item.object_id)) and state.sync and state.row == state.sync.version == item.version
     ]
-    pipeline = at.tools.pipeline
+    pipeline = at.context.pipeline
     texts: dict[str, list[str]] = {}
     for item, content in zip(items, pipeline.loader.load(items), strict=True):
         # Content outside of the row may have changed since.
-        mark = states[item.object_id].mark
-        if isinstance(content, Content) and mark and mark.content == content.version:
+        sync = states[item.object_id].sync
+        if isinstance(content, Content) and sync and sync.content == content.version:
             texts[item.object_id] = pipeline.splitter.split(content.text)
     found = {}
     for part_id, object_id in parts:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 from airflow_reindex.vectors.cutover.pointers import note_hooked, refuse_busy
 from airflow_reindex.vectors.cutover.proof import difference, last_catch_up, prove, still_failed
-from airflow_reindex.vectors.embedding.bisect import Failed
+from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.model.plan import ReindexPlan
 from airflow_reindex.vectors.model.store import Pointer, Store
 from airflow_reindex.vectors.planning.planning import check_pointer, check_user_objects
-from airflow_reindex.vectors.sync.decide import Rules
+from airflow_reindex.vectors.sync.foreign import rules_of
 from airflow_reindex.vectors.sync.reconcile import Tally
 from airflow_reindex.vectors.sync.session import Session
 
@@ -62,52 +62,44 @@ def switch_readers(
     at: Session,
     hook: Callable[[Pointer], None] | None,
     lock_seconds: float,
-    account: Callable[[int, list[Failed], int], object],
+    account: Callable[[int, list[FailedItem], int], object],
 ) -> Switched:
     """
     Do the last catch-up, and point the alias to the destination.
 
     :param hook: informs a registry elsewhere; called again when the task is retried.
     :param lock_seconds: longest wait for writers of the source.
-    :param account: called before the switch with the number of items, the failed ones, and the number of foreign
-        objects.
+    :param account: gets, before the switch, the number of items, the failed ones and the number of foreign objects.
     :raises DataError: the destination is not the source minus the listed failures, or too many items failed.
     :raises ConflictError: users' objects would be lost.
     :raises TransientError: writers or readers hold what has to be locked.
     """
-    plan, store = at.plan, at.tools.store
-    request = plan.request
-    pointer = store.pointer(request.alias)
+    plan, store, alias = at.plan, at.context.store, at.plan.request.alias
+    pointer = store.pointer(alias)
     if pointer and pointer.collection_id == plan.dest.collection_id:
         return _finish_switch(at, hook, lock_seconds, pointer)
-    check_pointer(pointer, plan.source, plan.dest)
-    check_user_objects(at.source, request)
+    _check_readers(at, pointer)
     watermark = at.source.watermark()
     passed = at.reconcile_all()
     with store.hold_writers(plan.source.collection_id, lock_seconds):
         # Checked again: from here on no other run can switch readers of the source, and no users' objects can appear.
-        present = store.pointer(request.alias)
+        present = store.pointer(alias)
         twice = present if present and _is_own(present, plan) else None
         if twice is None:
-            check_pointer(present, plan.source, plan.dest)
-            check_user_objects(at.source, request)
+            _check_readers(at, present)
             caught_up, passed = last_catch_up(at, watermark, passed)
             failed = still_failed(at, passed.failed + caught_up.failed)
             account(at.source.count(), failed, passed.left_alone)
             prove(at, len(failed), passed)
-            items = at.dest.count()
-            after = at.source.watermark()
-            switched = _repoint(at, present)
-            log.info("alias '%s' follows collection '%s'", request.alias, plan.dest.collection_id)
-            if hook is not None:
-                hook(switched)
+            items, after = at.dest.count(), at.source.watermark()
+            switched = _repoint(at, present, hook)
     if twice is not None:
         # The same task was delivered twice and the other one switched first: readers may have written since.
         return _finish_switch(at, hook, lock_seconds, twice)
     late_writes = _late_writes(at, after, lock_seconds, passed)
     note_hooked(store, switched, plan.token)
     return Switched(
-        alias=request.alias,
+        alias=alias,
         previous=switched.previous_collection_id,
         items=items,
         caught_up=caught_up.changes,
@@ -115,6 +107,11 @@ def switch_readers(
         failed=len(failed),
         source_deleted=_delete_source(at),
     )
+
+
+def _check_readers(at: Session, pointer: Pointer | None) -> None:
+    check_pointer(pointer, at.plan.source, at.plan.dest)
+    check_user_objects(at.source, at.plan.request)
 
 
 def _is_own(pointer: Pointer, plan: ReindexPlan) -> bool:
@@ -126,7 +123,7 @@ def _finish_switch(
     at: Session, hook: Callable[[Pointer], None] | None, lock_seconds: float, pointer: Pointer
 ) -> Switched:
     """Finish a switch that an earlier attempt, or an earlier run, has done."""
-    plan, store = at.plan, at.tools.store
+    plan, store = at.plan, at.context.store
     late_writes = 0
     if not pointer.hooked:
         if hook is not None:
@@ -141,7 +138,7 @@ def _finish_switch(
     return replace(switched, late_writes=late_writes)
 
 
-def _repoint(at: Session, present: Pointer | None) -> Pointer:
+def _repoint(at: Session, present: Pointer | None, hook: Callable[[Pointer], None] | None) -> Pointer:
     plan = at.plan
     pointer = Pointer(
         alias=plan.request.alias,
@@ -151,23 +148,26 @@ def _repoint(at: Session, present: Pointer | None) -> Pointer:
         previous_model_id=plan.request.source_embedding_model_id,
         run_id=plan.run_id,
     )
-    at.tools.store.repoint(pointer, plan.token)
+    at.context.store.repoint(pointer, plan.token)
+    log.info("alias '%s' follows collection '%s'", pointer.alias, pointer.collection_id)
+    if hook is not None:
+        hook(pointer)
     return pointer
 
 
 def _late_writes(at: Session, since: str | None, lock_seconds: float, passed: Tally) -> int:
     """Carry over late writes: those that had waited for the lock and reached the source after the switch."""
     # Writers that waited are ahead of this request in the lock queue, so they have finished when it is granted.
-    with at.tools.store.hold_writers(at.plan.source.collection_id, lock_seconds):
+    with at.context.store.hold_writers(at.plan.source.collection_id, lock_seconds):
         left = at.source.count()
-    rules = Rules(recipe=bytes.fromhex(at.plan.recipe), run=at.plan.token, preserve_newer=True, skip_failed=True)
+    rules = rules_of(at.plan, preserve_newer=True, skip_failed=True)
     tally = at.reconcile_all(rules) if since is None else at.reconciler.run(None, None, rules, since=since)
     # Where writers write to the destination, removals from the source mean nothing; and emptying the old collection is
     # not meant for the new one.
     if left and not at.plan.preserve_newer and difference(at, tally if since is None else passed) < 0:
         tally.add(at.reconcile_all(replace(rules, drop_gone=True)))
     for item in tally.failed:
-        log.error("late write to item %s: %s: %s; readers see the older one", item.object_id, item.stage, item.detail)
+        log.error("late write to item %s: %s; readers see the older one", item.object_id, item.message)
     if tally.changes:
         log.warning(
             "%s writes to the source came after the switch and were carried over; writers should follow alias '%s' now",
@@ -180,7 +180,7 @@ def _delete_source(at: Session) -> bool:
     plan = at.plan
     if not plan.request.delete_source:
         return False
-    store = at.tools.store
+    store = at.context.store
     if store.find(plan.source.collection_id) is not None:
         refuse_busy(store, plan.source.collection_id, plan.token)
         store.drop(plan.source.collection_id)

@@ -1,14 +1,15 @@
-"""Bisection of failing batches: a batch is halved until the bad item is alone, so that all others are written."""
+"""Bisection of failing requests: halved until the bad item is alone, so that all others are embedded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from airflow_reindex.core.failures import DataError, RequestError, TransientError, truncate_detail
+from airflow_reindex.core.failures import DataError, RequestError, TransientError
 from airflow_reindex.vectors.embedding.requests import check_vectors, embed_texts
-from airflow_reindex.vectors.model.collection import Embedded, Item, Mark, Stage
+from airflow_reindex.vectors.model.collection import Embedded, Item, Stage, SyncState
 from airflow_reindex.vectors.model.embedding_model import EmbeddingModel, SuspectError
+from airflow_reindex.vectors.model.failed_item import FailedItem
 
 #: A text that every working model embeds: tells a bad item from a server that fails at everything.
 PROBE = "The quick brown fox jumps over the lazy dog."
@@ -20,37 +21,15 @@ class Prepared:
     An item with its content.
 
     :param texts: its parts, at least one.
-    :param mark: stored with the item once it is written.
+    :param sync: stored with the item once it is written.
     """
 
     item: Item
     texts: Sequence[str]
-    mark: Mark
+    sync: SyncState
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """
-    An item that failed through its own fault.
-
-    :param version: its row's version.
-    :param detail: at most 1500 characters.
-    :param storage_meta_json: JSON text that says where its content is.
-    """
-
-    object_id: str
-    version: bytes
-    stage: str
-    detail: str
-    storage_meta_json: str | None = None
-
-    @classmethod
-    def of(cls, item: Item, stage: Stage, error: BaseException | str) -> Failed:
-        """Create the failure of an item from an exception or a message."""
-        return cls(item.object_id, item.version, stage.value, truncate_detail(error), item.storage_meta_json)
-
-
-def embed_items(model: EmbeddingModel, items: Sequence[Prepared]) -> tuple[list[Embedded], list[Failed]]:
+def embed_items(model: EmbeddingModel, items: Sequence[Prepared]) -> tuple[list[Embedded], list[FailedItem]]:
     """
     Embed items, and separate those that the model refuses or returns no usable vector for.
 
@@ -66,7 +45,7 @@ def embed_items(model: EmbeddingModel, items: Sequence[Prepared]) -> tuple[list[
     answer = _ask(model, items)
     if answer.why is None:
         return answer.good, []
-    good, failed = _settle(model, items, answer)
+    good, failed = _bisect(model, items, answer)
     places = {prepared.item.object_id: place for place, prepared in enumerate(items)}
     good.sort(key=lambda one: places[one.item.object_id])
     failed.sort(key=lambda one: places[one.object_id])
@@ -100,38 +79,40 @@ def _ask(model: EmbeddingModel, items: Sequence[Prepared]) -> _Answer:
             bad.append(prepared)
             why = why or DataError(f"model '{spec.model_id}': {complaint}")
         else:
-            good.append(Embedded(prepared.item, vectors[start:end], prepared.mark))
+            good.append(Embedded(prepared.item, vectors[start:end], prepared.sync))
         start = end
     return _Answer(good, bad, why)
 
 
-def _settle(model: EmbeddingModel, items: Sequence[Prepared], answer: _Answer) -> tuple[list[Embedded], list[Failed]]:
+def _bisect(
+    model: EmbeddingModel, items: Sequence[Prepared], answer: _Answer
+) -> tuple[list[Embedded], list[FailedItem]]:
     """Retry the bad items of an answer in ever smaller groups until each is embedded or has failed alone."""
     if answer.why is None:
         return answer.good, []
     if len(items) == 1:
-        return _judge(model, items[0])
+        return _retry_alone(model, items[0])
     if answer.good:
-        good, failed = _settle(model, answer.bad, _ask(model, answer.bad))
+        good, failed = _bisect(model, answer.bad, _ask(model, answer.bad))
         return answer.good + good, failed
     middle = len(items) // 2
     one, other = items[:middle], items[middle:]
     first = _ask(model, one)
-    good, failed = _settle(model, one, first)
+    good, failed = _bisect(model, one, first)
     # When one half is good, the cause is in the other, which need not be sent whole once more.
     known = first.why is None and len(other) > 1
-    second = _settle(model, other, _Answer([], other, answer.why) if known else _ask(model, other))
+    second = _bisect(model, other, _Answer([], other, answer.why) if known else _ask(model, other))
     return good + second[0], failed + second[1]
 
 
-def _judge(model: EmbeddingModel, prepared: Prepared) -> tuple[list[Embedded], list[Failed]]:
+def _retry_alone(model: EmbeddingModel, prepared: Prepared) -> tuple[list[Embedded], list[FailedItem]]:
     """Retry an item that failed alone, with a harmless text before and after it."""
     _probe(model)
     answer = _ask(model, [prepared])
     if answer.why is None:
         return answer.good, []
     _probe(model)
-    return [], [Failed.of(prepared.item, Stage.INFERENCE, answer.why)]
+    return [], [FailedItem.of(prepared.item, Stage.INFERENCE, answer.why)]
 
 
 def _probe(model: EmbeddingModel) -> None:
@@ -151,25 +132,3 @@ def _probe(model: EmbeddingModel) -> None:
     if complaint:
         # It worked when the run was planned, and may work again.
         raise TransientError(f"{everything}: for a harmless text, too, {complaint}. Look at its server.")
-
-
-def write_items(
-    put: Callable[[Sequence[Embedded]], object], items: Sequence[Embedded]
-) -> tuple[list[Embedded], list[Failed]]:
-    """
-    Write items, and separate those that the store refuses.
-
-    :param put: writes all of a batch or nothing.
-    :returns: written and failed items.
-    """
-    if not items:
-        return [], []
-    try:
-        put(items)
-    except DataError as error:
-        if len(items) == 1:
-            return [], [Failed.of(items[0].item, Stage.UPSERT, error)]
-        middle = len(items) // 2
-        one, other = write_items(put, items[:middle]), write_items(put, items[middle:])
-        return one[0] + other[0], one[1] + other[1]
-    return list(items), []

@@ -11,9 +11,10 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from airflow_reindex.core.failures import DataError
-from airflow_reindex.vectors.embedding.bisect import Failed, Prepared, embed_items
-from airflow_reindex.vectors.model.collection import Collection, Embedded, Item, Mark, Stage
+from airflow_reindex.vectors.embedding.bisect import Prepared, embed_items
+from airflow_reindex.vectors.model.collection import Collection, Embedded, Item, Stage, SyncState
 from airflow_reindex.vectors.model.embedding_model import EmbeddingModel
+from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.model.loader import Content, Loader
 from airflow_reindex.vectors.model.splitting import Splitter
 
@@ -42,7 +43,7 @@ class Unit:
     """
 
     ready: list[Prepared]
-    failed: list[Failed]
+    failed: list[FailedItem]
     gone: int = 0
 
 
@@ -55,12 +56,12 @@ class Batch:
     """
 
     embedded: list[Embedded]
-    failed: list[Failed]
+    failed: list[FailedItem]
     gone: int
 
 
 def embed_stream(
-    source: Collection, keys: Sequence[str], pipeline: EmbeddingPipeline, mark: Callable[[Item, str], Mark]
+    source: Collection, keys: Sequence[str], pipeline: EmbeddingPipeline, sync_of: Callable[[Item, str], SyncState]
 ) -> Iterator[Batch]:
     """
     Read, load, split and embed items, ahead of the caller, who writes them.
@@ -68,13 +69,13 @@ def embed_stream(
     One thread reads and ``in_flight`` threads embed; at most one batch and the items of ``4 * in_flight`` requests are
     held.
 
-    :param mark: makes an item's mark from the item and its content's version.
+    :param sync_of: makes an item's sync state from the item and its content's version.
     :yields: batches of about 2000 parts, in the order of the keys.
     :raises RequestError: a setting or a credential is wrong.
     :raises TransientError: the source, the content's server or the model is away or busy.
     """
     in_flight = pipeline.model.spec.in_flight
-    with closing(_ahead(read_units(source, keys, pipeline, mark), in_flight)) as units:
+    with closing(_prefetch(read_units(source, keys, pipeline, sync_of), in_flight)) as units:
         pool = ThreadPoolExecutor(in_flight, thread_name_prefix="reindex-embed")
         pending: deque[Future[Batch]] = deque()
         try:
@@ -82,14 +83,14 @@ def embed_stream(
                 pending.append(pool.submit(_embed, pipeline.model, unit))
                 # Twice the number of threads, so that none waits for the writer.
                 if len(pending) >= 2 * in_flight:
-                    yield from _full(pending)
+                    yield from _next_batch(pending)
             while pending:
-                yield from _full(pending)
+                yield from _next_batch(pending)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _full(pending: deque[Future[Batch]]) -> Iterator[Batch]:
+def _next_batch(pending: deque[Future[Batch]]) -> Iterator[Batch]:
     """Merge the oldest finished units into one batch."""
     batch = Batch([], [], 0)
     parts, gone = 0, 0
@@ -115,12 +116,12 @@ def _embed(model: EmbeddingModel, unit: Unit) -> Batch:
 
 
 def read_units(
-    source: Collection, keys: Sequence[str], pipeline: EmbeddingPipeline, mark: Callable[[Item, str], Mark]
+    source: Collection, keys: Sequence[str], pipeline: EmbeddingPipeline, sync_of: Callable[[Item, str], SyncState]
 ) -> Iterator[Unit]:
     """
     Read items, and pack their texts into units of about one request each.
 
-    :param mark: makes an item's mark from the item and its content's version.
+    :param sync_of: makes an item's sync state from the item and its content's version.
     """
     size = pipeline.model.spec.batch_size
     unit, texts = Unit([], []), 0
@@ -129,8 +130,8 @@ def read_units(
         found = {item.object_id: item for item in source.items(asked)}
         items = [found[key] for key in asked if key in found]
         for item, content in zip(items, pipeline.loader.load(items), strict=True):
-            prepared = _prepare(item, content, pipeline.splitter, mark)
-            if isinstance(prepared, Failed):
+            prepared = _prepare(item, content, pipeline.splitter, sync_of)
+            if isinstance(prepared, FailedItem):
                 unit.failed.append(prepared)
                 continue
             # An item is not split over two units, which would be embedded and written separately.
@@ -146,19 +147,19 @@ def read_units(
 
 
 def _prepare(
-    item: Item, content: Content | DataError, splitter: Splitter, mark: Callable[[Item, str], Mark]
-) -> Prepared | Failed:
+    item: Item, content: Content | DataError, splitter: Splitter, sync_of: Callable[[Item, str], SyncState]
+) -> Prepared | FailedItem:
     if isinstance(content, DataError):
-        return Failed.of(item, Stage.DOWNLOADING, content)
+        return FailedItem.of(item, Stage.DOWNLOADING, content)
     try:
-        return Prepared(item, splitter.split(content.text), mark(item, content.version))
+        return Prepared(item, splitter.split(content.text), sync_of(item, content.version))
     except DataError as error:
-        return Failed.of(item, Stage.SPLITTING, error)
+        return FailedItem.of(item, Stage.SPLITTING, error)
 
 
-def _ahead(units: Iterator[Unit], room: int) -> Generator[Unit]:
+def _prefetch(units: Iterator[Unit], threads: int) -> Generator[Unit]:
     """Run an iterator in its own thread, a few steps ahead."""
-    handed: queue.Queue[Unit | BaseException | None] = queue.Queue(maxsize=2 * room)
+    handed: queue.Queue[Unit | BaseException | None] = queue.Queue(maxsize=2 * threads)
     stopped = threading.Event()
 
     def hand(value: Unit | BaseException | None) -> bool:

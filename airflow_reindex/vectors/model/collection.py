@@ -78,28 +78,28 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class SyncState:
     """
-    Sync state of an item, stored beside a destination's row: what was embedded, or why it failed.
+    What was embedded of an item, or why it failed: a row of the table of marks beside a destination.
 
     :param version: the source row's version at that time.
-    :param recipe: the embedding config hash: model, loader, splitter.
+    :param embedding_config_hash: of model, loader and splitter.
     :param content: the version of content outside of the row (an ETag); empty when there is none.
     :param stage: where it failed; empty for an item that was written.
     :param detail: why it failed, at most 1500 characters.
-    :param run: the token of the plan that wrote the mark.
+    :param plan_token: the plan that wrote it.
     """
 
     version: bytes
-    recipe: bytes
+    embedding_config_hash: bytes
     content: str = ""
     stage: str = ""
     detail: str = ""
-    run: str = ""
+    plan_token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class DestState:
     """
     An item in a destination.
 
@@ -107,15 +107,15 @@ class State:
     """
 
     row: bytes | None
-    mark: Mark | None
+    sync: SyncState | None
 
     @property
     def is_foreign(self) -> bool:
         """Whether another writer has written, changed or removed the row since this package wrote it."""
         if self.row is None:
             # An item that failed was never written; one that was written and has no row was removed.
-            return self.mark is not None and not self.mark.stage
-        return self.mark is None or self.row != self.mark.version
+            return self.sync is not None and not self.sync.stage
+        return self.sync is None or self.row != self.sync.version
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,7 +128,7 @@ class Embedded:
 
     item: Item
     vectors: Vectors
-    mark: Mark
+    sync: SyncState
 
     @property
     def average(self) -> Vectors:
@@ -169,7 +169,7 @@ class Hit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Damage:
+class IntegrityErrors:
     """
     Integrity errors among the vectors of a key range.
 
@@ -200,7 +200,7 @@ class Collection(Protocol):
     """
     One collection. *Originals* are objects that are not a user's personalised copy (``original_id`` is NULL).
 
-    Key ranges ``(after, upto]`` follow the store's own order of keys; ``None`` leaves an end open. Methods may be
+    Key ranges ``(after, until]`` follow the store's own order of keys; ``None`` leaves an end open. Methods may be
     called from several threads. Each change of a destination is one transaction, fenced by the claim's ``token``; with
     ``only_unchanged`` it skips what another writer has written or removed, and returns the skipped ids.
     """
@@ -222,7 +222,7 @@ class Collection(Protocol):
         """
         Return the versions of a range's originals by object id.
 
-        :param since: a watermark from :meth:`horizon`; rows that have certainly not changed since may be omitted.
+        :param since: a watermark from :meth:`watermark`; rows that have certainly not changed since may be omitted.
         """
 
     def watermark(self) -> str:
@@ -234,20 +234,20 @@ class Collection(Protocol):
     def missing_keys(self, keys: Sequence[str]) -> list[str]:
         """Return those ids that are not an original's, in order; much cheaper than reading items."""
 
-    def states(self, after: str | None, until: str | None, keys: Sequence[str] | None = None) -> dict[str, State]:
+    def states(self, after: str | None, until: str | None, keys: Sequence[str] | None = None) -> dict[str, DestState]:
         """
-        Return rows of originals and marks of a destination, by object id.
+        Return rows of originals and sync states of a destination, by object id.
 
         :param keys: restricts the range to these objects.
         """
 
     def put(self, token: str, batch: Sequence[Embedded], *, only_unchanged: bool = False) -> list[str]:
         """
-        Insert or replace objects with all their parts and marks, in one transaction.
+        Insert or replace objects with all their parts and sync states, in one transaction.
 
         :param batch: each object once.
-        :param only_unchanged: skip rows that differ from their object's mark, and objects that were written and are
-            gone.
+        :param only_unchanged: skip rows that differ from their object's sync state, and objects that were written and
+            are gone.
         :returns: the ids that were skipped.
         :raises ClaimLostError: another run holds the claim.
         :raises DataError: the store refuses one of them; nothing was written.
@@ -255,29 +255,29 @@ class Collection(Protocol):
         """
 
     def fail(
-        self, token: str, failed: Mapping[str, Mark], *, keep_rows: bool = False, only_unchanged: bool = False
+        self, token: str, failed: Mapping[str, SyncState], *, keep_rows: bool = False, only_unchanged: bool = False
     ) -> list[str]:
         """
-        Store the marks of failed items, and remove their older rows.
+        Store the sync states of failed items, and remove their older rows.
 
-        :param failed: marks with a stage, by object id.
+        :param failed: sync states with a stage, by object id.
         :param keep_rows: keep the older rows.
         :returns: the ids that were skipped.
         """
 
     def delete(self, token: str, keys: Sequence[str], *, only_unchanged: bool = False) -> list[str]:
         """
-        Remove objects, their parts and marks, and users' personalised copies of them.
+        Remove objects, their parts and sync states, and users' personalised copies of them.
 
         :param keys: unknown ids are ignored.
-        :param only_unchanged: skip rows that differ from their object's mark.
+        :param only_unchanged: skip rows that differ from their object's sync.
         :returns: the ids that were skipped.
         """
 
-    def count_failed(self, run: str) -> int:
-        """Number of items marked as failed by a run (its plan's token)."""
+    def count_failed(self, plan_token: str) -> int:
+        """Number of items that failed in a plan."""
 
-    def integrity_errors(self, after: str | None, until: str | None) -> Damage:
+    def integrity_errors(self, after: str | None, until: str | None) -> IntegrityErrors:
         """Find objects of a range whose vectors are incomplete."""
 
     def twins(self, size: int) -> Twins:

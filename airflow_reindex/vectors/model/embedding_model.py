@@ -58,7 +58,7 @@ class SuspectError(TransientError):
 
 class EmbeddingModel(Protocol):
     """
-    GroupScheduler texts into vectors.
+    Turns texts into vectors.
 
     Each call is one request; calls come from several threads. The deployment may register its own class as a backend:
     it is called with a :class:`ModelSpec` and implements this interface.

@@ -26,7 +26,7 @@ class Loader(Protocol):
     """Fetches contents. Methods may be called from several threads."""
 
     @property
-    def recipe(self) -> str:
+    def config(self) -> str:
         """Settings that determine contents, as a text without secrets; part of the embedding config hash."""
 
     @property

@@ -18,18 +18,21 @@ from airflow_reindex.vectors.model.request import ReindexRequest
 #: The planned ids, one row group per window: the failed items of a window whose task was lost.
 ITEMS = "items.parquet"
 _SCHEMA = pa.schema([("object_id", pa.string())])
+#: Names of fields in plan.json, where they are not the fields' own.
+_STORED_AS = {"preserve_newer": "protect", "embedding_config_hash": "recipe", "until": "upto"}
+_READ_AS = {stored: name for name, stored in _STORED_AS.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
     """
-    The work of one mapped task: the originals in the key range ``(after, upto]``.
+    The work of one mapped task: the originals in the key range ``(after, until]``.
 
     :param number: the map index.
     :param offset: number of planned items before it; with ``limit`` EmbeddingStudio's label.
     :param limit: number of items planned for it.
     :param after: ``None`` for the first window.
-    :param upto: ``None`` for the last window, which also takes items appended meanwhile.
+    :param until: ``None`` for the last window, which also takes items appended meanwhile.
     """
 
     number: int
@@ -51,8 +54,8 @@ class ReindexPlan:
 
     :param token: of the claim; empty for a dry run.
     :param conn_id: the Airflow connection of the collections.
-    :param protect: the destination may have rows newer than the source's: none of them is removed or overwritten.
-    :param recipe: the embedding config hash, hexadecimal.
+    :param preserve_newer: the destination may have rows newer than the source's, which are not removed or overwritten.
+    :param embedding_config_hash: hexadecimal.
     :param total: originals when the plan was made.
     :param windows: in the order of keys.
     :param listed_only: windows process only the listed items (``only_failed_of``).
@@ -66,7 +69,7 @@ class ReindexPlan:
     source: CollectionInfo
     dest: CollectionInfo
     preserve_newer: bool
-    recipe: str
+    embedding_config_hash: str
     total: int
     windows: Sequence[Window]
     listed_only: bool = False
@@ -74,21 +77,27 @@ class ReindexPlan:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The plan as JSON-compatible values."""
-        return asdict(self)
+        """The plan as plan.json has it."""
+        value = asdict(self)
+        windows = [_renamed(window, _STORED_AS) for window in value["windows"]]
+        return {**_renamed(value, _STORED_AS), "windows": windows}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ReindexPlan:
         """Read a plan from :meth:`as_dict`."""
         return cls(
             **{
-                **value,
+                **_renamed(value, _READ_AS),
                 "request": ReindexRequest(**value["request"]),
                 "source": CollectionInfo(**value["source"]),
                 "dest": CollectionInfo(**value["dest"]),
-                "windows": tuple(Window(**window) for window in value["windows"]),
+                "windows": tuple(Window(**_renamed(window, _READ_AS)) for window in value["windows"]),
             }
         )
+
+
+def _renamed(value: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(name, name): entry for name, entry in value.items()}
 
 
 def window_size(total: int, batch_size: int) -> int:
@@ -145,7 +154,7 @@ def coarse_ranges(windows: Sequence[Window], items: int) -> list[tuple[str | Non
 
     :param windows: in the order of keys; may be empty.
     :param items: approximate items per range.
-    :returns: ranges ``(after, upto]`` that cover the whole key space.
+    :returns: ranges ``(after, until]`` that cover the whole key space.
     """
     result: list[tuple[str | None, str | None]] = []
     after, weight = None, 0

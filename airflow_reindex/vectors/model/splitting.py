@@ -42,7 +42,7 @@ class Splitter:
         return self._characters
 
     @property
-    def recipe(self) -> str:
+    def config(self) -> str:
         """Settings as a text; part of the embedding config hash, as other settings may give other parts."""
         return json.dumps({"characters": self._characters, "overlap": self._overlap}, sort_keys=True)
 

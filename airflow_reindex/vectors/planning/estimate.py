@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reindex.core.progress import duration
 from airflow_reindex.vectors.embedding.pipeline import EmbeddingPipeline, embed_stream
-from airflow_reindex.vectors.model.collection import Collection, Item, Mark
+from airflow_reindex.vectors.model.collection import Collection, Item, SyncState
 from airflow_reindex.vectors.model.loader import Content
 from airflow_reindex.vectors.sync.decide import decide
 from airflow_reindex.vectors.sync.foreign import rules_of
@@ -56,13 +56,13 @@ def _thin(keys: Sequence[str]) -> list[str]:
 
 
 def _extrapolate(pipeline: EmbeddingPipeline, source: Collection, sample: Sequence[str], embed: int) -> dict[str, Any]:
-    def mark(item: Item, content: str) -> Mark:
-        return Mark(item.version, b"", content)
+    def sync_of(item: Item, content: str) -> SyncState:
+        return SyncState(item.version, b"", content)
 
     contents = pipeline.loader.load(source.items(sample))
     characters = sum(len(content.text) for content in contents if isinstance(content, Content))
     began = time.monotonic()
-    batches = list(embed_stream(source, sample, pipeline, mark))
+    batches = list(embed_stream(source, sample, pipeline, sync_of))
     spent = time.monotonic() - began
     scale = embed / len(sample) if sample else 0.0
     tokens = round(characters / CHARACTERS_PER_TOKEN * scale)

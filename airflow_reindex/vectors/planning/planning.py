@@ -33,7 +33,7 @@ WAIT_SECONDS = 10.0
 
 
 def make_plan(
-    tools: ReindexContext,
+    context: ReindexContext,
     request: ReindexRequest,
     folder: Folder,
     contender: Contender,
@@ -50,11 +50,11 @@ def make_plan(
     :raises RequestError: the request or the deployment is wrong.
     :raises ConflictError: another run builds the destination, or readers follow what must not be changed.
     """
-    store = tools.store
+    store = context.store
     store.check()
-    source, dest, exists = _collections(tools, request)
-    check_model(tools.pipeline.model, tools.pipeline.splitter, allow_cut=request.max_same_vectors >= 1)
-    live = _check_switch(store, request, source, dest)
+    source, dest, exists = _collections(context, request)
+    check_model(context.pipeline.model, context.pipeline.splitter, allow_cut=request.max_same_vectors >= 1)
+    protection = _check_switch(store, request, source, dest)
     judge = _judge(source, dest, contender)
     if not request.wait_on_conflict:
         judge(store.claims())
@@ -65,31 +65,37 @@ def make_plan(
         conn_id=conn_id,
         source=source,
         dest=dest,
-        recipe=embedding_config_hash(tools.pipeline).hex(),
+        embedding_config_hash=embedding_config_hash(context.pipeline).hex(),
         total=0,
         windows=(),
         listed_only=listed is not None,
         started_at=now(),
-        **_protection(request, live),
+        **protection,
     )
     opened = store.open(source.collection_id)
     if request.dry_run:
         there = store.open(dest.collection_id) if exists else None
-        return plan, estimate(tools.pipeline, opened, there, plan)
-    token = _take(store, plan, contender, judge)
-    # Until the claim was taken, another run may have switched readers over, or removed the source.
-    source, dest, _ = _collections(tools, request)
-    live = _check_switch(store, request, source, dest)
-    plan = replace(plan, token=token, source=source, dest=dest, **_protection(request, live))
-    store.create(plan.token, dest)
+        return plan, estimate(context.pipeline, opened, there, plan)
+    plan = _claimed(context, plan, contender, judge)
+    store.create(plan.token, plan.dest)
     plan = _with_windows(plan, folder, opened, listed)
     return plan, {"items": plan.total, "windows": len(plan.windows)}
 
 
-def _collections(tools: ReindexContext, request: ReindexRequest) -> tuple[CollectionInfo, CollectionInfo, bool]:
+def _claimed(
+    context: ReindexContext, plan: ReindexPlan, contender: Contender, judge: Callable[[Sequence[Claim]], Claim | None]
+) -> ReindexPlan:
+    token = _take(context.store, plan, contender, judge)
+    # Until the claim was taken, another run may have switched readers over, or removed the source.
+    source, dest, _ = _collections(context, plan.request)
+    protection = _check_switch(context.store, plan.request, source, dest)
+    return replace(plan, token=token, source=source, dest=dest, **protection)
+
+
+def _collections(context: ReindexContext, request: ReindexRequest) -> tuple[CollectionInfo, CollectionInfo, bool]:
     """Return source, wanted destination, and whether this package has created the destination already."""
-    store, wanted = tools.store, tools.dest_spec
-    source_id, dest_id = collection_of(tools.source_spec), collection_of(wanted)
+    store, wanted = context.store, context.dest_spec
+    source_id, dest_id = collection_of(context.source_spec), collection_of(wanted)
     if source_id == dest_id:
         raise RequestError(
             f"source and destination are the same collection, '{source_id}': give one of the models "
@@ -100,7 +106,7 @@ def _collections(tools: ReindexContext, request: ReindexRequest) -> tuple[Collec
         raise RequestError(
             f"there is no collection '{source_id}' of model '{request.source_embedding_model_id}' in {store.label}."
         )
-    _check_kind(source, tools.source_spec, "source")
+    _check_kind(source, context.source_spec, "source")
     dest = CollectionInfo(
         collection_id=dest_id,
         embedding_model_id=request.dest_embedding_model_id,
@@ -146,19 +152,15 @@ def _check_kind(found: CollectionInfo, spec: ModelSpec, role: str) -> None:
         )
 
 
-def _check_switch(store: Store, request: ReindexRequest, source: CollectionInfo, dest: CollectionInfo) -> bool:
-    """Whether readers follow the destination already."""
+def _check_switch(
+    store: Store, request: ReindexRequest, source: CollectionInfo, dest: CollectionInfo
+) -> dict[str, Any]:
+    """Check that readers may be switched; return the plan's fields that protect a destination newer than its source."""
     live = bool(store.followers(dest.collection_id))
-    if not request.deploy_as_blue:
-        return live
-    store.check_alias(request.alias)
-    check_pointer(store.pointer(request.alias), source, dest)
-    check_user_objects(store.open(source.collection_id), request)
-    return live
-
-
-def _protection(request: ReindexRequest, live: bool) -> dict[str, Any]:
-    """The plan's fields for a destination that may be newer than the source."""
+    if request.deploy_as_blue:
+        store.check_alias(request.alias)
+        check_pointer(store.pointer(request.alias), source, dest)
+        check_user_objects(store.open(source.collection_id), request)
     return {"preserve_newer": request.writes_go_to == "dest" or live, "notes": {"dest_is_live": live} if live else {}}
 
 

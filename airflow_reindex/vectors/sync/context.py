@@ -16,7 +16,7 @@ class ReindexContext:
     Store, models and loader of a reindex.
 
     :param source_model: opens the source's model, which only the comparison of searches needs.
-    :param kitchen: the destination's embedding pipeline.
+    :param pipeline: the destination's embedding pipeline.
     """
 
     store: Store

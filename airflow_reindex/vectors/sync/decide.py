@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from airflow_reindex.vectors.model.collection import Mark, State
+from airflow_reindex.vectors.model.collection import DestState, SyncState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,19 +13,18 @@ class Rules:
     """
     What may be done to the destination.
 
-    :param recipe: the run's embedding config hash.
-    :param run: the plan's token.
-    :param protect: preserve newer rows: rows that differ from their mark are neither overwritten nor removed, and rows
-        that another writer removed do not come back.
-    :param drop_gone: with ``protect``: still remove what is gone from the source, if no other writer has changed it;
-        otherwise nothing is removed, as the destination may be newer than the source.
-    :param drop_failed: with ``protect``: still remove the older row of a failed item, if no other writer has changed
-        it.
+    :param plan_token: the plan's token and not the run's id: failures of an earlier plan of the run do not count.
+    :param preserve_newer: rows that differ from their sync state are neither overwritten nor removed, and rows that
+        another writer removed do not come back.
+    :param drop_gone: with ``preserve_newer``: still remove what is gone from the source, if no other writer has changed
+        it; otherwise nothing is removed, as the destination may be newer than the source.
+    :param drop_failed: with ``preserve_newer``: still remove the older row of a failed item, if no other writer has
+        changed it.
     :param skip_failed: skip items that have failed in this run already, unless they have changed since.
     """
 
-    recipe: bytes
-    run: str
+    embedding_config_hash: bytes
+    plan_token: str
     preserve_newer: bool = False
     drop_gone: bool = False
     drop_failed: bool = False
@@ -53,10 +52,10 @@ class Decision:
     written: Sequence[str] = field(default_factory=tuple)
     removed: Sequence[str] = field(default_factory=tuple)
     surplus: int = 0
-    failed: Mapping[str, Mark] = field(default_factory=dict)
+    failed: Mapping[str, SyncState] = field(default_factory=dict)
 
 
-def decide(source: Mapping[str, bytes], dest: Mapping[str, State], rules: Rules) -> Decision:
+def decide(source: Mapping[str, bytes], dest: Mapping[str, DestState], rules: Rules) -> Decision:
     """
     Compare a key range of source and destination.
 
@@ -65,16 +64,16 @@ def decide(source: Mapping[str, bytes], dest: Mapping[str, State], rules: Rules)
     :returns: each of the source's items is embedded, unchanged, failed, written or removed.
     """
     embed, unchanged, written, removed = list[str](), list[str](), list[str](), list[str]()
-    failed: dict[str, Mark] = {}
+    failed: dict[str, SyncState] = {}
     surplus = 0
     for key, version in source.items():
         state = dest.get(key)
-        mark = state.mark if state else None
+        sync = state.sync if state else None
         if rules.preserve_newer and state is not None and state.is_foreign:
             (removed if state.row is None else written).append(key)
             surplus += _counts_as_failed(state, rules)
-        elif rules.skip_failed and mark is not None and _failed_here(mark, version, rules):
-            failed[key] = mark
+        elif rules.skip_failed and sync is not None and _failed_here(sync, version, rules):
+            failed[key] = sync
         elif _stays(version, state, rules):
             unchanged.append(key)
         else:
@@ -94,32 +93,29 @@ def decide(source: Mapping[str, bytes], dest: Mapping[str, State], rules: Rules)
     )
 
 
-def _counts_as_failed(state: State, rules: Rules) -> bool:
+def _counts_as_failed(state: DestState, rules: Rules) -> bool:
     """Whether this run counts an item as failed although another writer has changed its row since."""
-    return state.mark is not None and bool(state.mark.stage) and state.mark.run == rules.run
+    return state.sync is not None and bool(state.sync.stage) and state.sync.plan_token == rules.plan_token
 
 
-def _failed_here(mark: Mark, version: bytes, rules: Rules) -> bool:
-    return bool(mark.stage) and mark.run == rules.run and mark.version == version and mark.recipe == rules.recipe
+def _failed_here(sync: SyncState, version: bytes, rules: Rules) -> bool:
+    return bool(sync.stage) and sync.plan_token == rules.plan_token and _is_current(sync, version, rules)
 
 
-def _stays(version: bytes, state: State | None, rules: Rules) -> bool:
-    if state is None:
+def _stays(version: bytes, state: DestState | None, rules: Rules) -> bool:
+    if state is None or state.sync is None or state.sync.stage:
         return False
-    mark = state.mark
-    return (
-        mark is not None
-        and not mark.stage
-        and mark.version == version
-        and mark.recipe == rules.recipe
-        and state.row == version
-    )
+    return state.row == version and _is_current(state.sync, version, rules)
 
 
-def _gone(source: Mapping[str, bytes], dest: Mapping[str, State], rules: Rules) -> list[str]:
+def _is_current(sync: SyncState, version: bytes, rules: Rules) -> bool:
+    return sync.version == version and sync.embedding_config_hash == rules.embedding_config_hash
+
+
+def _gone(source: Mapping[str, bytes], dest: Mapping[str, DestState], rules: Rules) -> list[str]:
     if rules.preserve_newer and not rules.drop_gone:
         return []
-    # An object without a row only loses its mark.
+    # An object without a row only loses its sync state.
     return [
         key
         for key, state in dest.items()

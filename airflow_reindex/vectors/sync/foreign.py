@@ -12,13 +12,12 @@ def rules_of(plan: ReindexPlan, *, preserve_newer: bool, skip_failed: bool = Fal
     """
     Return what may be done to a plan's destination.
 
-    :param protect: the destination may be newer than the source, so removals from it are kept.
+    :param preserve_newer: the destination may be newer than the source, so removals from it are kept.
     :param skip_failed: skip what has failed in this run already.
     """
     return Rules(
-        recipe=bytes.fromhex(plan.recipe),
-        # The plan's token and not the run's id: failures of an earlier plan of the run do not count.
-        run=plan.token,
+        embedding_config_hash=bytes.fromhex(plan.embedding_config_hash),
+        plan_token=plan.token,
         preserve_newer=preserve_newer or not plan.request.overwrite_foreign,
         drop_gone=not preserve_newer,
         drop_failed=not preserve_newer,

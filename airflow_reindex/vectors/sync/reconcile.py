@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 from airflow_reindex.core.failures import DataError
 from airflow_reindex.core.progress import Progress
-from airflow_reindex.vectors.embedding.bisect import Failed, write_items
 from airflow_reindex.vectors.embedding.pipeline import READ_ITEMS, EmbeddingPipeline, embed_stream
-from airflow_reindex.vectors.model.collection import Collection, Embedded, Item, Mark, Stage
+from airflow_reindex.vectors.model.collection import Collection, Embedded, Item, Stage, SyncState
 from airflow_reindex.vectors.model.embedding_model import ModelSpec
+from airflow_reindex.vectors.model.failed_item import FailedItem
+from airflow_reindex.vectors.sync.bisect_writes import write_items
 from airflow_reindex.vectors.sync.decide import Decision, Rules, decide
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Tally:
     left_alone: int = 0
     removed: int = 0
     surplus: int = 0
-    failed: list[Failed] = field(default_factory=list)
+    failed: list[FailedItem] = field(default_factory=list)
 
     @property
     def changes(self) -> int:
@@ -59,8 +60,8 @@ class Tally:
 def embedding_config_hash(pipeline: EmbeddingPipeline) -> bytes:
     """Return the embedding config hash (16 bytes) of model, loader and splitter; a new one re-embeds all items."""
     spec: ModelSpec = pipeline.model.spec
-    parts = [spec.backend, spec.name, spec.dimensions, spec.document_prefix, pipeline.loader.recipe]
-    text = json.dumps([*parts, pipeline.splitter.recipe])
+    parts = [spec.backend, spec.name, spec.dimensions, spec.document_prefix, pipeline.loader.config]
+    text = json.dumps([*parts, pipeline.splitter.config])
     return hashlib.sha256(text.encode()).digest()[:16]
 
 
@@ -69,7 +70,6 @@ class Reconciler:
     """
     Makes key ranges of the destination equal to the source's.
 
-    :param kitchen: the embedding pipeline.
     :param token: of the claim.
     :param check: raises when the claim is lost.
     """
@@ -96,7 +96,7 @@ class Reconciler:
         Reconcile one key range. Repeated, it does only what is left.
 
         :param only: restrict to these items, and remove nothing.
-        :param anew: embed all of them, also those that are up to date.
+        :param force: embed all of them, also those that are up to date.
         :param since: a watermark: consider only rows of the source that may have changed since, and remove nothing.
         :param contents: ask the loader whether contents outside of the row have changed.
         :param what: the range's name in the log; empty: log no progress.
@@ -114,11 +114,14 @@ class Reconciler:
             removed=len(decision.removed),
             surplus=decision.surplus,
         )
-        tally.failed += [Failed(key, m.version, m.stage, m.detail) for key, m in decision.failed.items()]
+        tally.failed += [
+            FailedItem(object_id=key, version=m.version, failure_stage=m.stage, detail=m.detail)
+            for key, m in decision.failed.items()
+        ]
         embed = list(decision.embed)
         if contents and self.pipeline.loader.outside:
-            marks = {key: s.mark for key, s in states.items() if s.mark and s.row == s.mark.version}
-            embed += self._changed_contents(decision, marks, rules, tally)
+            sync_states = {key: s.sync for key, s in states.items() if s.sync and s.row == s.sync.version}
+            embed += self._changed_contents(decision, sync_states, rules, tally)
         self._embed(embed, rules, tally, what)
         if not part:
             self._delete(decision.delete, tally, only_unchanged=rules.preserve_newer)
@@ -128,8 +131,8 @@ class Reconciler:
         if not keys:
             return
 
-        def mark(item: Item, content: str) -> Mark:
-            return Mark(item.version, rules.recipe, content, run=rules.run)
+        def sync_of(item: Item, content: str) -> SyncState:
+            return SyncState(item.version, rules.embedding_config_hash, content, plan_token=rules.plan_token)
 
         left = set[str]()
 
@@ -138,7 +141,7 @@ class Reconciler:
             left.update(self.dest.put(self.token, batch, only_unchanged=rules.preserve_newer))
 
         progress = Progress(log.info, what, len(keys), unit="items") if what else None
-        for batch in embed_stream(self.source, keys, self.pipeline, mark):
+        for batch in embed_stream(self.source, keys, self.pipeline, sync_of):
             self.check()
             landed, refused = write_items(put, batch.embedded)
             self._fail(batch.failed + refused, rules, tally)
@@ -153,31 +156,39 @@ class Reconciler:
         if progress:
             progress.finish(f"{len(tally.failed)} failed" if tally.failed else "")
 
-    def _fail(self, failed: Sequence[Failed], rules: Rules, tally: Tally) -> None:
+    def _fail(self, failed: Sequence[FailedItem], rules: Rules, tally: Tally) -> None:
         if not failed:
             return
         for item in failed:
-            log.warning("item %s: %s: %s", item.object_id, item.stage, item.detail)
-        marks = {
-            item.object_id: Mark(item.version, rules.recipe, stage=item.stage, detail=item.detail, run=rules.run)
+            log.warning("item %s: %s", item.object_id, item.message)
+        sync_states = {
+            item.object_id: SyncState(
+                item.version,
+                rules.embedding_config_hash,
+                stage=item.failure_stage,
+                detail=item.detail,
+                plan_token=rules.plan_token,
+            )
             for item in failed
         }
         keep = rules.preserve_newer and not rules.drop_failed
-        left = set(self.dest.fail(self.token, marks, keep_rows=keep, only_unchanged=rules.preserve_newer))
+        left = set(self.dest.fail(self.token, sync_states, keep_rows=keep, only_unchanged=rules.preserve_newer))
         tally.left_alone += len(left)
         tally.failed += [item for item in failed if item.object_id not in left]
 
-    def _changed_contents(self, decision: Decision, marks: Mapping[str, Mark], rules: Rules, tally: Tally) -> list[str]:
+    def _changed_contents(
+        self, decision: Decision, sync_states: Mapping[str, SyncState], rules: Rules, tally: Tally
+    ) -> list[str]:
         """Return items whose content has changed although their row has not."""
         changed: list[str] = []
-        keys = [key for key in decision.unchanged if key in marks]
+        keys = [key for key in decision.unchanged if key in sync_states]
         for start in range(0, len(keys), READ_ITEMS):
             items = self.source.items(keys[start : start + READ_ITEMS])
             failed = []
             for item, version in zip(items, self.pipeline.loader.versions(items), strict=True):
                 if isinstance(version, DataError):
-                    failed.append(Failed.of(item, Stage.DOWNLOADING, version))
-                elif marks[item.object_id].content != version:
+                    failed.append(FailedItem.of(item, Stage.DOWNLOADING, version))
+                elif sync_states[item.object_id].content != version:
                     changed.append(item.object_id)
             self._fail(failed, rules, tally)
             tally.unchanged -= len(failed)

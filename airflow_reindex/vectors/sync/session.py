@@ -26,11 +26,11 @@ class Session:
     A running task: its plan, the opened collections, and a claim kept alive by heartbeats.
 
     :param check: raises when the claim is lost.
-    :param protect: the destination may be newer than the source: the plan says so, or readers follow it by now.
+    :param preserve_newer: the destination may be newer than the source: the plan says so, or readers follow it by now.
     """
 
     plan: ReindexPlan
-    tools: ReindexContext
+    context: ReindexContext
     source: Collection
     dest: Collection
     reconciler: Reconciler
@@ -38,7 +38,7 @@ class Session:
     preserve_newer: bool
 
     @property
-    def spares(self) -> bool:
+    def preserves_foreign(self) -> bool:
         """Whether rows written or removed by others in the destination are preserved."""
         return self.rules().preserve_newer
 
@@ -64,20 +64,20 @@ class Session:
 
 
 @contextmanager
-def session(tools: ReindexContext, plan: ReindexPlan, owner: Owner) -> Iterator[Session]:
+def session(context: ReindexContext, plan: ReindexPlan, owner: Owner) -> Iterator[Session]:
     """
     Open the collections of a plan, and keep its claim alive.
 
     :raises ClaimLostError: another run has taken over.
     :raises RequestError: the embedding config hash differs from the plan's.
     """
-    if embedding_config_hash(tools.pipeline).hex() != plan.recipe:
+    if embedding_config_hash(context.pipeline).hex() != plan.embedding_config_hash:
         raise RequestError(
-            f"the model '{tools.dest_spec.model_id}', the loader or the splitter is set otherwise than when this run "
+            f"the model '{context.dest_spec.model_id}', the loader or the splitter is set otherwise than when this run "
             "was planned, and the collection would hold vectors of both: set it back, or clear this run from its task "
             "'plan' on, which embeds everything anew."
         )
-    store = tools.store
+    store = context.store
     claim = claim_of(plan, owner)
 
     def lost() -> ClaimLostError:
@@ -85,10 +85,12 @@ def session(tools: ReindexContext, plan: ReindexPlan, owner: Owner) -> Iterator[
 
     with Keeper(lambda: store.touch(claim), lost, every=BEAT_SECONDS) as keeper:
         source, dest = store.open(plan.source.collection_id), store.open(plan.dest.collection_id)
-        reconciler = Reconciler(source=source, dest=dest, pipeline=tools.pipeline, token=plan.token, check=keeper.check)
+        reconciler = Reconciler(
+            source=source, dest=dest, pipeline=context.pipeline, token=plan.token, check=keeper.check
+        )
         yield Session(
             plan=plan,
-            tools=tools,
+            context=context,
             source=source,
             dest=dest,
             reconciler=reconciler,

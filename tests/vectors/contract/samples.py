@@ -11,11 +11,11 @@ import numpy as np
 
 from airflow_reindex.core.claims import Claim, Owner
 from airflow_reindex.core.failures import ConflictError
-from airflow_reindex.vectors.model.collection import Collection, CollectionInfo, Embedded, Item, Mark
+from airflow_reindex.vectors.model.collection import Collection, CollectionInfo, Embedded, Item, SyncState
 from airflow_reindex.vectors.model.store import Store
 
 DIMENSIONS = 4
-RECIPE = b"r" * 16
+CONFIG_HASH = b"r" * 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +81,25 @@ def item(key: str, payload: Any = None, **changes: Any) -> Item:
 def embedded(one: Item, parts: int = 2, seed: int = 0, **marks: Any) -> Embedded:
     """An item with vectors."""
     vectors = np.random.default_rng(seed).normal(size=(parts, DIMENSIONS)).astype(np.float32)
-    return Embedded(one, vectors, Mark(**{"version": one.version, "recipe": RECIPE, "run": "run", **marks}))
+    return Embedded(
+        one,
+        vectors,
+        SyncState(**{"version": one.version, "embedding_config_hash": CONFIG_HASH, "plan_token": "run", **marks}),
+    )
 
 
-def failed(stage: str = "on_inference", **changes: Any) -> Mark:
+def failed(stage: str = "on_inference", **changes: Any) -> SyncState:
     """What is remembered of an item that failed."""
-    return Mark(**{"version": b"v" * 16, "recipe": RECIPE, "stage": stage, "detail": "why", "run": "run", **changes})
+    return SyncState(
+        **{
+            "version": b"v" * 16,
+            "embedding_config_hash": CONFIG_HASH,
+            "stage": stage,
+            "detail": "why",
+            "plan_token": "run",
+            **changes,
+        }
+    )
 
 
 def fill(collection: Collection, keys: Iterable[str], **more: Any) -> dict[str, Item]:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from airflow_reindex.core.failures import ClaimLostError, DataError
-from airflow_reindex.vectors.model.collection import MAX_ID, Collection, Embedded, Mark, State, Twins
+from airflow_reindex.vectors.model.collection import MAX_ID, Collection, DestState, Embedded, SyncState, Twins
 from airflow_reindex.vectors.model.store import Store
 from tests.vectors.contract.samples import (
+    CONFIG_HASH,
     DIMENSIONS,
-    RECIPE,
     Place,
     contents,
     created,
@@ -127,7 +127,7 @@ class TestWriting:
         numbers = {f"a:{number}" for number in range(parts)}
         assert part_ids(dest) == numbers | {"a:average", "b:0", "b:1", "b:2", "b:average"}
         assert dest.items(["a"])[0].payload == "new"
-        mark = dest.states(None, None)["a"].mark
+        mark = dest.states(None, None)["a"].sync
         assert mark is not None
         assert mark.content == "etag"
 
@@ -156,7 +156,7 @@ class TestWriting:
         fill(dest, ["a"])
         before = contents(dest)
         with pytest.raises(DataError):
-            dest.put(TOKEN, [embedded(item("b")), Embedded(item("a"), bad, Mark(b"v", b"r"))])
+            dest.put(TOKEN, [embedded(item("b")), Embedded(item("a"), bad, SyncState(b"v", b"r"))])
         assert contents(dest) == before
 
     def test_ids_that_are_refused(self, dest: Collection) -> None:
@@ -174,20 +174,20 @@ class TestWriting:
 
     def test_failures(self, dest: Collection) -> None:
         fill(dest, ["a", "b"])
-        dest.fail(TOKEN, {"a": failed(), "c": failed(run="other", detail="NUL \0, half \ud800")})
+        dest.fail(TOKEN, {"a": failed(), "c": failed(plan_token="other", detail="NUL \0, half \ud800")})
         states = dest.states(None, None)
-        assert states["a"] == State(None, failed())
+        assert states["a"] == DestState(None, failed())
         assert states["b"].row is not None
         assert states["c"].row is None
-        assert states["c"].mark is not None
-        assert states["c"].mark.detail.startswith("NUL ")
+        assert states["c"].sync is not None
+        assert states["c"].sync.detail.startswith("NUL ")
         assert part_ids(dest) == {"b:0", "b:1", "b:average"}
         assert (dest.count_failed("run"), dest.count_failed("other"), dest.count_failed("no")) == (1, 1, 0)
 
     def test_failures_that_keep_rows(self, dest: Collection) -> None:
         items = fill(dest, ["a", "b"])
         dest.fail(TOKEN, {"a": failed()}, keep_rows=True)
-        assert dest.states(None, None)["a"] == State(items["a"].version, failed())
+        assert dest.states(None, None)["a"] == DestState(items["a"].version, failed())
         assert dest.count() == 2
         assert dest.count_failed("run") == 1
 
@@ -263,7 +263,7 @@ class TestOnlyUnchanged:
         }
         assert "rewritten:1" in part_ids(dest)
         assert "ours:1" not in part_ids(dest)
-        mark = dest.states(None, None)["rewritten"].mark
+        mark = dest.states(None, None)["rewritten"].sync
         assert mark is not None
         assert mark.version == items["rewritten"].version
 
@@ -313,7 +313,7 @@ class TestVectors:
         vectors = {"far": [9.0, 0, 0, 0], "near": [1.0, 0.5, 0, 0], "away": [-1.0, 0, 0, 0]}
         dest.put(
             TOKEN,
-            [Embedded(item(k), np.array([v], np.float32), Mark(b"v" * 16, b"r" * 16)) for k, v in vectors.items()],
+            [Embedded(item(k), np.array([v], np.float32), SyncState(b"v" * 16, b"r" * 16)) for k, v in vectors.items()],
         )
         dest.build_index(TOKEN)
         hits = dest.search(np.array([1.0, 0, 0, 0], np.float32), 6, exact=exact)
@@ -357,9 +357,9 @@ def test_equal_vectors(dest: Collection, place: Place) -> None:
     fill(dest, ["a", "b"], parts=1)
     assert dest.twins(10) == Twins(), "a lone part's average is equal to it, and does not count"
     same = np.ones((2, DIMENSIONS), np.float32)
-    dest.put("token-dst", [Embedded(item(key), same, Mark(b"v" * 16, RECIPE)) for key in ("c", "d")])
+    dest.put("token-dst", [Embedded(item(key), same, SyncState(b"v" * 16, CONFIG_HASH)) for key in ("c", "d")])
     close = np.nextafter(same[:1], 2)
-    dest.put("token-dst", [Embedded(item(key), vectors, Mark(b"v" * 16, RECIPE)) for key, vectors in (
+    dest.put("token-dst", [Embedded(item(key), vectors, SyncState(b"v" * 16, CONFIG_HASH)) for key, vectors in (
         ("e", close), ("f", close), ("g", np.nextafter(close, 2))
     )])  # fmt: skip
     place.copy("dst", "e", "theirs")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from airflow_reindex.vectors.model.collection import Collection, Mark
-from tests.vectors.contract.samples import RECIPE, Place, embedded, failed, item, part_ids
+from airflow_reindex.vectors.model.collection import Collection, SyncState
+from tests.vectors.contract.samples import CONFIG_HASH, Place, embedded, failed, item, part_ids
 
 KEYS = [f"{letter}{sign}{number}" for letter in "aB" for sign in ("", "'") for number in range(3)]
 STEPS = 15
@@ -26,7 +26,7 @@ class Model:
     """
 
     rows: dict[str, tuple[Any, int, bool]] = field(default_factory=dict)
-    marks: dict[str, Mark] = field(default_factory=dict)
+    marks: dict[str, SyncState] = field(default_factory=dict)
 
     def may_replace(self, key: str) -> bool:
         """Whether a careful write replaces the object."""
@@ -50,13 +50,13 @@ class Walk:
         """Write what the store will describe as it is: its version is asked for."""
         careful = self.random.random() < 0.5
         keys, parts, payload = self.some(), self.random.randint(1, 3), self.random.randint(0, 99)
-        batch = [embedded(item(key, payload), parts, run=str(payload)) for key in keys]
+        batch = [embedded(item(key, payload), parts, plan_token=str(payload)) for key in keys]
         expected = {key for key in keys if careful and not self.model.may_replace(key)}
         assert set(self.dest.put("token-dst", batch, only_unchanged=careful)) == expected
         landed = [key for key in keys if key not in expected]
         for found in self.dest.items(landed):
-            mark = Mark(found.version, RECIPE, run=str(payload))
-            self.dest.put("token-dst", [embedded(found, parts, run=str(payload))])
+            mark = SyncState(found.version, CONFIG_HASH, plan_token=str(payload))
+            self.dest.put("token-dst", [embedded(found, parts, plan_token=str(payload))])
             self.model.rows[found.object_id] = (payload, parts, True)
             self.model.marks[found.object_id] = mark
 
@@ -98,7 +98,7 @@ class Walk:
         """Look at all that can be read."""
         rows, marks, dest = self.model.rows, self.model.marks, self.dest
         states = dest.states(None, None)
-        assert {key: state.mark for key, state in states.items() if state.mark} == marks
+        assert {key: state.sync for key, state in states.items() if state.sync} == marks
         assert {key for key, state in states.items() if state.row} == rows.keys()
         for key, (_, _, ours) in rows.items():
             mark = marks[key]

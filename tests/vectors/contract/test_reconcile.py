@@ -57,7 +57,7 @@ class Reindex:
             loader=PayloadLoader(PayloadSettings(fields=("text",))),
             splitter=Splitter(characters=20),
         )
-        self.recipe = embedding_config_hash(pipeline)
+        self.config_hash = embedding_config_hash(pipeline)
         self._reconciler = Reconciler(
             source=source, dest=dest, pipeline=pipeline, token="token-dst", check=lambda: None
         )
@@ -65,7 +65,7 @@ class Reindex:
     def run(self, *, since: str | None = None, preserve_newer: bool = False, windows: int = 3) -> Tally:
         """Reconcile all windows."""
         self.model.texts.clear()
-        rules = Rules(recipe=self.recipe, run="run", preserve_newer=preserve_newer)
+        rules = Rules(embedding_config_hash=self.config_hash, plan_token="run", preserve_newer=preserve_newer)
         if since is not None:
             return self._reconciler.run(None, None, replace(rules, skip_failed=True), since=since)
         keys = [key for batch in self.source.keys(50) for key in batch]

@@ -9,7 +9,7 @@ from typing import Any
 import lancedb
 import pytest
 
-from airflow_reindex.vectors.model.collection import Collection, State
+from airflow_reindex.vectors.model.collection import Collection, DestState
 from airflow_reindex.vectors.stores.lancedb import LanceStore, registry
 from airflow_reindex.vectors.stores.lancedb.database import one_of
 from airflow_reindex.vectors.stores.lancedb.marks import Marks
@@ -17,7 +17,9 @@ from airflow_reindex.vectors.sync.decide import Rules, decide
 from tests.vectors.contract.samples import created, embedded, failed, fill, item, take
 
 TOKEN = "token-dst"
-NIGHTLY = Rules(recipe=b"r" * 16, run="next", preserve_newer=True, drop_gone=True, drop_failed=True)
+NIGHTLY = Rules(
+    embedding_config_hash=b"r" * 16, plan_token="next", preserve_newer=True, drop_gone=True, drop_failed=True
+)
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def died(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
             work()
 
 
-def state(dest: Collection, key: str) -> State:
+def state(dest: Collection, key: str) -> DestState:
     return dest.states(None, None)[key]
 
 

@@ -16,7 +16,7 @@ import pytest
 from lancedb.index import HnswSq
 
 from airflow_reindex.core.failures import ConflictError, DataError, RequestError, TransientError
-from airflow_reindex.vectors.model.collection import Collection, Embedded, Item, Mark
+from airflow_reindex.vectors.model.collection import Collection, Embedded, Item, SyncState
 from airflow_reindex.vectors.model.store import Pointer
 from airflow_reindex.vectors.stores.lancedb import LanceStore, registry
 from airflow_reindex.vectors.stores.lancedb.collection import schema
@@ -202,7 +202,8 @@ def test_recall_of_a_larger_index(store: LanceStore) -> None:
     dest = created(store, "dst", dimensions=32, metric="cosine")
     vectors = np.random.default_rng(1).normal(size=(3000, 32)).astype(np.float32)
     batch = [
-        Embedded(Item(f"o{n:04d}", "{}", None, b"v"), vectors[3 * n : 3 * n + 3], Mark(b"v", b"r")) for n in range(1000)
+        Embedded(Item(f"o{n:04d}", "{}", None, b"v"), vectors[3 * n : 3 * n + 3], SyncState(b"v", b"r"))
+        for n in range(1000)
     ]
     dest.put(TOKEN, batch)
     dest.build_index(TOKEN)

@@ -67,4 +67,4 @@ def test_it_has_no_versions_of_its_own() -> None:
     assert not loader.outside
     assert loader.versions([item(), item()]) == ["", ""]
     assert loader.load([item(payload={"a": "x"})]) == [Content("x", "")]
-    assert loader.recipe == '{"fields":["a"],"kind":"payload","optional_fields":[]}'
+    assert loader.config == '{"fields":["a"],"kind":"payload","optional_fields":[]}'

@@ -274,11 +274,11 @@ def test_settings_are_checked(settings: dict[str, Any], words: str) -> None:
         S3Loader(S3Settings(**settings), None)
 
 
-def test_the_recipe_has_what_changes_contents() -> None:
-    recipes = [
-        S3Loader(S3Settings(**settings), None).recipe
+def test_the_config_has_what_changes_contents() -> None:
+    configs = [
+        S3Loader(S3Settings(**settings), None).config
         for settings in ({}, {"json_fields": ("t",)}, {"json_fields": ()}, {"encoding": "latin-1"}, {"bucket": "b"})
     ]
-    assert len(set(recipes)) == 5
-    same = S3Loader(S3Settings(max_bytes=5, concurrency=2, buckets=("c",)), None).recipe
-    assert same == recipes[0]
+    assert len(set(configs)) == 5
+    same = S3Loader(S3Settings(max_bytes=5, concurrency=2, buckets=("c",)), None).config
+    assert same == configs[0]

@@ -232,7 +232,7 @@ def test_the_number_of_columns_is_checked(database: Database) -> None:
         database.loader("SELECT id FROM docs WHERE id IN ({ids})").load(ids("x"))
 
 
-def test_the_recipe_has_what_changes_contents(database: Database) -> None:
-    assert database.loader().recipe != database.loader(id_type="integer").recipe
-    assert database.loader().recipe == database.loader(version_query=QUERY).recipe
+def test_the_config_has_what_changes_contents(database: Database) -> None:
+    assert database.loader().config != database.loader(id_type="integer").config
+    assert database.loader().config == database.loader(version_query=QUERY).config
     assert database.loader().outside

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from airflow_reindex.core.claims import Claim, Owner
-from airflow_reindex.vectors.model.collection import CollectionInfo, Embedded, Item, Mark
+from airflow_reindex.vectors.model.collection import CollectionInfo, Embedded, Item, SyncState
 from airflow_reindex.vectors.stores.pgvector import PgVectorStore
 from airflow_reindex.vectors.stores.pgvector.schema import locate
 
@@ -40,9 +40,9 @@ def take(store: PgVectorStore, dest: str, token: str = "token", **more: str) -> 
     return token
 
 
-def mark(version: bytes = b"v" * 16, **changes: Any) -> Mark:
+def mark(version: bytes = b"v" * 16, **changes: Any) -> SyncState:
     """What is remembered of an item that landed."""
-    return Mark(**{"version": version, "recipe": b"recipe", "run": "run", **changes})
+    return SyncState(**{"version": version, "embedding_config_hash": b"recipe", "plan_token": "run", **changes})
 
 
 def item(key: str, payload: Any = None, **changes: Any) -> Item:

@@ -232,5 +232,5 @@ def test_nothing_has_been_prepared(store: PgVectorStore, admin: Admin) -> None:
     store.check_alias("live")
     source = store.open("src")
     assert source.count_failed("run") == 0
-    assert [state.mark for state in source.states(None, None).values()] == [None] * 3
+    assert [state.sync for state in source.states(None, None).values()] == [None] * 3
     assert source.states(None, None, ["o0000001"]).keys() == {"o0000001"}

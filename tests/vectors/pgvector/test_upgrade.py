@@ -123,10 +123,10 @@ def test_marks_go_to_the_schema_whose_rows_they_are_of(
     admin.execute("DELETE FROM airflow_reindex.vectors WHERE schema_name = 'one'")
     make_old(admin, "two")
     one, two = (store_in(postgres, database, schema) for schema in ("one", "two"))
-    assert {key: state.mark is not None for key, state in two.open("dst").states(None, None).items()} == {
+    assert {key: state.sync is not None for key, state in two.open("dst").states(None, None).items()} == {
         "a": True, "b": True, "c": True,
     }  # fmt: skip
-    assert {key: state.mark for key, state in one.open("dst").states(None, None).items()} == {"x": None}
+    assert {key: state.sync for key, state in one.open("dst").states(None, None).items()} == {"x": None}
     assert (one.list_collections(), two.list_collections()) == ([], ["dst"])
     one.close()
     two.close()

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from airflow_reindex.core.failures import ClaimLostError, ConflictError, DataError, RequestError, TransientError
-from airflow_reindex.vectors.model.collection import CollectionInfo, Embedded, Mark, State
+from airflow_reindex.vectors.model.collection import CollectionInfo, DestState, Embedded, SyncState
 from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector, writing
 from airflow_reindex.vectors.stores.pgvector.collection import PgVectorCollection
 from airflow_reindex.vectors.stores.pgvector.schema import Names
@@ -79,7 +79,7 @@ class TestCreate:
         store.create("token", info("dst"))
         assert store.find("dst") == info("dst")
         states = store.open("dst").states(None, None)
-        assert [state.mark for state in states.values()] == [None, None]
+        assert [state.sync for state in states.values()] == [None, None]
         assert all(state.row for state in states.values())
 
     @pytest.mark.parametrize("changes", [{"dimensions": 2001}, {"dimensions": 0}, {"m": 1}, {"ef_construction": 20}])
@@ -120,7 +120,7 @@ class TestPut:
         assert np.array_equal(np.asarray(parts[3][2], np.float32), batch[0].average)
         assert {part[0] for part in parts[4:]} == set(batch[1].part_ids)
         states = dest.states(None, None)
-        assert states["a"].mark == mark()
+        assert states["a"].sync == mark()
         (back,) = dest.items(["a"])
         assert (back.payload, back.storage_meta, back.user_id, back.session_id) == ({"x": 1}, {"file": "a"}, "u", "s")
         assert back.version == states["a"].row
@@ -133,7 +133,7 @@ class TestPut:
         source = store.open("src")
         dest.put("token", [embedded(one) for one in source.items(["a", "b"])])
         assert dest.versions(None, None) == source.versions(None, None)
-        assert dest.states(None, None)["a"] == State(
+        assert dest.states(None, None)["a"] == DestState(
             source.versions(None, None)["a"], mark(source.items(["a"])[0].version)
         )
 
@@ -144,7 +144,7 @@ class TestPut:
         assert [part for (part,) in parts] == ["a:0", "a:1", "a:average", "b:0", "b:average"]
         assert dest.states("a", "b").keys() == {"b"}
         assert dest.states(None, None, ["a", "z"]).keys() == {"a"}
-        found = dest.states(None, "a")["a"].mark
+        found = dest.states(None, "a")["a"].sync
         assert found is not None
         assert found.content == "etag"
 
@@ -287,10 +287,10 @@ class TestOnlyUnchanged:
         admin.execute("DELETE FROM dbop_dst WHERE object_id = 'b'")
         admin.execute("DELETE FROM dbo_dst WHERE object_id = 'b'")
         admin.execute("INSERT INTO dbo_dst VALUES ('e', '\"theirs\"')")
-        marks = {key: state.mark for key, state in dest.states(None, None).items()}
+        marks = {key: state.sync for key, state in dest.states(None, None).items()}
         assert self.put(dest, "a", "b", "c", "e", "f") == ["a", "b", "e"]
         after = dest.states(None, None)
-        assert {key: after[key].mark for key in "abde"} == {key: marks[key] for key in "abde"}
+        assert {key: after[key].sync for key in "abde"} == {key: marks[key] for key in "abde"}
         assert {one.object_id: one.payload for one in dest.items("abcdef")} == {
             "a": "theirs",
             "c": "new",
@@ -321,13 +321,15 @@ class TestOnlyUnchanged:
 class TestFailAndDamage:
     def test_failed_items(self, dest: PgVectorCollection) -> None:
         dest.put("token", embedded_all("abc"))
-        why = Mark(b"w" * 16, b"r", stage="on_upsert", detail="nul \0, half \ud83d, ü", run="run-1")
+        why = SyncState(b"w" * 16, b"r", stage="on_upsert", detail="nul \0, half \ud83d, ü", plan_token="run-1")
         dest.fail("token", {"a": why, "z": why})
         dest.fail("token", {"b": why}, keep_rows=True)
         states = dest.states(None, None)
         assert (states["a"].row, states["z"].row) == (None, None)
         assert states["b"].row is not None
-        assert states["a"].mark == Mark(b"w" * 16, b"r", stage="on_upsert", detail="nul \ufffd, half ?, ü", run="run-1")
+        assert states["a"].sync == SyncState(
+            b"w" * 16, b"r", stage="on_upsert", detail="nul \ufffd, half ?, ü", plan_token="run-1"
+        )
         assert (dest.count(), dest.count_failed("run-1"), dest.count_failed("run")) == (2, 3, 0)
         dest.put("token", embedded_all("a"))
         assert dest.count_failed("run-1") == 2

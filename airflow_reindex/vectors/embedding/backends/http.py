@@ -248,15 +248,15 @@ def to_vectors(rows: Sequence[Any]) -> Vectors:
     :raises ValueError: they are not rows of numbers.
     """
     width = next((len(row) for row in rows if isinstance(row, list)), 1)
-    whole = [[None] * width if row is None else row for row in rows]
-    if not all(isinstance(row, list) for row in whole):
+    filled = [[None] * width if row is None else row for row in rows]
+    if not all(isinstance(row, list) for row in filled):
         raise ValueError("an embedding is no list")
-    lengths = sorted({len(row) for row in whole})
+    lengths = sorted({len(row) for row in filled})
     if len(lengths) > 1:
         raise DataError(f"the vectors have different lengths ({', '.join(map(str, lengths))}).")
     try:
         with np.errstate(over="ignore"):
-            vectors = np.array(whole, dtype=np.float32)
+            vectors = np.array(filled, dtype=np.float32)
     except TypeError as error:
         raise ValueError(f"an embedding is no list of numbers: {error}") from error
     if vectors.ndim != 2:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from airflow_reindex.core.failures import DataError
-from airflow_reindex.vectors.embedding.loaders.settings import PayloadSettings, recipe
+from airflow_reindex.vectors.embedding.loaders.settings import PayloadSettings, config_text
 from airflow_reindex.vectors.model.collection import Item
 from airflow_reindex.vectors.model.loader import Content
 
@@ -18,7 +18,7 @@ class PayloadLoader:
 
     def __init__(self, settings: PayloadSettings) -> None:
         self._settings = settings
-        self.recipe = recipe("payload", settings)
+        self.config = config_text("payload", settings)
 
     def load(self, items: Sequence[Item]) -> list[Content | DataError]:
         return [self._content(item) for item in items]

@@ -14,7 +14,7 @@ import botocore.exceptions as boto
 
 from airflow_reindex.core.failures import DataError, RequestError, TransientError
 from airflow_reindex.vectors.embedding.loaders.payload import lookup, text_of
-from airflow_reindex.vectors.embedding.loaders.settings import S3Settings, recipe
+from airflow_reindex.vectors.embedding.loaders.settings import S3Settings, config_text
 from airflow_reindex.vectors.model.collection import Item
 from airflow_reindex.vectors.model.loader import Content
 
@@ -82,7 +82,7 @@ class S3Loader:
         self._settings = settings
         self._client = client
         self._pool = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="s3-loader")
-        self.recipe = recipe("s3", settings, without=("buckets", "concurrency", "max_bytes"))
+        self.config = config_text("s3", settings, without=("buckets", "concurrency", "max_bytes"))
 
     def load(self, items: Sequence[Item]) -> list[Content | DataError]:
         """

@@ -126,7 +126,7 @@ def _value(where: str, name: str, value: Any, hint: Any) -> Any:
     return value
 
 
-def recipe(kind: str, settings: Any, without: tuple[str, ...] = ()) -> str:
+def config_text(kind: str, settings: Any, without: tuple[str, ...] = ()) -> str:
     """
     Serialize the settings that determine contents, as canonical JSON.
 

@@ -11,7 +11,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from airflow_reindex.core.failures import DataError, RequestError, TransientError
 from airflow_reindex.vectors.embedding.loaders.payload import lookup
-from airflow_reindex.vectors.embedding.loaders.settings import SqlSettings, recipe
+from airflow_reindex.vectors.embedding.loaders.settings import SqlSettings, config_text
 from airflow_reindex.vectors.model.collection import Item
 from airflow_reindex.vectors.model.loader import Content
 
@@ -57,7 +57,7 @@ class SqlLoader:
         self._run = run
         self._placeholder = placeholder
         self._pause = pause
-        self.recipe = recipe("sql", settings, without=("version_query",))
+        self.config = config_text("sql", settings, without=("version_query",))
 
     def load(self, items: Sequence[Item]) -> list[Content | DataError]:
         """

@@ -18,13 +18,13 @@ from airflow_reindex.core.failures import DataError
 from airflow_reindex.vectors.model.collection import (
     MAX_ID,
     CollectionInfo,
-    Damage,
+    DestState,
     Embedded,
     Hit,
+    IntegrityErrors,
     Item,
-    Mark,
     Metric,
-    State,
+    SyncState,
     Twins,
     Vectors,
 )
@@ -37,7 +37,7 @@ DISTANCES: dict[Metric, Literal["cosine", "l2", "dot"]] = {"cosine": "cosine", "
 #: The average's row stands for the object.
 _ORIGINALS = "is_average AND original_id IS NULL"
 _ROW = ["object_id", "payload", "storage_meta", "user_id", "session_id"]
-_DAMAGED = 100
+_MOST_LISTED = 100
 #: Candidates of a search, and the factor of those compared by their full vectors, as the index is quantized to bytes.
 _EF, _REFINE = 100, 4
 
@@ -65,7 +65,7 @@ def _columns(item: Item) -> dict[str, Any]:
     return dict(zip(_ROW, values, strict=True))
 
 
-def _row(states: Mapping[str, State], key: str) -> bytes | None:
+def _row(states: Mapping[str, DestState], key: str) -> bytes | None:
     state = states.get(key)
     return state.row if state else None
 
@@ -148,11 +148,11 @@ class LanceCollection:
             rows: list[dict[str, Any]] = read(self._table, _ROW, condition, keys).to_pylist()
         return rows
 
-    def states(self, after: str | None, until: str | None, keys: Sequence[str] | None = None) -> dict[str, State]:
+    def states(self, after: str | None, until: str | None, keys: Sequence[str] | None = None) -> dict[str, DestState]:
         condition = within(after, until)
         rows = {row["object_id"]: _version(row) for row in self._rows(f"{_ORIGINALS} AND {condition}", keys)}
         marks = self._marks.read(condition, keys, rows)
-        return {key: State(rows.get(key), marks.get(key)) for key in {**rows, **marks}}
+        return {key: DestState(rows.get(key), marks.get(key)) for key in {**rows, **marks}}
 
     def put(self, token: str, batch: Sequence[Embedded], *, only_unchanged: bool = False) -> list[str]:
         """Write rows and marks in separate commits; see the class."""
@@ -178,10 +178,10 @@ class LanceCollection:
                     .when_not_matched_by_source_delete(f"{replaced} AND original_id IS NULL")
                     .execute(rows)
                 )
-            self._marks.remember({embedded.item.object_id: embedded.mark for embedded in landing})
+            self._marks.remember({embedded.item.object_id: embedded.sync for embedded in landing})
         return [key for key in ids if key in foreign]
 
-    def _foreign(self, states: Mapping[str, State], ids: Sequence[str], only_unchanged: bool) -> set[str]:
+    def _foreign(self, states: Mapping[str, DestState], ids: Sequence[str], only_unchanged: bool) -> set[str]:
         """Return the objects that must not be replaced."""
         with self._database.translated():
             copies = set(read(self._table, ["object_id"], "original_id IS NOT NULL", ids)["object_id"].to_pylist())
@@ -219,7 +219,7 @@ class LanceCollection:
             return pa.table(arrays, schema=schema(self._info.dimensions))
 
     def fail(
-        self, token: str, failed: Mapping[str, Mark], *, keep_rows: bool = False, only_unchanged: bool = False
+        self, token: str, failed: Mapping[str, SyncState], *, keep_rows: bool = False, only_unchanged: bool = False
     ) -> list[str]:
         """Remove older rows first, then write the marks."""
         fence(self._registry.read(), token)
@@ -246,7 +246,7 @@ class LanceCollection:
             self._marks.forget(mine)
         return [key for key in keys if key in left]
 
-    def _remove(self, keys: Sequence[str], states: Mapping[str, State], *, copies: bool) -> None:
+    def _remove(self, keys: Sequence[str], states: Mapping[str, DestState], *, copies: bool) -> None:
         """Remove originals; their marks announce it first, so that the removal is not taken for another writer's."""
         if not keys:
             return
@@ -257,10 +257,10 @@ class LanceCollection:
         with self._database.translated():
             self._table.delete(condition)
 
-    def count_failed(self, run: str) -> int:
-        return self._marks.count_failed(run)
+    def count_failed(self, plan_token: str) -> int:
+        return self._marks.count_failed(plan_token)
 
-    def integrity_errors(self, after: str | None, until: str | None) -> Damage:
+    def integrity_errors(self, after: str | None, until: str | None) -> IntegrityErrors:
         """Report an object without its average as incomplete, not its parts as orphans: it is repaired as a whole."""
         condition = f"original_id IS NULL AND {within(after, until)}"
         with self._database.translated():
@@ -269,7 +269,7 @@ class LanceCollection:
             for which in ("is_average", "is_average IS NOT TRUE"):
                 found = read(self._table, ["object_id"], f"{condition} AND vector IS NOT NULL AND {which}")
                 complete &= set(found["object_id"].to_pylist())
-        return Damage(incomplete=tuple(sorted(seen - complete)[:_DAMAGED]))
+        return IntegrityErrors(incomplete=tuple(sorted(seen - complete)[:_MOST_LISTED]))
 
     def twins(self, size: int) -> Twins:
         with self._database.translated():

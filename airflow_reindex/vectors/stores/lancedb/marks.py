@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 from lancedb.table import Table
 
-from airflow_reindex.vectors.model.collection import Mark, Stage
+from airflow_reindex.vectors.model.collection import Stage, SyncState
 from airflow_reindex.vectors.stores.lancedb.database import Database, literal, one_of, read
 
 # With a primary key, LanceDB lets only one of two attempts of a task insert a row.
@@ -40,7 +40,7 @@ class Marks:
         assert self._opened is not None  # noqa: S101 - for the type checker
         return self._opened
 
-    def read(self, condition: str, keys: Sequence[str] | None, rows: Mapping[str, bytes]) -> dict[str, Mark]:
+    def read(self, condition: str, keys: Sequence[str] | None, rows: Mapping[str, bytes]) -> dict[str, SyncState]:
         """
         Return marks by object id.
 
@@ -54,7 +54,7 @@ class Marks:
             return {}
         with self._database.translated():
             found = read(self._opened, MARKS.names, condition, keys).to_pylist()
-        marks = {row.pop("object_id"): Mark(**row) for row in found}
+        marks = {row["object_id"]: SyncState(*(row[name] for name in MARKS.names[1:])) for row in found}
         return {key: _ended(mark, rows.get(key)) for key, mark in marks.items()}
 
     def announce(self, changes: Mapping[str, tuple[bytes | None, bytes | None]]) -> None:
@@ -66,21 +66,21 @@ class Marks:
         marks = {}
         for key, versions in changes.items():
             text = json.dumps([version.hex() if version is not None else None for version in versions])
-            marks[key] = Mark(versions[1] or b"", b"", stage=_PENDING, detail=text)
+            marks[key] = SyncState(versions[1] or b"", b"", stage=_PENDING, detail=text)
         if marks:
             self.remember(marks)
 
-    def remember(self, marks: Mapping[str, Mark]) -> None:
+    def remember(self, marks: Mapping[str, SyncState]) -> None:
         """Insert or replace marks."""
-        texts = {name: [getattr(mark, name) for mark in marks.values()] for name in ("content", "run")}
         rows = {
             "object_id": list(marks),
             "version": [mark.version for mark in marks.values()],
-            "recipe": [mark.recipe for mark in marks.values()],
-            **texts,
+            "recipe": [mark.embedding_config_hash for mark in marks.values()],
+            "content": [mark.content for mark in marks.values()],
             "stage": [str(mark.stage) for mark in marks.values()],
             # An error's text may quote anything, also half a surrogate pair.
             "detail": [mark.detail.encode("utf-8", "replace").decode() for mark in marks.values()],
+            "run": [mark.plan_token for mark in marks.values()],
         }
         with self._database.translated():
             table = pa.table(rows, schema=MARKS)
@@ -92,18 +92,18 @@ class Marks:
             with self._database.translated():
                 self._opened.delete(one_of("object_id", keys))
 
-    def count_failed(self, run: str) -> int:
+    def count_failed(self, plan_token: str) -> int:
         if self._opened is None:
             return 0
         with self._database.translated():
-            return self._opened.count_rows(f"run = {literal(run)} AND stage <> ''")
+            return self._opened.count_rows(f"run = {literal(plan_token)} AND stage <> ''")
 
 
-def _ended(mark: Mark, row: bytes | None) -> Mark:
+def _ended(mark: SyncState, row: bytes | None) -> SyncState:
     """Resolve a mark that announces a change by the row that exists now; return other marks as they are."""
     if mark.stage != _PENDING:
         return mark
     before, after = (None if text is None else bytes.fromhex(text) for text in json.loads(mark.detail))
     if row in (before, after):
-        return Mark(row or b"", b"", stage=Stage.OTHER, detail="a task died while it wrote this item")
-    return Mark(after or before or b"", b"")
+        return SyncState(row or b"", b"", stage=Stage.OTHER, detail="a task died while it wrote this item")
+    return SyncState(after or before or b"", b"")

@@ -78,31 +78,7 @@ def point(connection: Connection, pointer: Pointer) -> None:
     seen = read_pointer(connection, pointer.alias)
     moved = seen is None or seen.collection_id != pointer.collection_id
     views, tables = locate(connection, pointer.alias, "alias"), locate(connection, pointer.collection_id)
-    connection.execute(
-        sql.SQL(
-            "INSERT INTO {} AS a (schema_name, alias, collection_schema, collection_id, embedding_model_id, "
-            "previous_collection_id, previous_model_id, run_id, hooked, switched_at) "
-            "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp()) "
-            "ON CONFLICT (schema_name, alias) DO UPDATE SET collection_schema = EXCLUDED.collection_schema, "
-            "collection_id = EXCLUDED.collection_id, "
-            "embedding_model_id = EXCLUDED.embedding_model_id, "
-            "previous_collection_id = EXCLUDED.previous_collection_id, "
-            "previous_model_id = EXCLUDED.previous_model_id, run_id = EXCLUDED.run_id, hooked = EXCLUDED.hooked, "
-            "switched_at = CASE WHEN %s THEN EXCLUDED.switched_at ELSE a.switched_at END"
-        ).format(ALIASES),
-        (
-            views.schema,
-            pointer.alias,
-            tables.schema,
-            pointer.collection_id,
-            pointer.embedding_model_id,
-            pointer.previous_collection_id,
-            pointer.previous_model_id,
-            pointer.run_id,
-            pointer.hooked,
-            moved,
-        ),
-    )
+    _note_pointer(connection, pointer, views.schema, tables.schema, moved=moved)
     if not moved and _both_views(connection, views):
         return
     connection.execute(
@@ -118,6 +94,28 @@ def point(connection: Connection, pointer: Pointer) -> None:
             "CREATE OR REPLACE VIEW {} AS SELECT part_id, object_id, vector::vector AS vector, is_average, user_id "
             "FROM {}"
         ).format(views.parts, tables.parts)
+    )
+
+
+def _note_pointer(
+    connection: Connection, pointer: Pointer, schema: str, collection_schema: str, *, moved: bool
+) -> None:
+    connection.execute(
+        sql.SQL(
+            "INSERT INTO {} AS a (schema_name, alias, collection_schema, collection_id, embedding_model_id, "
+            "previous_collection_id, previous_model_id, run_id, hooked, switched_at) "
+            "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp()) "
+            "ON CONFLICT (schema_name, alias) DO UPDATE SET collection_schema = EXCLUDED.collection_schema, "
+            "collection_id = EXCLUDED.collection_id, "
+            "embedding_model_id = EXCLUDED.embedding_model_id, "
+            "previous_collection_id = EXCLUDED.previous_collection_id, "
+            "previous_model_id = EXCLUDED.previous_model_id, run_id = EXCLUDED.run_id, hooked = EXCLUDED.hooked, "
+            "switched_at = CASE WHEN %s THEN EXCLUDED.switched_at ELSE a.switched_at END"
+        ).format(ALIASES),
+        (
+            *(schema, pointer.alias, collection_schema, pointer.collection_id, pointer.embedding_model_id),
+            *(pointer.previous_collection_id, pointer.previous_model_id, pointer.run_id, pointer.hooked, moved),
+        ),
     )
 
 

@@ -11,12 +11,12 @@ from psycopg import sql
 from airflow_reindex.core.failures import DataError
 from airflow_reindex.vectors.model.collection import (
     CollectionInfo,
-    Damage,
+    DestState,
     Embedded,
     Hit,
+    IntegrityErrors,
     Item,
-    Mark,
-    State,
+    SyncState,
     Twins,
     Vectors,
 )
@@ -26,7 +26,7 @@ from airflow_reindex.vectors.stores.pgvector.schema import SCHEMA, Names
 from airflow_reindex.vectors.stores.pgvector.twins import find_twins
 from airflow_reindex.vectors.stores.pgvector.writing import VERSION
 
-_DAMAGED = 100
+_MOST_LISTED = 100
 _NO_MARKS = (
     "(SELECT ''::varchar AS object_id, ''::bytea AS version, ''::bytea AS recipe, '' AS content, '' AS stage, "
     "'' AS detail, '' AS run WHERE false)"
@@ -125,7 +125,7 @@ class PgVectorCollection:
         ).format(self._names.objects)
         return [key for (key,) in self._connections.rows(statement, (list(keys),))]
 
-    def states(self, after: str | None, until: str | None, keys: Sequence[str] | None = None) -> dict[str, State]:
+    def states(self, after: str | None, until: str | None, keys: Sequence[str] | None = None) -> dict[str, DestState]:
         """Read rows and marks in one snapshot."""
         rows_within, rows_values = writing.key_range("o.object_id", after, until)
         marks_within, marks_values = writing.key_range("object_id", after, until)
@@ -139,8 +139,8 @@ class PgVectorCollection:
             "(SELECT * FROM {} marks WHERE {}) m USING (object_id)"
         ).format(VERSION, self._names.objects, rows_within, self._marks(), marks_within)
         return {
-            key: State(row=row, mark=None if mark[0] is None else Mark(*mark))
-            for key, row, *mark in self._connections.rows(statement, [*rows_values, *marks_values])
+            key: DestState(row=row, sync=None if sync[0] is None else SyncState(*sync))
+            for key, row, *sync in self._connections.rows(statement, [*rows_values, *marks_values])
         }
 
     def _marks(self) -> sql.Composable:
@@ -171,11 +171,11 @@ class PgVectorCollection:
                 writing.delete_parts(connection, names, replaced)
             if landed:
                 writing.copy_parts(connection, names, landed, self._info.dimensions)
-                writing.upsert_marks(connection, names, {one.item.object_id: one.mark for one in landed})
+                writing.upsert_marks(connection, names, {one.item.object_id: one.sync for one in landed})
         return left
 
     def fail(
-        self, token: str, failed: Mapping[str, Mark], *, keep_rows: bool = False, only_unchanged: bool = False
+        self, token: str, failed: Mapping[str, SyncState], *, keep_rows: bool = False, only_unchanged: bool = False
     ) -> list[str]:
         if not failed:
             return []
@@ -205,11 +205,11 @@ class PgVectorCollection:
             connection.execute(statement, (mine,))
         return [key for key in keys if key in left]
 
-    def count_failed(self, run: str) -> int:
+    def count_failed(self, plan_token: str) -> int:
         statement = sql.SQL("SELECT count(*) FROM {} marks WHERE run = %s AND stage <> ''").format(self._marks())
-        return int(self._connections.rows(statement, (run,))[0][0])
+        return int(self._connections.rows(statement, (plan_token,))[0][0])
 
-    def integrity_errors(self, after: str | None, until: str | None) -> Damage:
+    def integrity_errors(self, after: str | None, until: str | None) -> IntegrityErrors:
         objects_within, values = writing.key_range("o.object_id", after, until)
         parts_within, _ = writing.key_range("p.object_id", after, until)
         names = {
@@ -224,13 +224,13 @@ class PgVectorCollection:
             "FROM {parts} p WHERE p.vector IS NOT NULL AND {parts_within} GROUP BY p.object_id) v USING (object_id) "
             "WHERE o.original_id IS NULL AND {objects_within} AND (v.average AND v.part) IS NOT TRUE "
             "ORDER BY o.object_id LIMIT {limit}"
-        ).format(**names, limit=_DAMAGED)
+        ).format(**names, limit=_MOST_LISTED)
         orphans = sql.SQL(
             "SELECT count(*) FROM {parts} p WHERE {parts_within} "
             "AND NOT EXISTS (SELECT FROM {objects} o WHERE o.object_id = p.object_id)"
         ).format(**names)
         found = self._connections.rows(incomplete, [*values, *values])
-        return Damage(
+        return IntegrityErrors(
             incomplete=tuple(key for (key,) in found), orphans=int(self._connections.rows(orphans, values)[0][0])
         )
 

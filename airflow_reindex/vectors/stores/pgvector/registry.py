@@ -177,7 +177,7 @@ def ann_indexes(connection: Connection, names: Names) -> list[tuple[str, bool, s
     ]
 
 
-def known_collections(connection: Connection) -> list[str]:
+def list_collections(connection: Connection) -> list[str]:
     """Return the noted collections that are visible to this session."""
     if not is_prepared(connection):
         return []

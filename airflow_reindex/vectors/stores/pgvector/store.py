@@ -102,7 +102,7 @@ class PgVectorStore:
 
     def list_collections(self) -> list[str]:
         with self._ready.use() as connection:
-            return registry.known_collections(connection)
+            return registry.list_collections(connection)
 
     def find(self, collection_id: str) -> CollectionInfo | None:
         with self._ready.use() as connection:

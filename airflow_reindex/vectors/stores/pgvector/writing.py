@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from airflow_reindex.core.failures import DataError
-from airflow_reindex.vectors.model.collection import Embedded, Mark
+from airflow_reindex.vectors.model.collection import Embedded, SyncState
 from airflow_reindex.vectors.stores.pgvector.schema import Names
 
 Connection = psycopg.Connection[Any]
@@ -171,7 +171,7 @@ def delete_objects(connection: Connection, names: Names, keys: Sequence[str], *,
         connection.execute(statement, (doomed,))
 
 
-def upsert_marks(connection: Connection, names: Names, marks: Mapping[str, Mark]) -> None:
+def upsert_marks(connection: Connection, names: Names, marks: Mapping[str, SyncState]) -> None:
     """Insert or replace marks."""
     connection.execute(
         sql.SQL(
@@ -183,11 +183,11 @@ def upsert_marks(connection: Connection, names: Names, marks: Mapping[str, Mark]
         (
             list(marks),
             [mark.version for mark in marks.values()],
-            [mark.recipe for mark in marks.values()],
+            [mark.embedding_config_hash for mark in marks.values()],
             [mark.content for mark in marks.values()],
             [str(mark.stage) for mark in marks.values()],
             [_storable(mark.detail) for mark in marks.values()],
-            [mark.run for mark in marks.values()],
+            [mark.plan_token for mark in marks.values()],
         ),
     )
 
