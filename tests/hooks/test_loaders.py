@@ -93,6 +93,7 @@ def test_null_is_the_default() -> None:
     assert [part.recipe for part in made] == [part.recipe for part in make_loader("payload")]
 
 
+@pytest.mark.server
 def test_s3_by_airflows_hook(connection: Any) -> None:
     with ObjectStore() as objects:
         objects.put("hook-bucket", {"a.txt": "alpha"})

@@ -28,6 +28,8 @@ from tests.director.claims import wait_for
 from tests.harness import Factory, assert_same, clean_czar
 from tests.hooks.flaky import FlakyStore
 
+pytestmark = pytest.mark.server
+
 RUN = "manual__2026-01-01T00:00:00+00:00 \u00e9/x"
 numbers = itertools.count()
 

@@ -26,7 +26,7 @@ from airflow_reindex.monitoring.rates import estimate
 from airflow_reindex.monitoring.run_info import RunInfo
 from airflow_reindex.monitoring.run_snapshot import Gatherer, keep
 from tests.core.samples import TOKEN, examples, manifest, planned
-from tests.director.test_pure_outcome import plan_in, record, stage_in
+from tests.director.test_outcome import plan_in, record, stage_in
 
 ALL = ("plan", "extract", "split", "load", "publish", "aggregate")
 

@@ -16,6 +16,7 @@ from sandbox.cli import build_parser, main
 from sandbox.servers.cluster import Sandbox
 
 
+@pytest.mark.server
 def test_a_whole_life(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "box"
     where = ["--root", str(root)]

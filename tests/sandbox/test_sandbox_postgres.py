@@ -17,6 +17,8 @@ from sandbox.servers import processes
 from sandbox.servers.datadir import SandboxError
 from sandbox.servers.postgres import UNSAFE_OPTIONS, Postgres
 
+pytestmark = pytest.mark.server
+
 OWNER = """
 import os, sys, time
 from pathlib import Path

@@ -26,6 +26,8 @@ from sandbox.servers.servers import MariaDBServer
 
 PACKAGE_PARENT = Path(datadir.__file__).resolve().parents[2]
 # Holds on to a sandbox with an owner until it is killed.
+pytestmark = pytest.mark.server
+
 OWNER = """
 import os, sys, time
 from pathlib import Path

@@ -20,6 +20,8 @@ from airflow_reindex.vectors.model.loader import Loader
 from sandbox.servers.objects import ObjectStore
 from tests.vectors.loaders.samples import item, told
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture(scope="module")
 def objects() -> Iterator[ObjectStore]:
