@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.servers.cluster import Sandbox
-from tests.harness import Build
+from tests.support.build import Build
 
 
 @pytest.fixture

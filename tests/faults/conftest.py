@@ -13,7 +13,7 @@ from airflow_reindex.director.model.plan import PlannedChunk
 from airflow_reindex.director.planning import planning
 from sandbox.servers.cluster import Sandbox
 from tests.faults.contents import note
-from tests.harness import Build
+from tests.support.build import Build
 
 
 @pytest.fixture(scope="session")

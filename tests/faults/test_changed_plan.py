@@ -11,7 +11,6 @@ import pytest
 
 from airflow_reindex.core.failures import DataError, ReindexError, RequestError
 from airflow_reindex.director import steps
-from airflow_reindex.director.model import split
 from airflow_reindex.director.model.records import read_plan, read_split
 from airflow_reindex.vectors import steps as reindex_steps
 from sandbox.catalog.catalog import CatalogSpec, generate
@@ -19,9 +18,9 @@ from sandbox.servers.cluster import Sandbox
 from sandbox.servers.postgres import Postgres
 from tests.faults.contents import Changing
 from tests.faults.moving import ITEMS, Factory, assert_readers_follow, claimants, connect, moving
-from tests.harness import Build, assert_same, run_sql
-from tests.vectors.contents import assert_moved, finish
-from tests.vectors.harness import NEW, OLD, spec_of
+from tests.support.build import Build, assert_same, run_sql
+from tests.support.collection_contents import assert_moved, finish
+from tests.support.reindex import NEW, OLD, spec_of
 
 SPEC = CatalogSpec(database="sky_replanned", rows=12_000, chunks=12, empty_chunks=0)
 MEMORY = 512 << 20
@@ -62,7 +61,7 @@ def assert_done(sky: Changing, run: Build) -> None:
 def test_other_size_of_tasks_from_the_split_on(
     sky: Changing, build: Callable[..., Build], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(split.make_split, "__defaults__", (500,))
+    monkeypatch.setattr(Build, "slice_rows", 500)
     run = build()
     run.to_load()
     run.load(0)

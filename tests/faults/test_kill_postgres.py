@@ -14,9 +14,10 @@ from _pytest.mark import ParameterSet
 from airflow_reindex.vectors.model.store import Pointer
 from sandbox.servers.embedding_server import EmbeddingServer
 from sandbox.servers.postgres import Postgres
-from tests.faults.held import HeldTask
-from tests.vectors.contents import assert_moved, assert_vectors, follower, keys_seen, wait_until
-from tests.vectors.harness import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.collection_contents import assert_moved, assert_vectors, follower, keys_seen
+from tests.support.reindex import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.task_process import TaskProcess
+from tests.support.wait import wait_until
 
 ITEMS = 600
 WRITE = "airflow_reindex.vectors.stores.pgvector"
@@ -78,7 +79,7 @@ def connect(run: Reindex) -> psycopg.Connection[Any]:
     return run.postgres.connect(run.database)
 
 
-def crash(run: Reindex, task: HeldTask) -> None:
+def crash(run: Reindex, task: TaskProcess) -> None:
     """Kill the server while a task is at its moment; the task must say that a retry helps. Start the server again."""
     run.postgres.kill()
     assert not run.postgres.is_running()
@@ -108,7 +109,7 @@ def ann_indexes(admin: psycopg.Connection[Any]) -> list[tuple[bool, bool]]:
 def test_server_dies_in_mid_upsert(make: Factory, moment: str) -> None:
     run = make(deploy_as_blue=True, alias="products")
     run.plan()
-    with HeldTask(run, "window", 0, at=WRITES[moment], call=3) as task:
+    with TaskProcess(run, "window", 0, at=WRITES[moment], call=3) as task:
         task.wait()
         crash(run, task)
     assert_readers_follow(run, OLD)
@@ -144,7 +145,7 @@ def test_server_dies_in_mid_index_build(make: Factory) -> None:
             "ARRAY[random(), random(), random(), random(), random(), random(), random(), 1]::vector(8), false "
             "FROM generate_series(1, 60000) n"
         )
-        with HeldTask(run, "verify") as task:
+        with TaskProcess(run, "verify") as task:
             building = "SELECT 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'building index%'"
             wait_until(lambda: admin.execute(building).fetchone())
             run.postgres.kill()
@@ -174,7 +175,7 @@ def test_server_dies_in_the_switch(make: Factory, moment: str) -> None:
     run.verify()
     at, following = SWITCHES[moment]
     embedded = run.embedded()
-    with HeldTask(run, "switch", at=at) as task:
+    with TaskProcess(run, "switch", at=at) as task:
         task.wait()
         crash(run, task)
     assert_readers_follow(run, following)

@@ -16,7 +16,7 @@ from airflow_reindex.vectors.model.loader import Content
 from sandbox.servers.cluster import Sandbox
 from sandbox.servers.objects import ObjectStore
 from sandbox.servers.postgres import Postgres
-from tests.vectors.loaders.samples import item, told
+from tests.support.loader_samples import item, told
 
 QUERY = "SELECT id, body FROM docs WHERE id IN ({ids})"
 

@@ -12,7 +12,7 @@ import pytest
 
 from sandbox.servers.embedding_server import EmbeddingServer
 from sandbox.servers.postgres import Postgres
-from tests.vectors.harness import DIMENSIONS, Reindex
+from tests.support.reindex import DIMENSIONS, Reindex
 
 _NUMBERS = itertools.count()
 

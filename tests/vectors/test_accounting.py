@@ -21,7 +21,7 @@ from airflow_reindex.vectors.model.collection import Item
 from airflow_reindex.vectors.model.loader import Content
 from airflow_reindex.vectors.report import UNDONE
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
-from tests.vectors.harness import NEW, OLD, Reindex, make_source, rows_of, spec_of, texts
+from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, spec_of, texts
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]

@@ -16,7 +16,7 @@ from airflow_reindex.core.task_records import PLAN
 from airflow_reindex.vectors.embedding.backends import http
 from airflow_reindex.vectors.model.store import Pointer
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
-from tests.vectors.harness import DIMENSIONS, NEW, OLD, Reindex, make_source, spec_of, texts
+from tests.support.reindex import DIMENSIONS, NEW, OLD, Reindex, make_source, spec_of, texts
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]

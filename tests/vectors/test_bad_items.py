@@ -24,7 +24,7 @@ from airflow_reindex.vectors.model.splitting import Splitter
 from sandbox.servers.embedding_answers import hash_vectors
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
 from sandbox.servers.objects import ObjectStore
-from tests.vectors.harness import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.reindex import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]

@@ -12,7 +12,7 @@ import pytest
 from airflow_reindex.core.failures import DataError
 from airflow_reindex.vectors.embedding.backends import http
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
-from tests.vectors.harness import NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, texts
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]

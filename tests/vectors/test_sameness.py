@@ -18,8 +18,8 @@ from airflow_reindex.vectors.model.collection import Vectors
 from airflow_reindex.vectors.stores.pgvector.schema import Names
 from sandbox.servers.embedding_answers import hash_vectors
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
-from tests.vectors.contents import follower
-from tests.vectors.harness import DIMENSIONS, NEW, PART, Reindex, make_source, rows_of, spec_of, texts
+from tests.support.collection_contents import follower
+from tests.support.reindex import DIMENSIONS, NEW, PART, Reindex, make_source, rows_of, spec_of, texts
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]

@@ -20,16 +20,16 @@ from airflow_reindex.vectors.cutover import recall
 from airflow_reindex.vectors.model.store import Pointer
 from sandbox.servers.postgres import Postgres
 from tests.faults.contents import note
-from tests.vectors.contents import (
+from tests.support.collection_contents import (
     add_item,
     assert_moved,
     assert_vectors,
     follower,
     remove_item,
-    wait_until,
     waiting_for_lock,
 )
-from tests.vectors.harness import NEW, OLD, Reindex, make_source, rows_of, spec_of, texts
+from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, spec_of, texts
+from tests.support.wait import wait_until
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]

@@ -164,8 +164,12 @@ class Reindex:
     def switch(self) -> None:
         """The task `switch`."""
         self._task("switch", lambda tools: steps.switch(
-            tools, self.folder, self.owner, hook=self.hooked.append, lock_seconds=2
+            tools, self.folder, self.owner, hook=self.hook, lock_seconds=2
         ))  # fmt: skip
+
+    def hook(self, pointer: Pointer) -> None:
+        """What the deployment is told of a switch."""
+        self.hooked.append(pointer)
 
     def _task(self, name: str, work: Callable[[ReindexContext], object]) -> None:
         self.task_states[name] = "failed"
