@@ -128,7 +128,7 @@ def test_dies_with_its_owner(root: Path, kind: str) -> None:
         assert pid is not None
         owner.send_signal(signal.SIGKILL)
     wait_until(lambda: not server.is_running())
-    wait_until(lambda: not list(processes.find(f"--postgres-guard={root}")))
+    wait_until(lambda: not list(processes.find(f"--guard-root={root}")))
     assert processes.identity(pid) is None
     assert server.data_dir.exists() is (kind == "lasting")
 
@@ -136,7 +136,7 @@ def test_dies_with_its_owner(root: Path, kind: str) -> None:
 def test_option_that_is_refused(root: Path) -> None:
     with pytest.raises(SandboxError, match="no_such_option"):
         Postgres(root, {"no_such_option": "1"}).up()
-    assert not list(processes.find(f"--postgres-guard={root}"))
+    assert not list(processes.find(f"--guard-root={root}"))
 
 
 def test_not_started(root: Path) -> None:
