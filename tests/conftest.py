@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from sandbox.servers.datadir import NO_SERVERS
+from tests.support.durations import FILE, ROOT, Recorder, longest_first
 
 HOME = Path(tempfile.mkdtemp(prefix="airflow-reindex-tests-"))
 os.environ.update(
@@ -30,6 +31,16 @@ settings.load_profile("busy machine")
 pytest_plugins = ["sandbox.fixtures", "sandbox.pg_fixtures", "tests.fixtures"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-durations", action="store_true", help=f"write {FILE.relative_to(ROOT)}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Only where the reports of all processes of pytest-xdist arrive."""
+    if config.getoption("record_durations") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Recorder())
+
+
 #: Fixtures that start MariaDB, PostgreSQL or a whole deployment; what takes them, however indirectly, is no unit test.
 SERVERS = {"mariadb_template", "postgres", "cluster"}
 SYSTEM = Path(__file__).parent / "system"
@@ -37,7 +48,8 @@ SYSTEM = Path(__file__).parent / "system"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by what it needs; what starts servers without one of the fixtures says so itself."""
+    """The longest files first. Mark each test by what it needs; what starts servers by other means says so itself."""
+    longest_first(items)
     for item in items:
         if SERVERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("server")

@@ -29,7 +29,19 @@ pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = (
-    *("help", "setup", "demo", "test", "unit", "cluster", "cluster-test", "faults", "bench", "quick-bench"),
+    *(
+        "help",
+        "setup",
+        "demo",
+        "test",
+        "durations",
+        "unit",
+        "cluster",
+        "cluster-test",
+        "faults",
+        "bench",
+        "quick-bench",
+    ),
     *("lint", "audit", "format", "clean"),
 )
 SCRIPTS = ("scripts/setup", "scripts/clean", "scripts/audit", "scripts/compose-env", "docker/init", ".ci/run")

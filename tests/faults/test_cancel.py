@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -148,13 +148,6 @@ def assert_finished(sky: Changing, run: Build) -> None:
     assert inbox_of(run) == []
     sky.check_table()
     sky.check_alone()
-
-
-@pytest.fixture
-def make(postgres: Postgres, tmp_path: Path) -> Iterator[Factory]:
-    """Runs in a database of the test's own."""
-    with moving(postgres, tmp_path) as factory:
-        yield factory
 
 
 @pytest.fixture(scope="module")

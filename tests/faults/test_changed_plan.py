@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -15,9 +14,8 @@ from airflow_reindex.director.model.records import read_plan, read_split
 from airflow_reindex.vectors import steps as reindex_steps
 from sandbox.catalog.catalog import CatalogSpec, generate
 from sandbox.servers.cluster import Sandbox
-from sandbox.servers.postgres import Postgres
 from tests.faults.contents import Changing
-from tests.faults.moving import ITEMS, Factory, assert_readers_follow, claimants, connect, moving
+from tests.faults.moving import ITEMS, Factory, assert_readers_follow, claimants, connect
 from tests.support.build import Build, assert_same, run_sql
 from tests.support.collection_contents import assert_moved, finish
 from tests.support.reindex import NEW, OLD, spec_of
@@ -40,13 +38,6 @@ def build(sky: Changing, shaky_build: Callable[..., Build]) -> Callable[..., Bui
     shaky_build(SPEC.database, run_id="before", rebuild=1, force_takeover=1).run()
     sky.change(list(sky.placement), next(_SUB_CHUNKS))
     return lambda run_id="run": shaky_build(SPEC.database, run_id=run_id, rebuild=1)
-
-
-@pytest.fixture
-def make(postgres: Postgres, tmp_path: Path) -> Iterator[Factory]:
-    """Runs in a database of the test's own."""
-    with moving(postgres, tmp_path) as factory:
-        yield factory
 
 
 def assert_done(sky: Changing, run: Build) -> None:

@@ -56,6 +56,11 @@ def check_connections(path: Path, sandbox: Sandbox) -> None:
     assert json.loads(result.stdout) == json.loads(sandbox.connections("scan")["AIRFLOW_CONN_QSERV_DEFAULT"])
 
 
+def test_no_server_starts_in_a_unit_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["up", "--root", str(tmp_path / "box")]) == 1
+    assert "no server may start in tests/sandbox/test_sandbox_cli.py" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["down", "status", "catalog"])
 def test_without_a_sandbox_there_is_a_plain_error(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

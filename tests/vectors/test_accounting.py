@@ -13,7 +13,6 @@ import pytest
 from airflow_reindex.core.failures import ClaimLostError, DataError, RequestError, TransientError
 from airflow_reindex.core.task_records import TASKS, TaskRecord
 from airflow_reindex.vectors.account import FAILED, FailedItem, read_failed
-from airflow_reindex.vectors.embedding.backends import http
 from airflow_reindex.vectors.embedding.bisect import PROBE
 from airflow_reindex.vectors.embedding.loaders.payload import PayloadLoader
 from airflow_reindex.vectors.embedding.loaders.settings import PayloadSettings
@@ -25,12 +24,6 @@ from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, spec_
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries do not wait."""
-    monkeypatch.setattr(http, "FIRST_WAIT", 0.001)
 
 
 def listed(run: Reindex) -> list[FailedItem]:

@@ -14,7 +14,6 @@ import psycopg
 import pytest
 
 from airflow_reindex.core.failures import DataError
-from airflow_reindex.vectors.embedding.backends import http
 from airflow_reindex.vectors.embedding.loaders.payload import PayloadLoader
 from airflow_reindex.vectors.embedding.loaders.s3 import S3Loader
 from airflow_reindex.vectors.embedding.loaders.settings import PayloadSettings, S3Settings
@@ -31,12 +30,6 @@ Admin = psycopg.Connection[Any]
 
 BAD, ITS_TEXT = "o000005", "text number 5"
 _BUCKETS = (f"bad-items-{number}" for number in itertools.count())
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries do not wait."""
-    monkeypatch.setattr(http, "FIRST_WAIT", 0.001)
 
 
 @pytest.fixture(scope="module")

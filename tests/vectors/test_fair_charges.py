@@ -10,7 +10,6 @@ import psycopg
 import pytest
 
 from airflow_reindex.core.failures import TransientError
-from airflow_reindex.vectors.embedding.backends import http
 from airflow_reindex.vectors.model.collection import Vectors
 from sandbox.servers.embedding_answers import hash_vectors
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
@@ -19,12 +18,6 @@ from tests.support.reindex import DIMENSIONS, NEW, OLD, Reindex, make_source, ro
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries do not wait."""
-    monkeypatch.setattr(http, "FIRST_WAIT", 0.001)
 
 
 @pytest.mark.parametrize(

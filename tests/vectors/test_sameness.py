@@ -11,7 +11,6 @@ import pytest
 
 from airflow_reindex.core.failures import DataError, RequestError
 from airflow_reindex.vectors.cutover.sameness import words_of
-from airflow_reindex.vectors.embedding.backends import http
 from airflow_reindex.vectors.embedding.loaders.payload import PayloadLoader
 from airflow_reindex.vectors.embedding.loaders.settings import PayloadSettings
 from airflow_reindex.vectors.model.collection import Vectors
@@ -26,12 +25,6 @@ Admin = psycopg.Connection[Any]
 Embed = Callable[[str, list[str]], Vectors]
 
 BLUE = {"deploy_as_blue": True, "alias": "products"}
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries do not wait."""
-    monkeypatch.setattr(http, "FIRST_WAIT", 0.001)
 
 
 def reading(look: Callable[[str], str]) -> Embed:
