@@ -36,6 +36,16 @@ def shaky_build(shaky: Sandbox, tmp_path: Path) -> Callable[..., Build]:
     return make
 
 
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A server of these tests alone. Its commits are on disk, as far as a process can tell."""
+    server = Postgres(tmp_path_factory.mktemp("mortal") / "root", {"fsync": "off"}, temporary=True)
+    try:
+        yield server.up(owner_pid=os.getpid())
+    finally:
+        server.destroy()
+
+
 @pytest.fixture
 def make(postgres: Postgres, tmp_path: Path) -> Iterator[Factory]:
     """Runs in a database of the test's own."""

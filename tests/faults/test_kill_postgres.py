@@ -14,6 +14,7 @@ from _pytest.mark import ParameterSet
 from airflow_reindex.vectors.model.store import Pointer
 from sandbox.servers.embedding_server import EmbeddingServer
 from sandbox.servers.postgres import Postgres
+from tests.faults.moving import connect
 from tests.support.collection_contents import assert_moved, assert_vectors, follower, keys_seen
 from tests.support.reindex import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
 from tests.support.task_process import TaskProcess
@@ -42,16 +43,6 @@ def one_of(moments: Iterable[str], quick: str) -> list[ParameterSet]:
     return [pytest.param(name, marks=() if name == quick else pytest.mark.slow_fault) for name in moments]
 
 
-@pytest.fixture(scope="module")
-def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A server of these tests alone. Its commits are on disk, as far as a process can tell."""
-    server = Postgres(tmp_path_factory.mktemp("mortal") / "root", {"fsync": "off"}, temporary=True)
-    try:
-        yield server.up(owner_pid=os.getpid())
-    finally:
-        server.destroy()
-
-
 @pytest.fixture
 def make(mortal: Postgres, tmp_path: Path) -> Iterator[Factory]:
     """A factory of runs; each has a database with a source of its own, whose readers follow an alias."""
@@ -72,11 +63,6 @@ def make(mortal: Postgres, tmp_path: Path) -> Iterator[Factory]:
         yield factory
     for name in made:
         mortal.drop_database(name)
-
-
-def connect(run: Reindex) -> psycopg.Connection[Any]:
-    """Whoever may do everything."""
-    return run.postgres.connect(run.database)
 
 
 def crash(run: Reindex, task: TaskProcess) -> None:

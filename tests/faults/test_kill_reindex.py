@@ -17,6 +17,7 @@ from airflow_reindex.core.failures import TransientError
 from sandbox.servers.embedding_server import EmbeddingServer
 from sandbox.servers.postgres import Postgres
 from tests.faults.contents import note
+from tests.faults.moving import connect
 from tests.support.collection_contents import assert_moved, assert_vectors, follower, keys_seen
 from tests.support.reindex import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
 from tests.support.task_process import WRITE_PARTS, TaskProcess
@@ -30,38 +31,23 @@ ITEMS, KILLS = 1500, 4
 IN_VAIN = WRITE_PARTS + 2 * 4 * 16 + 16
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A server of these tests alone. Its commits are on disk, as far as a process can tell."""
-    server = Postgres(tmp_path_factory.mktemp("shaky") / "root", {"fsync": "off"})
-    try:
-        yield server.up(owner_pid=os.getpid())
-    finally:
-        server.destroy()
-
-
 @pytest.fixture
-def shaky(database: Postgres, tmp_path: Path) -> Iterator[Factory]:
+def shaky(mortal: Postgres, tmp_path: Path) -> Iterator[Factory]:
     """A factory of runs; each has a database with a source of its own."""
     made: list[str] = []
     with EmbeddingServer(DIMENSIONS) as server:
 
         def make(**params: Any) -> Reindex:
             made.append(f"killed_{len(made)}")
-            database.create_database(made[-1])
-            with database.connect(made[-1]) as admin:
+            mortal.create_database(made[-1])
+            with mortal.connect(made[-1]) as admin:
                 make_source(admin, texts(ITEMS))
             params = {"batch_size": 500, **params}
-            return Reindex(database, made[-1], server, tmp_path / made[-1], **params)
+            return Reindex(mortal, made[-1], server, tmp_path / made[-1], **params)
 
         yield make
     for name in made:
-        database.drop_database(name)
-
-
-def connect(run: Reindex) -> Admin:
-    """Whoever may do everything."""
-    return run.postgres.connect(run.database)
+        mortal.drop_database(name)
 
 
 def contents(run: Reindex) -> tuple[list[Any], ...]:
@@ -132,7 +118,7 @@ def test_killed_verification(shaky: Factory, chance: Random) -> None:
     assert indexes == (1, True)
 
 
-def test_killed_while_the_index_is_built(shaky: Factory, database: Postgres) -> None:
+def test_killed_while_the_index_is_built(shaky: Factory) -> None:
     """The server goes on for a while, and the next try must not fail because of that."""
     run = shaky()
     run.plan()
@@ -235,7 +221,7 @@ def test_a_switch_killed_at_random_moments(shaky: Factory, chance: Random) -> No
     assert contents(run) == contents(model)
 
 
-def test_a_database_that_is_killed_in_mid_window(shaky: Factory, database: Postgres, chance: Random) -> None:
+def test_a_database_that_is_killed_in_mid_window(shaky: Factory, mortal: Postgres, chance: Random) -> None:
     run = shaky()
     run.plan()
     run.server.latency = 0.03
@@ -244,12 +230,12 @@ def test_a_database_that_is_killed_in_mid_window(shaky: Factory, database: Postg
         for _ in range(2):
             work = pool.submit(run.window, 0)
             time.sleep(chance.uniform(0.1, 0.7))
-            database.kill()
+            mortal.kill()
             error = work.exception(30)
             struck += error is not None
             # A retry helps, and the error says so.
             assert error is None or isinstance(error, TransientError), error
-            database.up(owner_pid=os.getpid())
+            mortal.up(owner_pid=os.getpid())
     settle(run)
     note(f"{struck} of 2 kills struck")
     counts, there = run.embedded(), landed(run)

@@ -54,10 +54,8 @@ class Build:
     """
     One run of a build.
 
-    :param sandbox: the servers.
     :param staging: where runs keep their folders.
     :param database: the catalog.
-    :param run_id: the run's id.
     :param params: further params of the request.
     """
 

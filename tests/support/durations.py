@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -28,7 +28,7 @@ class Recorder:
     """Plugin that writes the file when the session ends; files that were not run keep what was recorded before."""
 
     def __init__(self) -> None:
-        self._seconds = Counter[str]()
+        self._seconds = defaultdict[str, float](float)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when != "teardown":

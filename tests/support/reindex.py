@@ -59,11 +59,9 @@ class Reindex:
     """
     One run of a reindex.
 
-    :param postgres: the server.
-    :param database: the database of the collections.
-    :param server: the embedding server.
+    :param database: that of the collections.
+    :param server: offers both models.
     :param staging: where runs keep their folders.
-    :param run_id: the run's id.
     :param params: further params of the request.
     """
 
