@@ -40,11 +40,20 @@ def leftovers(run: Build) -> list[str]:
     return [path.name for path in run.sandbox.czar.infile_dir.iterdir() if run.plan_made.token in path.name]
 
 
+def ready(run: Build, step: str, number: int) -> TaskProcess:
+    """A task that is about to begin, with little memory, so that it takes long and writes many runs."""
+    run.rows_in_memory = ROWS_IN_MEMORY
+    try:
+        return TaskProcess.ready(run, step, number)
+    finally:
+        run.rows_in_memory = 0
+
+
 def kill_repeatedly(run: Build, step: str, number: int, seconds: float, chance: Random) -> int:
     """Kill a task again and again; how often it was still at work."""
     killed = 0
     for _ in range(KILLS):
-        killed += TaskProcess.ready(run, step, number).kill_after(chance.uniform(0, seconds / 2))
+        killed += ready(run, step, number).kill_after(chance.uniform(0, seconds / 2))
     return killed
 
 
@@ -53,10 +62,9 @@ def test_killed_extract_stages_nothing_twice(
     sky: CatalogSummary, shaky_build: Callable[..., Build], chance: Random
 ) -> None:
     run = shaky_build(SPEC.database, rebuild=1)
-    run.rows_in_memory = ROWS_IN_MEMORY
     plan = run.plan()
     assert len(plan.groups) == 2
-    undisturbed = TaskProcess.ready(run, "extract", 0).finish()
+    undisturbed = ready(run, "extract", 0).finish()
     killed = kill_repeatedly(run, "extract", 1, undisturbed, chance)
     staged = run.staged_chunks()
     assert len(staged) == len(set(staged))
@@ -76,10 +84,10 @@ def test_killed_load_goes_on_from_its_markers(
 ) -> None:
     monkeypatch.setattr(Build, "slice_rows", SLICE_ROWS)
     run = shaky_build(SPEC.database, rebuild=1)
-    run.rows_per_task, run.rows_in_memory = 30_000, ROWS_IN_MEMORY
+    run.rows_per_task = 30_000
     run.to_load()
     first, second, *others = [key_range.number for key_range in read_split(run.folder).ranges]
-    undisturbed = TaskProcess.ready(run, "load", first).finish()
+    undisturbed = ready(run, "load", first).finish()
     killed = kill_repeatedly(run, "load", second, undisturbed, chance)
     note(f"{killed} of {KILLS} kills struck; files left: {leftovers(run)}")
     for number in (second, *others):
@@ -145,7 +153,6 @@ def test_killed_helper_gives_back_what_it_held(
 ) -> None:
     # At 5,000 rows a second a group of 30,000 takes six seconds.
     run = shaky_build(SPEC.database, rebuild=1, max_rows_per_second=5_000)
-    run.rows_in_memory = ROWS_IN_MEMORY
     plan = run.plan()
     own, other = (group[0].workers[0] for group in plan.groups)
     with ExitStack() as stack:
@@ -153,7 +160,8 @@ def test_killed_helper_gives_back_what_it_held(
         for _ in range(run.servers.worker_connections):
             assert GroupScheduler(stack.enter_context(session(run.servers.czar)), plan.token, 4).admit(own)
         czar = stack.enter_context(session(run.servers.czar))
-        helper = stack.enter_context(TaskProcess(run, "extract", 0))
+        helper = stack.enter_context(ready(run, "extract", 0))
+        helper.release()
         wait_until(lambda: other in connected(shaky))
         # Another task of that group must wait, but with the helper's death its turn comes.
         assert not GroupScheduler(czar, plan.token, 4).begin(1, other)
