@@ -1,7 +1,7 @@
 # Every target that needs .venv makes it first (scripts/setup); all state lies in .venv and .state.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test tests cluster cluster-test faults bench quick-bench lint style types audit format clean
+.PHONY: help setup demo test tests durations unit cluster cluster-test faults bench quick-bench lint style types audit format clean
 BIN := .venv/bin
 # One more than there are cores: many tests wait for servers.
 PROCESSES := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
@@ -26,7 +26,15 @@ test: style ## check style and types, run all tests
 
 tests:
 	$(BIN)/python -m pytest -q --durations=10 --numprocesses=$(PROCESSES) --maxprocesses=4 \
-		--dist=loadfile --no-loadscope-reorder
+		--dist=loadfile --no-loadscope-reorder $(OPTIONS)
+
+durations: setup ## run all tests, and record how long each file takes: the longest are begun first
+	@scripts/setup chromium
+	@$(MAKE) --no-print-directory tests OPTIONS=--record-durations
+
+# With fewer examples than otherwise, and without the folder that has no such test, as its imports take long.
+unit: setup ## run the tests that need no server (under a minute)
+	REINDEX_TEST_EXAMPLES=0.1 $(BIN)/python -m pytest -q -m unit --ignore=tests/system
 
 cluster: setup ## run Airflow with Celery workers on this machine, and all its servers, until Ctrl-C
 	@scripts/setup redis-server

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import TypeAlias
 
 import MySQLdb
 
@@ -17,6 +18,9 @@ from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, generate
 from sandbox.servers.cluster import CATALOG_MODES, Sandbox
 from sandbox.servers.datadir import SandboxError, write_private
 from sandbox.servers.postgres import Postgres
+
+#: What ``add_subparsers`` returns.
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _DEMO_PARTS = ("director", "collection")
 _SPEC_HELP = {
@@ -53,28 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    up = commands.add_parser(
-        "up",
-        parents=[common],
-        help="start the servers",
-        description="Start one czar and some workers, or those of them that do not run. They stay until `down`. "
-        "Airflow's connections to them are written to connections.env in the sandbox's folder.",
-    )
-    up.add_argument("--workers", type=int, default=2, metavar="N", help="number of workers (default: 2)")
-    up.add_argument(
-        "--czar-option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="MariaDB option of the czar, repeatable",
-    )
-    up.add_argument(
-        "--catalog",
-        choices=CATALOG_MODES,
-        default=CATALOG_MODES[0],
-        help="how the connections let chunks be found: in the replication system's tables (default), "
-        "or by looking at the workers' tables",
-    )
+    _add_up(commands, common)
     down = commands.add_parser(
         "down",
         parents=[common],
@@ -103,6 +86,37 @@ def build_parser() -> argparse.ArgumentParser:
         "connections to it and to the models words_64, words_128 and words_256 are written to collections.env in the "
         "sandbox's folder.",
     )
+    _add_demo(commands)
+    _add_cluster(commands)
+    return parser
+
+
+def _add_up(commands: Commands, common: argparse.ArgumentParser) -> None:
+    up = commands.add_parser(
+        "up",
+        parents=[common],
+        help="start the servers",
+        description="Start one czar and some workers, or those of them that do not run. They stay until `down`. "
+        "Airflow's connections to them are written to connections.env in the sandbox's folder.",
+    )
+    up.add_argument("--workers", type=int, default=2, metavar="N", help="number of workers (default: 2)")
+    up.add_argument(
+        "--czar-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="MariaDB option of the czar, repeatable",
+    )
+    up.add_argument(
+        "--catalog",
+        choices=CATALOG_MODES,
+        default=CATALOG_MODES[0],
+        help="how the connections let chunks be found: in the replication system's tables (default), "
+        "or by looking at the workers' tables",
+    )
+
+
+def _add_demo(commands: Commands) -> None:
     demo = commands.add_parser(
         "demo",
         help="run both jobs with Airflow, prove the results, and let each fail once",
@@ -115,6 +129,10 @@ def build_parser() -> argparse.ArgumentParser:
         "parts", nargs="*", choices=[[], *_DEMO_PARTS], default=[], metavar="PART",
         help=f"{' or '.join(_DEMO_PARTS)} (default: both)",
     )  # fmt: skip
+    demo.add_argument("--state", type=Path, default=Path(".state"), metavar="FOLDER", help="default: .state")
+
+
+def _add_cluster(commands: Commands) -> None:
     cluster = commands.add_parser(
         "cluster",
         help="run Airflow with Celery workers, until it is interrupted",
@@ -123,8 +141,6 @@ def build_parser() -> argparse.ArgumentParser:
         "(words_64). No two of them share a folder. Ctrl-C stops all; what they have stored is removed.",
     )
     cluster.add_argument("--state", type=Path, default=Path(".state"), metavar="FOLDER", help="default: .state")
-    demo.add_argument("--state", type=Path, default=Path(".state"), metavar="FOLDER", help="default: .state")
-    return parser
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from sandbox.servers.datadir import NO_SERVERS
+from tests.support.durations import FILE, ROOT, Recorder, longest_first
 
 HOME = Path(tempfile.mkdtemp(prefix="airflow-reindex-tests-"))
 os.environ.update(
@@ -27,29 +31,43 @@ settings.load_profile("busy machine")
 pytest_plugins = ["sandbox.fixtures", "sandbox.pg_fixtures", "tests.fixtures"]
 
 
-#: Files that take longest: begun first, so that no process works alone in the end.
-LONGEST = (
-    "test_qserv_contract.py",
-    "test_pages.py",
-    "test_task_api.py",
-    "test_routes.py",
-    "test_deployment.py",
-    "test_writers.py",
-    "test_cli.py",
-    "test_memory.py",
-    "test_director_failures.py",
-    "test_kill_reindex.py",
-    "test_kill_czar_load.py",
-    "test_director_dag.py",
-    "test_collection_dag.py",
-)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-durations", action="store_true", help=f"write {FILE.relative_to(ROOT)}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Only where the reports of all processes of pytest-xdist arrive."""
+    if config.getoption("record_durations") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Recorder())
+
+
+#: Fixtures that start MariaDB, PostgreSQL or a whole deployment; what takes them, however indirectly, is no unit test.
+SERVERS = {"mariadb_template", "postgres", "cluster"}
+SYSTEM = Path(__file__).parent / "system"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first; the others in their order."""
-    order = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
+    """The longest files first. Mark each test by what it needs; what starts servers by other means says so itself."""
+    longest_first(items)
+    for item in items:
+        if SERVERS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("server")
+        if item.path.is_relative_to(SYSTEM):
+            item.add_marker("system")
+        if not any(item.get_closest_marker(name) for name in ("server", "system", "browser")):
+            item.add_marker("unit")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A unit test, and any program that it runs, fails when it starts a server."""
+    if item.get_closest_marker("unit"):
+        os.environ[NO_SERVERS] = item.nodeid
+    try:
+        return (yield)
+    finally:
+        os.environ.pop(NO_SERVERS, None)
 
 
 @pytest.hookimpl(optionalhook=True)

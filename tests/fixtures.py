@@ -1,14 +1,16 @@
-"""Builds that run step by step, without Airflow."""
+"""Builds that run step by step, without Airflow, and a source of chance whose seed a failure shows."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from sandbox.servers.cluster import Sandbox
-from tests.harness import Build
+from tests.support.build import Build
 
 
 @pytest.fixture
@@ -19,3 +21,11 @@ def build(sandbox: Sandbox, tmp_path: Path) -> Callable[..., Build]:
         return Build(sandbox, tmp_path / "staging", database, run_id, params)
 
     return make
+
+
+@pytest.fixture
+def chance() -> Random:
+    """Different in each run; the environment variable REINDEX_SEED repeats one."""
+    seed = int(os.environ.get("REINDEX_SEED") or 0) or int.from_bytes(os.urandom(4))
+    print(f"REINDEX_SEED={seed}")
+    return Random(seed)

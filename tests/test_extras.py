@@ -9,6 +9,8 @@ import pytest
 
 _BLOCK = """
 import sys
+
+pytestmark = pytest.mark.system
 for name in {blocked!r}:
     sys.modules[name] = None
 {work}

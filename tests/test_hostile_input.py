@@ -24,7 +24,7 @@ from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.hooks.staging import open_folder
 from airflow_reindex.vectors.model.request import ReindexRequest
 from sandbox.servers.cluster import Sandbox
-from tests.core.samples import examples
+from tests.support.samples import examples
 
 SECRET = "s3cr3t-of-the-deployment"
 

@@ -25,10 +25,12 @@ from sandbox.deployment import deployment_spec
 from sandbox.servers import grants
 from sandbox.servers.cluster import Sandbox
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = (
-    *("help", "setup", "demo", "test", "cluster", "cluster-test", "faults", "bench", "quick-bench"),
-    *("lint", "audit", "format", "clean"),
+    *("help", "setup", "demo", "test", "durations", "unit", "cluster", "cluster-test", "faults"),
+    *("bench", "quick-bench", "lint", "audit", "format", "clean"),
 )
 SCRIPTS = ("scripts/setup", "scripts/clean", "scripts/audit", "scripts/compose-env", "docker/init", ".ci/run")
 FEW_TOOLS = ("bash", "sh", "dirname", "cat", "cksum", "cut", "sort", "id", "env", "mkdir", "tail")

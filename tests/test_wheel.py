@@ -16,6 +16,8 @@ BUILD = "import sys; from hatchling.build import build_wheel; build_wheel(sys.ar
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys
 import airflow_reindex
+
+pytestmark = pytest.mark.system
 names = [found.name for found in pkgutil.walk_packages(airflow_reindex.__path__, "airflow_reindex.")]
 for name in names:
     importlib.import_module(name)

@@ -32,7 +32,7 @@ from airflow_reindex.director.model.records import (
 )
 from airflow_reindex.director.model.runs import Manifest, accounted, manifests, named
 from airflow_reindex.director.model.servers import Servers
-from airflow_reindex.director.model.split import RunFiles, Split, make_split
+from airflow_reindex.director.model.split import SLICE_ROWS, RunFiles, Split, make_split
 from airflow_reindex.director.model.tables import index_definition
 from airflow_reindex.director.mysql.client import NO_SUCH_TABLE, code_of, drop_table, prepare, session
 from airflow_reindex.director.publish.proof import Proof
@@ -89,7 +89,9 @@ def staged_runs(folder: Folder, plan: Plan) -> list[Manifest]:
     return accounted(manifests(folder), plan.token, plan.adopted)
 
 
-def split_build(servers: Servers, folder: Folder, plan: Plan, rows_per_task: int) -> Split:
+def split_build(
+    servers: Servers, folder: Folder, plan: Plan, rows_per_task: int, *, slice_rows: int = SLICE_ROWS
+) -> Split:
     """
     Cut the key space, and create the shadow table.
 
@@ -110,7 +112,7 @@ def split_build(servers: Servers, folder: Folder, plan: Plan, rows_per_task: int
                 "adopted runs are gone from the staging folder: clear this run from its task 'plan' on.",
                 code=Code.STALE_PLAN,
             )
-        split = make_split(plan.token, staged, rows_per_task)
+        split = make_split(plan.token, staged, rows_per_task, slice_rows)
         with claim.keeping(servers.czar, tables, plan.token), session(servers.czar) as czar:
             IndexBuild(czar, tables, plan.token, split.build).create(index_definition(plan))
         write_split(folder, split, RunFiles.of(staged))

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
-from sandbox.servers import datadir, grants, guard, identifiers, processes
+from sandbox.servers import datadir, grants, identifiers
 from sandbox.servers.datadir import SandboxError
+from sandbox.servers.private_server import PrivateServer
 from sandbox.servers.servers import HOST, MariaDBServer
 
 CZAR = "czar"
@@ -43,7 +40,7 @@ class ServerStatus:
     folder: Path
 
 
-class Sandbox:
+class Sandbox(PrivateServer):
     """One czar and some workers below one folder, which keeps their data, ports and passwords.
 
     If the folder holds a sandbox already, this is that sandbox: its workers stay, more are added if asked for.
@@ -66,9 +63,8 @@ class Sandbox:
     ) -> None:
         if workers < 1:
             raise ValueError("a sandbox needs at least one worker")
-        self.root = Path(root).absolute()
+        super().__init__(root)
         self.template = Path(template or self.root / "template").absolute()
-        self._guard: subprocess.Popen[bytes] | None = None
         kept = self._read_state().get("servers", {})
         count = max(workers, sum(name != CZAR for name in kept))
         self.czar = self._server(CZAR, czar_options, kept)
@@ -77,78 +73,21 @@ class Sandbox:
         }
 
     @classmethod
-    def load(cls, root: Path) -> Sandbox:
+    def load(cls, root: Path) -> Self:
         """The sandbox that a folder holds.
 
         :param root: the folder
         :returns: the sandbox, running or not
         :raises SandboxError: if there is none
         """
-        if not (Path(root) / "state.json").exists():
+        if not (Path(root) / cls.STATE).exists():
             raise SandboxError(f"there is no sandbox in {root}")
         return cls(root, workers=1)
-
-    def __enter__(self) -> Sandbox:
-        return self.up(owner_pid=os.getpid())
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.down()
 
     @property
     def servers(self) -> tuple[MariaDBServer, ...]:
         """The czar, then the workers."""
         return (self.czar, *self.workers.values())
-
-    def up(self, owner_pid: int | None = None) -> Sandbox:
-        """Start all servers that do not run yet.
-
-        :param owner_pid: the servers are stopped when this process has ended, however it ended; None keeps them
-            until :meth:`down`, also if they had an owner before
-        :returns: the sandbox itself
-        :raises SandboxError: if a server does not start; then all are stopped
-        """
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._locked():
-            self._stop_guard()
-            # Before the first server starts: the guard has to know them all, and passwords must not get lost.
-            self._write_state()
-            if owner_pid is not None:
-                self._guard = guard.launch(self.root, owner_pid)
-            try:
-                datadir.make_template(self.template)
-                self._on_all(lambda server: server.start(move=True))
-                self._prepare_accounts()
-            except BaseException:
-                self._on_all(MariaDBServer.kill)
-                self._stop_guard()
-                raise
-            finally:
-                self._write_state()
-        return self
-
-    def down(self) -> None:
-        """Stop all servers cleanly; those that are dead already do not matter."""
-        if not self.root.is_dir():
-            return
-        with self._locked():
-            self._on_all(MariaDBServer.stop)
-            self._stop_guard()
-
-    def destroy(self) -> None:
-        """Kill all servers and remove everything of the sandbox; foreign files in its folder stay."""
-        if not self.root.is_dir():
-            return
-        with self._locked():
-            self._on_all(MariaDBServer.remove)
-            self._stop_guard()
-            shutil.rmtree(self.root / "template", ignore_errors=True)
-            for name in ("state.json", "guard.log", "connections.env", "lock"):
-                (self.root / name).unlink(missing_ok=True)
-        for folder in (self.root / "servers", self.root):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
 
     def status(self) -> dict[str, ServerStatus]:
         """How the servers are doing.
@@ -205,16 +144,27 @@ class Sandbox:
             passwords=notes.get("passwords"),
         )
 
-    def _read_state(self) -> dict[str, Any]:
-        try:
-            state: dict[str, Any] = json.loads((self.root / "state.json").read_text())
-        except FileNotFoundError:
-            return {}
-        return state
-
-    def _write_state(self) -> None:
+    def _state(self) -> dict[str, Any]:
         servers = {s.name: {"port": s.port, "options": s.options, "passwords": s.passwords} for s in self.servers}
-        datadir.write_private(self.root / "state.json", json.dumps({"servers": servers}, indent=1))
+        return {"servers": servers}
+
+    def _start(self) -> None:
+        datadir.make_template(self.template)
+        self._on_all(lambda server: server.start(move=True))
+        self._prepare_accounts()
+
+    def _stop(self) -> None:
+        self._on_all(MariaDBServer.stop)
+
+    def _kill(self) -> None:
+        self._on_all(MariaDBServer.kill)
+
+    def _remove(self) -> None:
+        self._on_all(MariaDBServer.remove)
+        shutil.rmtree(self.root / "template", ignore_errors=True)
+        (self.root / "connections.env").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self.root / "servers").rmdir()
 
     def _prepare_accounts(self) -> None:
         for server in self.servers:
@@ -232,20 +182,3 @@ class Sandbox:
             futures = [pool.submit(action, server) for server in self.servers]
         for future in futures:
             future.result()
-
-    def _stop_guard(self) -> None:
-        mark = guard.mark(self.root)
-        for pid in processes.find(mark):
-            # A guard that has already noticed its owner's death stops the servers by way of this very method.
-            if pid != os.getpid():
-                processes.end(pid, mark, grace_seconds=2.0)
-        if self._guard is not None:
-            self._guard.wait()
-            self._guard = None
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Only one process starts or stops the servers at a time."""
-        with (self.root / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield

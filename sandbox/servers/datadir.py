@@ -33,17 +33,31 @@ DEFAULT_OPTIONS: Mapping[str, str] = {
 MAX_SOCKET_PATH = 100
 
 
+#: With this environment variable set to whatever forbids it, no server is started.
+NO_SERVERS = "SANDBOX_NO_SERVERS"
+
+
 class SandboxError(RuntimeError):
     """Something in the sandbox does not work: a server does not start, a program is not installed, ..."""
 
 
+def check_allowed() -> None:
+    """Refuse to start a server where :data:`NO_SERVERS` is set.
+
+    :raises SandboxError: if it is
+    """
+    if reason := os.environ.get(NO_SERVERS):
+        raise SandboxError(f"no server may start in {reason}")
+
+
 def find_program(*names: str) -> str:
-    """Path of a program, also if it lies in a system folder that is not on the PATH.
+    """Path of a server's program, also if it lies in a system folder that is not on the PATH.
 
     :param names: names under which it is known, best first
     :returns: its path
-    :raises SandboxError: if it is not installed
+    :raises SandboxError: if it is not installed, or no server may start
     """
+    check_allowed()
     search = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin"])
     for name in names:
         if found := shutil.which(name, path=search):

@@ -148,11 +148,7 @@ class EmbeddingServer:
 
     @contextmanager
     def connected(self, connection: socket.socket) -> Iterator[None]:
-        """
-        Note a client's connection.
-
-        :param connection: its socket.
-        """
+        """Note a client's connection."""
         with self.lock:
             self.counts.connections += 1
             self._sockets.add(connection)
@@ -176,11 +172,7 @@ class EmbeddingServer:
                 self._busy -= 1
 
     def fault(self, texts: Sequence[str]) -> Fault | None:
-        """
-        The first fault that hits a request; it counts as used.
-
-        :param texts: of the request.
-        """
+        """The first fault that hits a request with these texts; it counts as used."""
         with self.lock:
             for fault in self.faults:
                 if not fault.vector and fault.times != 0 and any(fault.contains in text for text in texts):
@@ -190,13 +182,7 @@ class EmbeddingServer:
         return None
 
     def rows(self, model: str, texts: list[str], in_base64: bool) -> list[bytes]:
-        """
-        The vectors of texts, spoiled where a fault says so.
-
-        :param model: the model.
-        :param texts: the texts.
-        :param in_base64: how they are written.
-        """
+        """The vectors of texts as JSON, spoiled where a fault says so."""
         faults = [fault for fault in self.faults if fault.vector]
         if self.embed is None and not in_base64 and not faults:
             return hash_rows(model, texts, self.models[model])
@@ -206,12 +192,7 @@ class EmbeddingServer:
         return [write_row(vector, wrong, packed) for vector, wrong in zip(vectors, how, strict=True)]
 
     def count(self, model: str, texts: Sequence[str]) -> None:
-        """
-        Note texts that get vectors.
-
-        :param model: the model.
-        :param texts: the texts.
-        """
+        """Note texts that get vectors."""
         with self.lock:
             self.counts.embedded.setdefault(model, Counter()).update(texts)
 
@@ -343,11 +324,7 @@ def _wordllama(models: Mapping[str, int]) -> Callable[[str, list[str]], Vectors]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """
-    Serve until interrupted; the URL is printed, ``/stats`` shows the counts.
-
-    :param argv: the command line's arguments.
-    """
+    """Serve until interrupted; the URL is printed, ``/stats`` shows the counts."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--model", action="append", metavar="NAME=DIMENSIONS", help="may be repeated")
@@ -356,12 +333,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--wordllama", action="store_true", help="vectors with a meaning instead of hashes")
     given = parser.parse_args(argv)
     models = {name: int(number) for name, _, number in (m.partition("=") for m in given.model or ["small=256"])}
+    embed = _wordllama(models) if given.wordllama else None
     server = EmbeddingServer(
-        models,
-        latency=given.latency,
-        latency_per_text=given.latency_per_text,
-        embed=_wordllama(models) if given.wordllama else None,
-        port=given.port,
+        models, latency=given.latency, latency_per_text=given.latency_per_text, embed=embed, port=given.port
     )
     sys.stdout.write(server.url + "\n")
     sys.stdout.flush()

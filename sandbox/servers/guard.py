@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from sandbox.servers import processes
 from sandbox.servers.datadir import SandboxError
@@ -24,9 +26,10 @@ def mark(root: Path) -> str:
     return f"{_OPTION}{root}"
 
 
-def launch(root: Path, owner_pid: int) -> subprocess.Popen[bytes]:
+def launch(kind: Any, root: Path, owner_pid: int) -> subprocess.Popen[bytes]:
     """Start a guard.
 
+    :param kind: the class of :class:`sandbox.servers.private_server.PrivateServer` that stops them
     :param root: the sandbox's folder, with its state written
     :param owner_pid: the process to watch
     :returns: the guard's process
@@ -37,9 +40,9 @@ def launch(root: Path, owner_pid: int) -> subprocess.Popen[bytes]:
         raise SandboxError(f"there is no process {owner_pid} to own the sandbox")
     package_parent = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH", "")]))
-    with (root / "guard.log").open("wb") as log:
+    with (root / kind.GUARD_LOG).open("wb") as log:
         return subprocess.Popen(  # noqa: S603 - a list of arguments of its own, no shell
-            [sys.executable, "-m", __name__, mark(root), str(owner_pid), owner],
+            [sys.executable, "-m", __name__, mark(root), str(owner_pid), owner, f"{kind.__module__}:{kind.__name__}"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -48,21 +51,20 @@ def launch(root: Path, owner_pid: int) -> subprocess.Popen[bytes]:
         )
 
 
-def watch(root: Path, owner_pid: int, owner: str) -> None:
+def watch(root: Path, owner_pid: int, owner: str, kind: str) -> None:
     """Wait for the owner's end, then stop the servers.
 
     :param root: the sandbox's folder
     :param owner_pid: the process to watch
     :param owner: its mark of :func:`sandbox.servers.processes.identity`; process ids are used again
+    :param kind: the servers' class as ``package.module:name``
     """
-    # Not at the top, as the cluster imports this module.
-    from sandbox.servers.cluster import Sandbox
-
     while processes.identity(owner_pid) == owner:
         time.sleep(_POLL_SECONDS)
-    if (root / "state.json").exists():
-        Sandbox.load(root).down()
+    servers = pkgutil.resolve_name(kind)
+    if (root / servers.STATE).exists():
+        servers.load(root).end_with_owner()
 
 
 if __name__ == "__main__":
-    watch(Path(sys.argv[1].removeprefix(_OPTION)), int(sys.argv[2]), sys.argv[3])
+    watch(Path(sys.argv[1].removeprefix(_OPTION)), int(sys.argv[2]), sys.argv[3], sys.argv[4])

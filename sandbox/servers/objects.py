@@ -12,6 +12,8 @@ from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 
+from sandbox.servers.datadir import check_allowed
+
 _KEYS = {"aws_access_key_id": "sandbox", "aws_secret_access_key": "sandbox-secret"}
 _REGION = "us-east-1"
 
@@ -24,6 +26,7 @@ class ObjectStore:
     """
 
     def __enter__(self) -> Self:
+        check_allowed()
         # It logs every request; thousands of lines help nobody.
         logging.getLogger("werkzeug").setLevel(logging.WARNING)
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

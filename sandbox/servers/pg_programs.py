@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from sandbox.servers.datadir import SandboxError
+from sandbox.servers.datadir import SandboxError, check_allowed
 
 
 def path(name: str, home: Path) -> str:
@@ -20,7 +20,9 @@ def path(name: str, home: Path) -> str:
     :param name: the program
     :param home: a folder that the account may enter; the programs are copied to it if they lie where it may not
     :returns: the program's path
+    :raises SandboxError: if no server may start
     """
+    check_allowed()
     original = install() / "bin" / name
     if account() is None or may([str(original), "--version"]):
         return str(original)

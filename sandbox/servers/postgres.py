@@ -7,20 +7,16 @@ runs as root, and it counts on its users to exit cleanly.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
 import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import psutil  # type: ignore[import-untyped,unused-ignore]
 import psycopg
@@ -28,6 +24,7 @@ from psycopg import sql
 
 from sandbox.servers import datadir, pg_programs, processes
 from sandbox.servers.datadir import SandboxError
+from sandbox.servers.private_server import PrivateServer
 
 #: The account of the product: no superuser; :meth:`Postgres.create_database` gives it what the store needs.
 ACCOUNT = "reindex"
@@ -47,12 +44,10 @@ DEFAULT_OPTIONS: Mapping[str, str] = {
 #: What makes tests fast; a machine that loses power may lose data.
 UNSAFE_OPTIONS: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 
-_GUARD = "--postgres-guard="
-_POLL_SECONDS = 0.02
-_OWNER_POLL_SECONDS = 0.2
+_WAIT_SECONDS, _POLL_SECONDS = 300.0, 0.02
 
 
-class Postgres:
+class Postgres(PrivateServer):
     """One server below one folder, which keeps its passwords. What a folder holds already is used again.
 
     PostgreSQL refuses to run as root. Then it runs as ``postgres`` or ``nobody``, and where that account cannot enter
@@ -63,8 +58,10 @@ class Postgres:
     :param temporary: its files are removed when its owner has died
     """
 
+    STATE, LOCK, GUARD_LOG = "postgres.json", "postgres.lock", "postgres-guard.log"
+
     def __init__(self, root: Path, options: Mapping[str, str] | None = None, *, temporary: bool = False) -> None:
-        self.root = Path(root).absolute()
+        super().__init__(root)
         self.temporary = temporary
         self.options: dict[str, str] = dict(options or {})
         self.passwords: dict[str, str] = {user: secrets.token_urlsafe(24) for user in (SUPERUSER, ACCOUNT)}
@@ -72,15 +69,11 @@ class Postgres:
         self._sockets: Path | None = None
         self._load_state()
         self._process: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Postgres:
-        return self.up(owner_pid=os.getpid())
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.down()
+    @classmethod
+    def load(cls, root: Path) -> Self:
+        """The server that a folder holds, running or not; a new one if there is none."""
+        return cls(root)
 
     @property
     def data_dir(self) -> Path:
@@ -106,82 +99,27 @@ class Postgres:
         """:returns: whether the server's process is alive"""
         return self.pid is not None
 
-    def up(self, owner_pid: int | None = None, timeout: float = 300.0) -> Postgres:
-        """Start the server, if it does not run yet, and wait until it answers.
-
-        :param owner_pid: the server is stopped when this process has ended, however it ended; None keeps it until
-            :meth:`down`
-        :param timeout: how long to wait, in s
-        :returns: the server itself
-        :raises SandboxError: if it does not come up, with the end of its log
-        """
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._locked():
-            self._stop_guard()
-            self._choose_folders()
-            self._write_state()
-            if owner_pid is not None:
-                self._guard = self._watch(owner_pid)
-            try:
-                if not (self.data_dir / "PG_VERSION").exists():
-                    self._create()
-                if not self.is_running():
-                    self._launch()
-                self._wait_until_ready(timeout)
-                self._prepare_account()
-            except BaseException:
-                self._end(signal.SIGKILL)
-                self._stop_guard()
-                raise
-        return self
-
-    def down(self) -> None:
-        """Stop the server cleanly; nothing happens if it is not running."""
-        if not self.root.is_dir():
-            return
-        with self._locked():
-            self._end(signal.SIGINT)
-            self._stop_guard()
-
     def kill(self) -> None:
         """Kill the server and its children like a crash would. Data stay, :meth:`up` recovers them."""
-        self._end(signal.SIGKILL)
+        self._kill()
 
-    def destroy(self) -> None:
-        """Kill the server and remove everything of it; foreign files in its folder stay."""
-        if not self.root.is_dir():
-            return
-        with self._locked():
-            self._end(signal.SIGKILL)
-            self._stop_guard()
-            if self._home is not None:
-                shutil.rmtree(self.data_dir, ignore_errors=True)
-                shutil.rmtree(self._home / "pginstall", ignore_errors=True)
-            for name in ("postgres.json", "postgres.log", "postgres-guard.log", "postgres.lock"):
-                (self.root / name).unlink(missing_ok=True)
-            if self._sockets is not None:
-                shutil.rmtree(self._sockets, ignore_errors=True)
-            for folder in (self._home, self.root):
-                if folder is not None:
-                    with contextlib.suppress(OSError):
-                        folder.rmdir()
-            self._home = self._sockets = None
+    def end_with_owner(self) -> None:
+        """Stop the server, and remove a temporary one."""
+        if self.temporary:
+            self.destroy()
+        else:
+            self.down()
 
     def connect(self, dbname: str = "postgres", *, user: str = SUPERUSER, **parameters: Any) -> psycopg.Connection:
         """Open a connection, with autocommit on.
 
-        :param dbname: the database
         :param user: ``postgres``, a superuser, or ``reindex``
         :param parameters: more of libpq's parameters
-        :returns: the connection
         """
         return psycopg.connect(**{**self._login(dbname, user), **parameters}, autocommit=True)
 
     def create_database(self, name: str) -> None:
-        """Create a database with pgvector, and let the account ``reindex`` work in it as it must be able to.
-
-        :param name: its name; nothing happens if it is there
-        """
+        """Create a database with pgvector, if it is not there, and let the account ``reindex`` work in it."""
         with self.connect() as connection:
             if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone():
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
@@ -191,29 +129,16 @@ class Postgres:
                 connection.execute(sql.SQL(grant).format(sql.Identifier(name), sql.Identifier(ACCOUNT)))
 
     def drop_database(self, name: str) -> None:
-        """Remove a database and end its sessions.
-
-        :param name: its name
-        """
+        """Remove a database and end its sessions."""
         with self.connect() as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def connection_uri(self, dbname: str = "postgres", *, user: str = ACCOUNT) -> str:
-        """A libpq URI; it holds a password.
-
-        :param dbname: the database
-        :param user: the account
-        :returns: the URI
-        """
+        """A libpq URI; it holds a password."""
         return f"postgresql://{user}:{self.passwords[user]}@/{dbname}?host={self.socket_dir}&port={PORT}"
 
     def airflow_connection(self, dbname: str = "postgres", *, user: str = ACCOUNT) -> dict[str, Any]:
-        """Airflow's connection to a database; it holds a password.
-
-        :param dbname: the database
-        :param user: the account
-        :returns: what Airflow takes as JSON
-        """
+        """Airflow's connection to a database, as plain JSON types; it holds a password."""
         return {
             "conn_type": "postgres",
             "host": str(self.socket_dir),
@@ -239,7 +164,33 @@ class Postgres:
             raise SandboxError("the server has not been started yet")
         return folder
 
-    def _choose_folders(self) -> None:
+    def _start(self) -> None:
+        if not (self.data_dir / "PG_VERSION").exists():
+            self._create()
+        if not self.is_running():
+            self._launch()
+        self._wait_until_ready()
+        self._prepare_account()
+
+    def _stop(self) -> None:
+        self._end(signal.SIGINT)
+
+    def _kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def _remove(self) -> None:
+        self.log.unlink(missing_ok=True)
+        if self._sockets is not None:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+        if self._home is not None:
+            shutil.rmtree(self.data_dir, ignore_errors=True)
+            shutil.rmtree(self._home / "pginstall", ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self._home.rmdir()
+        self._home = self._sockets = None
+
+    def _prepare(self) -> None:
+        """Choose the folders."""
         if self._home is None or not self._home.is_dir():
             self._home, self._sockets = self.root, None
             if pg_programs.account() is not None:
@@ -312,8 +263,8 @@ class Postgres:
                 **pg_programs.identity(),
             )
 
-    def _wait_until_ready(self, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + _WAIT_SECONDS
         while True:
             if self._process.poll() is not None if self._process else not self.is_running():
                 raise SandboxError(f"PostgreSQL ended; the end of {self.log}:\n{self._log_end()}")
@@ -323,7 +274,7 @@ class Postgres:
             except psycopg.OperationalError as error:
                 if time.monotonic() > deadline:
                     raise SandboxError(
-                        f"PostgreSQL did not answer within {timeout:g} s ({error}); the end of its log:\n"
+                        f"PostgreSQL did not answer within {_WAIT_SECONDS:g} s ({error}); the end of its log:\n"
                         f"{self._log_end()}"
                     ) from error
             time.sleep(_POLL_SECONDS)
@@ -360,61 +311,26 @@ class Postgres:
             self._process.wait()  # collects the exit status, so that no zombie stays
             self._process = None
 
-    def _watch(self, owner_pid: int) -> subprocess.Popen[bytes]:
-        owner = processes.identity(owner_pid)
-        if owner is None:
-            raise SandboxError(f"there is no process {owner_pid} to own the server")
-        package_parent = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH", "")]))
-        with (self.root / "postgres-guard.log").open("wb") as log:
-            return subprocess.Popen(  # noqa: S603 - a list of arguments of its own, no shell
-                [sys.executable, "-m", "sandbox.servers.postgres", self._guard_mark, str(owner_pid), owner],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "PYTHONPATH": path},
-                start_new_session=True,  # whoever kills the owner's process group must not get the guard, too
-            )
-
-    @property
-    def _guard_mark(self) -> str:
-        return f"{_GUARD}{self.root}"
-
-    def _stop_guard(self) -> None:
-        for pid in processes.find(self._guard_mark):
-            # A guard that has already noticed its owner's death stops the server by way of this very method.
-            if pid != os.getpid():
-                processes.end(pid, self._guard_mark, grace_seconds=2.0)
-        if self._guard is not None:
-            self._guard.wait()
-            self._guard = None
-
     def _load_state(self) -> None:
         """Learn what the folder holds, if it has been started by now."""
-        try:
-            state = json.loads((self.root / "postgres.json").read_text())
-        except FileNotFoundError:
-            return
-        self._home, self._sockets = Path(state["home"]), Path(state["sockets"])
-        self.passwords = state["passwords"]
-        self.temporary = self.temporary or state["temporary"]
-        self.options = {**state["options"], **self.options}
+        if state := self._read_state():
+            self._home, self._sockets = Path(state["home"]), Path(state["sockets"])
+            self.passwords = state["passwords"]
+            self.temporary = self.temporary or state["temporary"]
+            self.options = {**state["options"], **self.options}
 
-    def _write_state(self) -> None:
-        state = {
+    def _state(self) -> dict[str, Any]:
+        return {
             "home": str(self._home),
             "sockets": str(self._sockets),
             "options": self.options,
             "passwords": self.passwords,
             "temporary": self.temporary,
         }
-        datadir.write_private(self.root / "postgres.json", json.dumps(state, indent=1))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Only one process starts or stops the server at a time."""
-        with (self.root / "postgres.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with super()._locked():
             if self._home is None:
                 self._load_state()
             yield
@@ -429,16 +345,3 @@ def _children(pid: int) -> list[psutil.Process]:
         return list(psutil.Process(pid).children(recursive=True))
     except psutil.NoSuchProcess:
         return []
-
-
-def _guard(root: Path, owner_pid: int, owner: str) -> None:
-    """Wait for the owner's end, then stop the server, and remove a temporary one."""
-    while processes.identity(owner_pid) == owner:
-        time.sleep(_OWNER_POLL_SECONDS)
-    if (root / "postgres.json").exists():
-        server = Postgres(root)
-        server.destroy() if server.temporary else server.down()
-
-
-if __name__ == "__main__":
-    _guard(Path(sys.argv[1].removeprefix(_GUARD)), int(sys.argv[2]), sys.argv[3])

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks.director.__main__ import measure, quick
 from benchmarks.director.measure import Measured
 from benchmarks.director.report import bars
 from benchmarks.director.scenarios import Bench
+
+pytestmark = pytest.mark.server
 
 
 def test_all_scenarios_in_one_go(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from sandbox.catalog.catalog import CatalogSpec, truth
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
 from sandbox.servers.postgres import Postgres
-from tests.director.claims import claims, finish_whole
-from tests.harness import Build, Factory, assert_same, clean_czar, run_sql
+from tests.support.build import Build, Factory, assert_same, clean_czar, run_sql
+from tests.support.claims import claims, finish_whole
 
 Doctor = Callable[..., tuple[int, Any]]
 

@@ -9,7 +9,7 @@ import pytest
 
 from airflow_reindex.cli.__main__ import main
 from airflow_reindex.core.staging import Folder
-from tests.staged import keep, stage
+from tests.support.staged import keep, stage
 
 DAYS = 3
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, generate
 from sandbox.deployment.deployment import VECTORS, Deployment
+from tests.support.wait import wait_until
 from tests.system.api import DAG, Api
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,24 +48,20 @@ class Cluster(Api):
 
     def wait_up(self, seconds: float = 120) -> None:
         """Wait until the API server answers and the scheduler beats."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+
+        def healthy() -> bool:
             try:
                 health = httpx.get(f"{self.url}/api/v2/monitor/health", timeout=10).raise_for_status().json()
-                if all(health[name]["status"] == "healthy" for name in ("metadatabase", "scheduler")):
-                    return
             except httpx.HTTPError:
-                pass
-            time.sleep(0.5)
-        raise AssertionError("the deployment is not healthy")
+                return False
+            return all(health[name]["status"] == "healthy" for name in ("metadatabase", "scheduler"))
+
+        wait_until(healthy, seconds, pause=0.5)
 
     def poll(self, ready: Callable[[httpx.Client], bool], seconds: float = 120) -> None:
         """Wait until something is so."""
-        deadline = time.monotonic() + seconds
         with self.client("admin") as client:
-            while not ready(client):
-                assert time.monotonic() < deadline
-                time.sleep(0.3)
+            wait_until(lambda: ready(client), seconds, pause=0.3)
 
     def report(self, client: httpx.Client, run_id: str, dag: str = DAG, task: str = "aggregate") -> dict[str, Any]:
         """The result of a run's last task."""

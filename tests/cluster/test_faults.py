@@ -11,7 +11,8 @@ import pytest
 
 from sandbox.catalog.catalog import CatalogSummary, truth
 from tests.cluster.conftest import Cluster
-from tests.harness import assert_same, read_index, working_tables
+from tests.support.build import assert_same, read_index, working_tables
+from tests.support.wait import wait_until
 from tests.system.api import DAG, instances, trigger
 
 pytestmark = pytest.mark.cluster
@@ -85,19 +86,18 @@ def started(task: str, run_id: str) -> Callable[[httpx.Client], bool]:
 
 def wait(cluster: Cluster, run_id: str, seconds: float = 300) -> str:
     """The state in which a run has ended, past an API server that is away."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+
+    def look() -> str:
         # A scheduler ends when its database is away; whoever runs one has it started again.
         cluster.deployment.revive()
         try:
             with cluster.client("admin") as client:
                 state = str(client.get(f"{DAG}/dagRuns/{run_id}").raise_for_status().json()["state"])
-                if state in ("success", "failed"):
-                    return state
         except httpx.HTTPError:
-            pass
-        time.sleep(1)
-    raise AssertionError(f"{run_id} has not ended")
+            return ""
+        return state if state in ("success", "failed") else ""
+
+    return wait_until(look, seconds, pause=1)
 
 
 @pytest.mark.parametrize("task", ["extract", "load"])

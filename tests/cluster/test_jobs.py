@@ -16,7 +16,7 @@ from sandbox.catalog.catalog import truth
 from sandbox.collection.collection_data import SOURCE_MODEL, index_documents, word_model
 from sandbox.collection.texts import documents
 from tests.cluster.conftest import Cluster
-from tests.harness import assert_same, read_index, working_tables
+from tests.support.build import assert_same, read_index, working_tables
 from tests.system.api import DAG, instances, trigger
 
 pytestmark = pytest.mark.cluster

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.director.mysql.identifiers import check_identifier, quote
-from tests.core.samples import examples
+from tests.support.samples import examples
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from airflow_reindex.core.failures import DETAIL_LIMIT, Code
 from airflow_reindex.core.report import Failure, Phase, Report, Status, error_map
-from tests.core.samples import examples
+from tests.support.samples import examples
 
 
 def make_report(**changes: Any) -> Report:

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_reindex.core.staging import Folder, safe_name
-from tests.core.samples import examples
+from tests.support.samples import examples
 
 NASTY = st.one_of(
     st.sampled_from(["..", ".", "...", "/", "//", "../..", "a/b", "/etc", "~", "%2E%2E", "%", "a.", " ", "\\", "*?[]"]),

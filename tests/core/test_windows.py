@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reindex.core.windows import MAX_MAPPED_TASKS, contiguous_groups, task_count
-from tests.core.samples import examples
+from tests.support.samples import examples
 
 WHOLE = st.lists(st.one_of(st.integers(0, 20), st.sampled_from([0, 1, 10**6, 10**12])), max_size=80)
 REAL = st.lists(st.floats(0, 1e12, allow_nan=False), max_size=80)

@@ -15,7 +15,7 @@ from sandbox.catalog.catalog import CatalogSpec, CatalogSummary
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
 from tests.director.failing import Register
-from tests.harness import clean_czar, run_sql
+from tests.support.build import clean_czar, run_sql
 
 #: The catalog of the tests of claims.
 SKY = CatalogSpec(rows=6_000, chunks=12, empty_chunks=0)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from airflow_reindex.core.failures import ReindexError
 from sandbox.catalog.catalog import CatalogSpec, CatalogSummary
 from sandbox.servers.cluster import Sandbox
-from tests.harness import Build, run_sql
+from tests.support.build import Build, run_sql
 
 SPEC = CatalogSpec(rows=4_000, chunks=12, empty_chunks=0)
 OLD_ROWS = [(1, 2, 3), (4, 5, 6)]

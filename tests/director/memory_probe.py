@@ -23,7 +23,7 @@ from airflow_reindex.director.model.runs import StagedChunk, manifests
 from airflow_reindex.director.model.split import RunFiles, make_split
 from airflow_reindex.director.mysql.bulk_load import write_text
 from airflow_reindex.director.mysql.types import Checksum, Rows
-from tests.core.samples import make_plan
+from tests.support.samples import make_plan
 
 MEMORY = 512 << 20
 BATCH = 50_000

@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from airflow_reindex.core.claims import Owner
-from airflow_reindex.core.failures import DataError, RequestError
+from airflow_reindex.core.failures import RequestError
 from airflow_reindex.core.report import Report, Status
-from airflow_reindex.core.staging import Folder
-from airflow_reindex.director.audit import report as outcome
 from airflow_reindex.director.audit import steps
-from airflow_reindex.director.audit.index import state_of
 from airflow_reindex.director.audit.request import AuditRequest
 from airflow_reindex.director.load import merge
-from airflow_reindex.director.model import split
-from airflow_reindex.director.model.records import read_plan, read_split
-from airflow_reindex.director.mysql.client import session
-from airflow_reindex.director.planning.planning import RunContext
 from sandbox.catalog.catalog import CatalogSummary
 from sandbox.servers.cluster import Sandbox
-from tests.director.claims import finish
-from tests.harness import Build, Factory, run_sql, sandbox_servers, tables_of
+from tests.director.auditing import Audit
+from tests.support.build import Build, Factory, run_sql, tables_of
+from tests.support.claims import finish
 
 pytestmark = pytest.mark.usefixtures("clean", "small_slices")
-MEMORY = 512 << 20
-STATES: dict[str, dict[int, str]] = {"plan": {-1: "success"}, "extract": {}, "split": {-1: "success"}, "compare": {}}
 
 
 @pytest.fixture
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several ranges of several slices."""
-    monkeypatch.setattr(split.make_split, "__defaults__", (500,))
+    monkeypatch.setattr(Build, "slice_rows", 500)
 
 
 @pytest.fixture
@@ -43,46 +33,6 @@ def built(sky: CatalogSummary, build: Factory) -> Build:
     run.plan()
     finish(run)
     return run
-
-
-class Audit:
-    """An audit made of its step functions."""
-
-    def __init__(self, sandbox: Sandbox, folder: Path, database: str, **params: Any) -> None:
-        self.servers, self.folder = sandbox_servers(sandbox), Folder.at(str(folder / "audit"))
-        names = {"database": database, "director_table": "Object"}
-        self.request = AuditRequest.parse({**names, **params}, "run")
-        self.present = True
-
-    def run(self) -> Report:
-        """All steps; what fails is left to the report, as Airflow does."""
-        run = RunContext(
-            owner=Owner("tests", "audit_director_index", "run", "localhost", self.folder.url),
-            conn_id="qserv_default",
-            state_of=lambda *_: None,
-            claim_timeout=300.0,
-            rows_per_task=1_500,
-            memory=MEMORY,
-            open_folder=Folder.at,
-        )
-        plan = steps.plan_audit(self.servers, self.request, self.folder, run)
-        for group in range(len(plan.groups)):
-            try:
-                steps.extract_group(self.servers, self.folder, read_plan(self.folder, plan.token), group, MEMORY)
-            except DataError:
-                continue
-        steps.split_audit(self.servers, self.folder, plan, 1_500)
-        return self.compare()
-
-    def compare(self) -> Report:
-        """The steps after the split."""
-        plan = read_plan(self.folder)
-        for key_range in read_split(self.folder).ranges:
-            steps.compare_range(self.servers, self.folder, plan, key_range.number, MEMORY)
-        with session(self.servers.czar) as czar:
-            present = state_of(czar, self.servers.tables(plan.request))
-        report, _ = outcome.make_report(self.folder, "run", STATES, "a", "b", present)
-        return report
 
 
 def live(run: Build) -> str:

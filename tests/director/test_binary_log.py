@@ -14,8 +14,8 @@ from airflow_reindex.hooks.qserv import QservHook
 from sandbox.catalog.catalog import CatalogSpec, generate, truth
 from sandbox.servers import grants
 from sandbox.servers.cluster import Sandbox
-from tests.director.claims import finish_whole
-from tests.harness import Build, assert_same, run_sql
+from tests.support.build import Build, assert_same, run_sql
+from tests.support.claims import finish_whole
 
 SPEC = CatalogSpec(rows=2_000, chunks=10)
 

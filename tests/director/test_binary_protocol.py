@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import MySQLdb
@@ -27,8 +28,8 @@ from airflow_reindex.director.mysql.tuples import as_rows, within
 from airflow_reindex.director.mysql.types import Checksum
 from sandbox.servers.cluster import Sandbox
 from sandbox.servers.servers import MariaDBServer
-from tests.core.samples import TOKEN, make_plan, planned, tuples
-from tests.harness import run_sql
+from tests.support.build import run_sql
+from tests.support.samples import TOKEN, make_plan, planned, tuples
 
 TYPES = {
     "TINYINT": (-128, 127), "TINYINT UNSIGNED": (0, 255), "SMALLINT": (-(1 << 15), (1 << 15) - 1),
@@ -77,12 +78,11 @@ def test_all_integer_types(worker: MariaDBServer, connection: Connection, kind: 
 @pytest.mark.parametrize("buffer", [1 << 20, 64, 200])
 @pytest.mark.parametrize("count", [0, 1, 3, 5_000])
 def test_any_number_of_rows_and_the_driver_goes_on(
-    worker: MariaDBServer, connection: Connection, monkeypatch: pytest.MonkeyPatch, buffer: int, count: int
+    worker: MariaDBServer, connection: Connection, buffer: int, count: int
 ) -> None:
-    # Definitions of columns must fit too.
-    monkeypatch.setattr(binary_protocol, "_BUFFER_BYTES", max(buffer, 200))
     sql = f"SELECT seq, CAST(seq * 3 AS SIGNED) FROM mysql.seq_1_to_{max(count, 1)} WHERE seq <= {count}"
-    with Wire(connection) as reader:
+    # Definitions of columns must fit too.
+    with Wire(connection, buffer_bytes=max(buffer, 200)) as reader:
         for _ in range(2):
             assert rows(reader, sql) == [(i, 3 * i) for i in range(1, count + 1)]
             assert query(connection, "SELECT 7, 'x'") == [(7, "x")]
@@ -190,7 +190,7 @@ def test_values_out_of_range_are_told(chunk: MariaDBServer, tmp_path: Any) -> No
 
 
 def test_a_connection_that_dies_is_the_drivers_error(chunk: MariaDBServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(binary_protocol, "_BUFFER_BYTES", 4096)
+    monkeypatch.setattr(extractor, "Wire", partial(Wire, buffer_bytes=4096))
     run_sql(chunk, "CREATE TABLE lsst.Object_3 SELECT seq AS objectId, 1 AS subChunkId FROM mysql.seq_1_to_900000")
     source = reading(chunk.connect)
     answer = stream(source, make_plan(), 3)
@@ -217,7 +217,7 @@ def test_a_protocol_that_is_not_known_is_left_to_the_driver(
 def test_rows_before_a_surprise_are_not_counted_twice(
     chunk: MariaDBServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, after: int
 ) -> None:
-    monkeypatch.setattr(binary_protocol, "_BUFFER_BYTES", 200_000)
+    monkeypatch.setattr(extractor, "Wire", partial(Wire, buffer_bytes=200_000))
     real, surprises = Wire.stream, list[str]()
 
     def stream(self: Wire, sql: str) -> Any:

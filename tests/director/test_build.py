@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from sandbox.catalog.catalog import CatalogSpec, truth
 from sandbox.fixtures import CatalogFactory
-from tests.harness import Build, assert_same, tables_of
+from tests.support.build import Build, assert_same, tables_of
 
 SMALL = CatalogSpec(rows=30_000, chunks=60)
 

@@ -10,7 +10,6 @@ import pytest
 
 from airflow_reindex.core.failures import DataError, RequestError, TransientError
 from airflow_reindex.core.run_outcome import States
-from airflow_reindex.director.model import split
 from airflow_reindex.director.model.request import BuildRequest, ChangedChunks
 from airflow_reindex.director.publish import proof
 from airflow_reindex.director.publish.rereading import Rereader
@@ -18,8 +17,8 @@ from airflow_reindex.director.report import make_report
 from sandbox.catalog.catalog import CatalogSummary
 from sandbox.servers.cluster import Sandbox
 from tests.director.failing import assert_old_index, change, make_old_index, worker_of
-from tests.director.test_reuse import Sky
-from tests.harness import Build, Factory, assert_same, run_sql
+from tests.director.sky import Sky
+from tests.support.build import Build, Factory, assert_same, run_sql
 
 pytestmark = pytest.mark.usefixtures("clean")
 STATES: dict[str, States] = {step: {-1: "success"} for step in ("plan", "extract", "split", "load", "publish")}
@@ -39,7 +38,7 @@ def changing(sandbox: Sandbox, sky: CatalogSummary) -> Sky:
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several ranges of several slices."""
-    monkeypatch.setattr(split.make_split, "__defaults__", (500,))
+    monkeypatch.setattr(Build, "slice_rows", 500)
 
 
 @pytest.fixture(params=["MyISAM", "InnoDB", "Aria"])

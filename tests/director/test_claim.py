@@ -13,8 +13,9 @@ from airflow_reindex.director.coordination import claim
 from airflow_reindex.director.mysql import client
 from airflow_reindex.director.planning import checks
 from sandbox.catalog.catalog import CatalogSummary
-from tests.director.claims import assert_published, before_first_call, claim_row, claims, finish, wait_for
-from tests.harness import Build, Factory, run_sql
+from tests.support.build import Build, Factory, run_sql
+from tests.support.claims import assert_published, before_first_call, claim_row, claims, finish
+from tests.support.wait import wait_until
 
 DAG = "build_director_index"
 PLANNERS, RACES = 8, 10
@@ -85,9 +86,9 @@ class TestWhoMayClaim:
         set_claim(run, "alive_at = NOW(6) - INTERVAL 1 DAY")
         monkeypatch.setattr(claim, "BEAT_SECONDS", 0.01)
         with claim.keeping(run.servers.czar, tables, token):
-            wait_for(lambda: held(run).silent < 60)
+            wait_until(lambda: held(run).silent < 60)
             set_claim(run, "alive_at = NOW(6) - INTERVAL 1 DAY")
-            wait_for(lambda: held(run).silent < 60)
+            wait_until(lambda: held(run).silent < 60)
 
     def test_force_takeover(self, sky: CatalogSummary, build: Factory) -> None:
         build(sky.spec.database, run_id="first").plan()

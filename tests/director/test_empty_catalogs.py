@@ -8,7 +8,7 @@ from sandbox.catalog.catalog import CatalogSpec
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
 from tests.director.failing import Register, configure, live
-from tests.harness import Build, Factory, run_sql
+from tests.support.build import Build, Factory, run_sql
 
 pytestmark = pytest.mark.usefixtures("clean")
 

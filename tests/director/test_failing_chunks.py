@@ -14,7 +14,7 @@ from sandbox.catalog.catalog import truth
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
 from tests.director.failing import SPEC, assert_old_index, change, fails, make_old_index, worker_of
-from tests.harness import Build, Factory, assert_same, run_sql, tables_of
+from tests.support.build import Build, Factory, assert_same, run_sql, tables_of
 
 pytestmark = pytest.mark.usefixtures("clean")
 

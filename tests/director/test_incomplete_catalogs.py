@@ -25,7 +25,7 @@ from sandbox.catalog.catalog import CatalogSpec, CatalogSummary
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
 from tests.director.failing import Register, assert_old_index, change, configure, live, make_old_index, worker_of
-from tests.harness import Build, Factory, run_sql, working_tables
+from tests.support.build import Build, Factory, run_sql, working_tables
 
 pytestmark = pytest.mark.usefixtures("clean")
 

@@ -9,12 +9,11 @@ import pytest
 from airflow_reindex.core.failures import DataError
 from airflow_reindex.core.report import Failure
 from airflow_reindex.director.model.records import read_split
-from airflow_reindex.director.model.split import make_split
 from sandbox.catalog.catalog import truth
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
 from tests.director.failing import SPEC, assert_old_index, change, fails, live, make_old_index, worker_of
-from tests.harness import Build, Factory, assert_same, run_sql
+from tests.support.build import Build, Factory, assert_same, run_sql
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -42,7 +41,7 @@ class TestDuplicates:
     @pytest.fixture
     def small_slices(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Several ranges of several slices."""
-        monkeypatch.setattr(make_split, "__defaults__", (300,))
+        monkeypatch.setattr(Build, "slice_rows", 300)
 
     @pytest.mark.usefixtures("small_slices")
     def test_within_a_chunk(self, catalog: CatalogFactory, build: Factory) -> None:
@@ -87,7 +86,7 @@ class TestKeys:
     def test_unsigned_keys_above_the_signed_range(
         self, catalog: CatalogFactory, build: Factory, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(make_split, "__defaults__", (300,))
+        monkeypatch.setattr(Build, "slice_rows", 300)
         made = catalog(replace(SPEC, key_type="BIGINT UNSIGNED NOT NULL"), fresh=True)
         rows = set(zip(*(column.tolist() for column in truth(made.spec).index_rows()), strict=True))
         for number, chunk in enumerate(sorted(made.placement)):

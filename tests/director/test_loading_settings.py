@@ -20,9 +20,9 @@ from sandbox.catalog.catalog import truth
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers import grants
 from sandbox.servers.cluster import Sandbox
-from tests.core.samples import rows_of
 from tests.director.failing import SPEC, assert_old_index, make_old_index
-from tests.harness import Factory, assert_same, run_sql
+from tests.support.build import Factory, assert_same, run_sql
+from tests.support.samples import rows_of
 
 pytestmark = pytest.mark.usefixtures("clean")
 

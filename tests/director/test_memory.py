@@ -10,6 +10,8 @@ import pytest
 
 from tests.director.memory_probe import BATCH, WINDOW_ROWS
 
+pytestmark = pytest.mark.system
+
 MEMORY_MIB = 512
 #: What a task of a real deployment was seen to take more than the probe with the same rows.
 AIRFLOW_MIB = 32

@@ -13,7 +13,7 @@ from airflow_reindex.director.mysql.identifiers import quote
 from sandbox.catalog import replication
 from sandbox.servers import grants
 from sandbox.servers.cluster import Sandbox
-from tests.harness import Factory, run_sql
+from tests.support.build import Factory, run_sql
 
 Mode = Literal["replication", "scan"]
 

@@ -8,7 +8,7 @@ from airflow_reindex.core.failures import ConflictError, RequestError
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
 from tests.director.failing import SPEC, Register, assert_old_index, configure, make_old_index
-from tests.harness import Build, Factory, run_sql, tables_of
+from tests.support.build import Build, Factory, run_sql, tables_of
 
 pytestmark = pytest.mark.usefixtures("clean")
 

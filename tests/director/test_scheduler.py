@@ -23,8 +23,9 @@ from airflow_reindex.director.model.records import read_plan
 from airflow_reindex.director.mysql.client import Connect, session
 from sandbox.catalog.catalog import CatalogSpec
 from sandbox.fixtures import CatalogFactory
-from tests.director.claims import assert_published, wait_for
-from tests.harness import Build, Factory, count_reads, run_sql
+from tests.support.build import Build, Factory, count_reads, run_sql
+from tests.support.claims import assert_published
+from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -180,7 +181,7 @@ def test_a_group_that_fails_is_not_read_again_and_again_by_a_task_that_waits(
             )
         task = threading.Thread(target=run.extract, args=(0,), daemon=True)
         task.start()
-        wait_for(lambda: len(reads) == len(there))
+        wait_until(lambda: len(reads) == len(there))
         # Twenty more looks for work.
         task.join(timeout=1)
         assert sorted(reads) == sorted(there), "once each"
@@ -209,7 +210,7 @@ def test_a_task_whose_group_another_one_has_read_has_nothing_to_do(
             )
         task = threading.Thread(target=run.extract, args=(0,), daemon=True)
         task.start()
-        wait_for(lambda: set(run.staged_chunks()) == {chunk.chunk for chunk in plan.groups[1]})
+        wait_until(lambda: set(run.staged_chunks()) == {chunk.chunk for chunk in plan.groups[1]})
     task.join(timeout=180)
     run.extract(1)
     assert sorted(reads) == run.staged_chunks() == sorted(chunk.chunk for group in plan.groups for chunk in group)
@@ -233,7 +234,7 @@ def test_a_task_whose_network_is_cut_keeps_its_locks_for_minutes_only(
             lively.stay()
             return other.begin(0, "worker-1")
 
-        wait_for(freed)
+        wait_until(freed)
         other.end(0)
         assert not other.begin(1, "worker-2")
         cut.stay()  # its connection is gone, and it goes on with what it reads

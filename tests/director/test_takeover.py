@@ -18,8 +18,8 @@ from airflow_reindex.director.model.records import read_plan
 from airflow_reindex.director.model.runs import manifests
 from sandbox.catalog.catalog import CatalogSummary, truth
 from sandbox.servers.cluster import Sandbox
-from tests.director.claims import assert_published, before_first_call, claim_row, claims, finish
-from tests.harness import Build, Factory, assert_same, count_reads, run_sql
+from tests.support.build import Build, Factory, assert_same, count_reads, run_sql
+from tests.support.claims import assert_published, before_first_call, claim_row, claims, finish
 
 DAG = "build_director_index"
 

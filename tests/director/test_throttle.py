@@ -23,13 +23,12 @@ from airflow_reindex.director.extract import extractor, task
 from airflow_reindex.director.model.limits import Limits
 from airflow_reindex.director.model.records import read_plan, read_split
 from airflow_reindex.director.model.request import BuildRequest
-from airflow_reindex.director.model.split import make_split
 from airflow_reindex.director.mysql.client import Connection, prepare, session
 from sandbox.catalog.catalog import CatalogSpec
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
-from tests.director.claims import assert_published
-from tests.harness import Build, Factory
+from tests.support.build import Build, Factory
+from tests.support.claims import assert_published
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -110,7 +109,7 @@ def loaded(run: Build) -> int:
 @pytest.fixture
 def large(catalog: CatalogFactory, build: Factory, monkeypatch: pytest.MonkeyPatch) -> Build:
     """A build of 60,000 rows in slices of 2,000, about to load."""
-    monkeypatch.setattr(make_split, "__defaults__", (2_000,))
+    monkeypatch.setattr(Build, "slice_rows", 2_000)
     made = catalog(CatalogSpec(rows=60_000, chunks=20, seed=21))
     run = build(made.spec.database)
     run.rows_per_task = 10**6

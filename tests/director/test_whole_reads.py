@@ -18,10 +18,10 @@ from airflow_reindex.director.mysql.client import query, session
 from sandbox.catalog.catalog import CatalogSummary, truth
 from sandbox.servers.cluster import Sandbox
 from sandbox.servers.servers import MariaDBServer
+from tests.director.auditing import Audit
 from tests.director.cutting import CuttingProxy
 from tests.director.failing import assert_old_index, change, make_old_index, worker_of
-from tests.director.test_audit import Audit
-from tests.harness import Factory, assert_same, run_sql
+from tests.support.build import Factory, assert_same, run_sql
 
 pytestmark = pytest.mark.usefixtures("clean")
 

@@ -16,16 +16,15 @@ from airflow_reindex.director.coordination import claim, index_build
 from airflow_reindex.director.coordination.index_build import IndexBuild
 from airflow_reindex.director.extract import extractor
 from airflow_reindex.director.load import loader
-from airflow_reindex.director.model import split
 from airflow_reindex.director.model.records import read_plan, read_split
 from airflow_reindex.director.model.runs import manifests
-from airflow_reindex.director.model.split import RunFiles
+from airflow_reindex.director.model.split import RunFiles, Split
 from airflow_reindex.director.mysql import client
 from airflow_reindex.director.publish import proof
 from sandbox.catalog.catalog import CatalogSummary
-from sandbox.servers.cluster import Sandbox
-from tests.director.claims import assert_published, before_first_call, claim_row, claims, finish, finish_whole, wait_for
-from tests.harness import Build, Factory, run_sql, tables_of
+from tests.support.build import Build, Factory, run_sql, tables_of, waits_for_lock
+from tests.support.claims import assert_published, before_first_call, claim_row, claims, finish, finish_whole
+from tests.support.wait import wait_until
 
 MEMORY = 512 << 20
 
@@ -38,7 +37,7 @@ class TestZombies:
     @pytest.fixture
     def runs(self, sky: CatalogSummary, build: Factory, monkeypatch: pytest.MonkeyPatch) -> tuple[Build, Build]:
         """Two runs over an existing index, of which the second takes over; slices are small."""
-        monkeypatch.setattr(split.make_split, "__defaults__", (500,))
+        monkeypatch.setattr(Build, "slice_rows", 500)
         finish_whole(build(sky.spec.database, run_id="before"))
         return (
             build(sky.spec.database, run_id="first", rebuild=1),
@@ -75,7 +74,7 @@ class TestZombies:
         finish_whole(second)
         before = live_state(first)
         # As if they had read everything just before.
-        monkeypatch.setattr("tests.harness.read_plan", lambda *_: plan)
+        monkeypatch.setattr("tests.support.build.read_plan", lambda *_: plan)
         monkeypatch.setattr(steps, "read_group", lambda *_: plan.groups[0])
         monkeypatch.setattr(steps, "read_groups", lambda *_: plan.groups)
         monkeypatch.setattr(steps, "read_split", lambda _: ranges)
@@ -151,7 +150,7 @@ class TestZombies:
 
             def take_over() -> None:
                 futures.append(pool.submit(second.plan))
-                wait_for(lambda: waits_for_lock(first.sandbox, "RENAME TABLE `airflow_reindex`.`claim"))
+                wait_until(lambda: waits_for_lock(first.sandbox, "RENAME TABLE `airflow_reindex`.`claim"))
 
             # The slice's transaction holds the claim: the takeover waits for its end.
             before_first_call(monkeypatch, loader, "load_file", take_over)
@@ -229,7 +228,7 @@ class TestZombies:
         assert_published(second, sky)
 
 
-def split_of(run: Build) -> split.Split:
+def split_of(run: Build) -> Split:
     """The split in the run's folder."""
     return read_split(run.folder)
 
@@ -243,15 +242,6 @@ def live_state(run: Build) -> tuple[Any, ...]:
     )
     sums = run_sql(run.sandbox.czar, f"SELECT COUNT(*), SUM(CRC32(CONCAT(objectId, '-', subChunkId))) FROM {live}")
     return found, sums, run.working_tables(), tables_of(run.sandbox, "qservMeta")
-
-
-def waits_for_lock(sandbox: Sandbox, statement: str) -> bool:
-    """Whether a statement that begins so waits for a metadata lock."""
-    rows = run_sql(
-        sandbox.czar,
-        "SELECT INFO FROM information_schema.PROCESSLIST WHERE STATE = 'Waiting for table metadata lock'",
-    )
-    return any(str(text).startswith(statement) for (text,) in rows)
 
 
 def beat_fast(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,19 +1,19 @@
-"""A sandbox whose servers may be killed at any time, and a source of chance whose seed a failure shows."""
+"""A sandbox whose servers may be killed at any time, and runs in databases of their own."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from random import Random
 
 import pytest
 
 from airflow_reindex.director.model.plan import PlannedChunk
 from airflow_reindex.director.planning import planning
 from sandbox.servers.cluster import Sandbox
-from tests.faults.contents import note
-from tests.harness import Build
+from sandbox.servers.postgres import Postgres
+from tests.faults.moving import Factory, moving
+from tests.support.build import Build
 
 
 @pytest.fixture(scope="session")
@@ -36,12 +36,21 @@ def shaky_build(shaky: Sandbox, tmp_path: Path) -> Callable[..., Build]:
     return make
 
 
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A server of these tests alone. Its commits are on disk, as far as a process can tell."""
+    server = Postgres(tmp_path_factory.mktemp("mortal") / "root", {"fsync": "off"}, temporary=True)
+    try:
+        yield server.up(owner_pid=os.getpid())
+    finally:
+        server.destroy()
+
+
 @pytest.fixture
-def chance() -> Random:
-    """Different in each run; the environment variable REINDEX_SEED repeats one."""
-    seed = int(os.environ.get("REINDEX_SEED") or 0) or int.from_bytes(os.urandom(4))
-    note(f"REINDEX_SEED={seed}")
-    return Random(seed)
+def make(postgres: Postgres, tmp_path: Path) -> Iterator[Factory]:
+    """Runs in a database of the test's own."""
+    with moving(postgres, tmp_path) as factory:
+        yield factory
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 
 from sandbox.catalog.catalog import CatalogSpec, truth
 from sandbox.servers.cluster import Sandbox
-from tests.harness import Columns, run_sql, tables_of
+from tests.support.build import Columns, run_sql, tables_of
 
 #: Rows, keys, and all three columns of each row.
 _PROOF = "COUNT(*), COUNT(DISTINCT objectId), SUM(CRC32(CONCAT_WS('-', objectId, chunkId, subChunkId)))"

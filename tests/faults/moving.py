@@ -13,8 +13,8 @@ import psycopg
 from airflow_reindex.vectors.model.store import Pointer
 from sandbox.servers.embedding_server import EmbeddingServer
 from sandbox.servers.postgres import Postgres
-from tests.vectors.contents import follower, keys_seen
-from tests.vectors.harness import DIMENSIONS, OLD, Reindex, make_source, texts
+from tests.support.collection_contents import follower, keys_seen
+from tests.support.reindex import DIMENSIONS, OLD, Reindex, make_source, texts
 
 ITEMS = 300
 _NUMBERS = itertools.count()

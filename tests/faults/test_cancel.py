@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,13 +12,14 @@ from airflow_reindex.core.staging import Folder
 from sandbox.catalog.catalog import CatalogSpec, generate
 from sandbox.servers.cluster import Sandbox
 from sandbox.servers.postgres import Postgres
-from tests.director.claims import claim_row, claims, wait_for
 from tests.faults.contents import Changing
-from tests.faults.held import HeldTask
 from tests.faults.moving import ITEMS, Factory, assert_readers_follow, claimants, connect, moving, relations
-from tests.harness import Build, assert_same, run_sql
-from tests.vectors.contents import assert_moved, finish
-from tests.vectors.harness import NEW, OLD, rows_of
+from tests.support.build import Build, assert_same, run_sql
+from tests.support.claims import claim_row, claims
+from tests.support.collection_contents import assert_moved, finish
+from tests.support.reindex import NEW, OLD, rows_of
+from tests.support.task_process import TaskProcess
+from tests.support.wait import wait_until
 
 SPEC = CatalogSpec(database="sky_cancel", rows=8_000, chunks=12, empty_chunks=0)
 #: When a build is cancelled: the task, its map index, the moment, which call.
@@ -87,9 +88,9 @@ def test_cancelled_build(sky: Changing, runs: tuple[Build, Build], moment: str) 
     step, number, at, call = BUILD[moment]
     up_to(first, step)
     old = sky.proof()
-    with HeldTask(first, step, number, at=at, call=call) as task:
+    with TaskProcess(first, step, number, at=at, call=call) as task:
         task.wait().cancel()
-    wait_for(lambda: server_is_at_rest(first))
+    wait_until(lambda: server_is_at_rest(first))
     assert sky.proof() == old
     assert claim_row(first) == "first"
     second.plan()
@@ -113,7 +114,7 @@ def test_build_cancelled_after_its_swap(sky: Changing, runs: tuple[Build, Build]
     first, second = runs
     up_to(first, "publish")
     old = sky.proof()
-    with HeldTask(first, "publish", at="airflow_reindex.director.coordination.index_build:IndexBuild.tidy") as task:
+    with TaskProcess(first, "publish", at="airflow_reindex.director.coordination.index_build:IndexBuild.tidy") as task:
         task.wait().cancel()
     new = sky.proof()
     assert new != old
@@ -129,7 +130,7 @@ def test_publish_that_ends_before_it_is_killed(sky: Changing, runs: tuple[Build,
     # Between SIGTERM and SIGKILL there are some seconds.
     first, second = runs
     up_to(first, "publish")
-    with HeldTask(first, "publish", at="airflow_reindex.director.coordination.index_build:IndexBuild.swap") as task:
+    with TaskProcess(first, "publish", at="airflow_reindex.director.coordination.index_build:IndexBuild.swap") as task:
         task.wait().tell()
         task.release()
         assert task.result() == ""
@@ -147,13 +148,6 @@ def assert_finished(sky: Changing, run: Build) -> None:
     assert inbox_of(run) == []
     sky.check_table()
     sky.check_alone()
-
-
-@pytest.fixture
-def make(postgres: Postgres, tmp_path: Path) -> Iterator[Factory]:
-    """Runs in a database of the test's own."""
-    with moving(postgres, tmp_path) as factory:
-        yield factory
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +168,7 @@ def test_cancelled_reindex(make: Factory, usual: list[str], moment: str) -> None
         if name.removesuffix("s") == step:
             break
         getattr(first, name)()
-    with HeldTask(first, step, number, at=at, call=call) as task:
+    with TaskProcess(first, step, number, at=at, call=call) as task:
         task.wait().cancel()
     assert_readers_follow(first, NEW if "done" in moment else OLD)
     assert claimants(first) == ["first"]

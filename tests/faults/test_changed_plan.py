@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
 from airflow_reindex.core.failures import DataError, ReindexError, RequestError
 from airflow_reindex.director import steps
-from airflow_reindex.director.model import split
 from airflow_reindex.director.model.records import read_plan, read_split
 from airflow_reindex.vectors import steps as reindex_steps
 from sandbox.catalog.catalog import CatalogSpec, generate
 from sandbox.servers.cluster import Sandbox
-from sandbox.servers.postgres import Postgres
 from tests.faults.contents import Changing
-from tests.faults.moving import ITEMS, Factory, assert_readers_follow, claimants, connect, moving
-from tests.harness import Build, assert_same, run_sql
-from tests.vectors.contents import assert_moved, finish
-from tests.vectors.harness import NEW, OLD, spec_of
+from tests.faults.moving import ITEMS, Factory, assert_readers_follow, claimants, connect
+from tests.support.build import Build, assert_same, run_sql
+from tests.support.collection_contents import assert_moved, finish
+from tests.support.reindex import NEW, OLD, spec_of
 
 SPEC = CatalogSpec(database="sky_replanned", rows=12_000, chunks=12, empty_chunks=0)
 MEMORY = 512 << 20
@@ -43,13 +40,6 @@ def build(sky: Changing, shaky_build: Callable[..., Build]) -> Callable[..., Bui
     return lambda run_id="run": shaky_build(SPEC.database, run_id=run_id, rebuild=1)
 
 
-@pytest.fixture
-def make(postgres: Postgres, tmp_path: Path) -> Iterator[Factory]:
-    """Runs in a database of the test's own."""
-    with moving(postgres, tmp_path) as factory:
-        yield factory
-
-
 def assert_done(sky: Changing, run: Build) -> None:
     """The index is what the catalog says, and nothing else is left."""
     run.finish()
@@ -62,7 +52,7 @@ def assert_done(sky: Changing, run: Build) -> None:
 def test_other_size_of_tasks_from_the_split_on(
     sky: Changing, build: Callable[..., Build], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(split.make_split, "__defaults__", (500,))
+    monkeypatch.setattr(Build, "slice_rows", 500)
     run = build()
     run.to_load()
     run.load(0)

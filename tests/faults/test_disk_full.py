@@ -29,9 +29,9 @@ from airflow_reindex.director.load import loader
 from airflow_reindex.director.model.runs import Manifest
 from sandbox.catalog.catalog import CatalogSpec, generate
 from sandbox.servers.cluster import Sandbox
-from tests.director.claims import before_first_call
 from tests.faults.contents import Changing
-from tests.harness import Build, assert_same
+from tests.support.build import Build, assert_same
+from tests.support.claims import before_first_call
 
 MIB = 1 << 20
 #: Enough for the reserve that stays free, and for what a test writes.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
@@ -15,15 +14,14 @@ from airflow_reindex.core.failures import ConflictError, ReindexError
 from airflow_reindex.director.model.records import read_split
 from sandbox.catalog.catalog import CatalogSpec, generate
 from sandbox.servers.cluster import Sandbox
-from sandbox.servers.postgres import Postgres
-from tests.director.claims import claim_row, wait_for
-from tests.director.test_zombies import waits_for_lock
 from tests.faults.contents import Changing
-from tests.faults.held import HeldTask
-from tests.faults.moving import ITEMS, Factory, assert_readers_follow, claimants, connect, moving
-from tests.harness import Build, assert_same, run_sql
-from tests.vectors.contents import assert_moved, finish, wait_until, waiting_for_lock
-from tests.vectors.harness import NEW, OLD
+from tests.faults.moving import ITEMS, Factory, assert_readers_follow, claimants, connect
+from tests.support.build import Build, assert_same, run_sql, waits_for_lock
+from tests.support.claims import claim_row
+from tests.support.collection_contents import assert_moved, finish, waiting_for_lock
+from tests.support.reindex import NEW, OLD
+from tests.support.task_process import TaskProcess
+from tests.support.wait import wait_until
 
 SPEC = CatalogSpec(database="sky_doubled", rows=8_000, chunks=12, empty_chunks=0)
 DIRECTOR, VECTORS = "airflow_reindex.director", "airflow_reindex.vectors"
@@ -59,13 +57,6 @@ def build(sky: Changing, shaky_build: Callable[..., Build]) -> Callable[..., Bui
     return lambda run_id="run": shaky_build(SPEC.database, run_id=run_id, rebuild=1)
 
 
-@pytest.fixture
-def make(postgres: Postgres, tmp_path: Path) -> Iterator[Factory]:
-    """Runs in a database of the test's own."""
-    with moving(postgres, tmp_path) as factory:
-        yield factory
-
-
 def assert_done(sky: Changing, run: Build) -> None:
     """The index is what the catalog says, and nothing else is left."""
     run.finish()
@@ -80,7 +71,7 @@ def test_extract_delivered_twice(sky: Changing, build: Callable[..., Build]) -> 
     run = build()
     plan = run.plan()
     with ExitStack() as stack:
-        both = [stack.enter_context(HeldTask(run, "extract", 0, at=f"{DIRECTOR}.steps:Extraction")) for _ in "ab"]
+        both = [stack.enter_context(TaskProcess(run, "extract", 0, at=f"{DIRECTOR}.steps:Extraction")) for _ in "ab"]
         for task in both:
             task.wait()
         for task in both:
@@ -102,7 +93,7 @@ def test_split_delivered_twice(sky: Changing, build: Callable[..., Build]) -> No
     run = build()
     run.plan()
     run.extract_all()
-    with HeldTask(run, "split", at=f"{BUILD}.create") as one:
+    with TaskProcess(run, "split", at=f"{BUILD}.create") as one:
         one.wait()
         run.split()
         run.load(0)
@@ -118,11 +109,11 @@ def test_load_delivered_twice(sky: Changing, build: Callable[..., Build]) -> Non
     run = build()
     run.to_load()
     with ExitStack() as stack:
-        one = stack.enter_context(HeldTask(run, "load", 0, at=f"{DIRECTOR}.load.loader:load_file")).wait()
-        other = stack.enter_context(HeldTask(run, "load", 0))
+        one = stack.enter_context(TaskProcess(run, "load", 0, at=f"{DIRECTOR}.load.loader:load_file")).wait()
+        other = stack.enter_context(TaskProcess(run, "load", 0))
         inserting = "INFO LIKE 'INSERT INTO %slices%' AND TIME_MS > 200"
         waiting = f"SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE {inserting}"
-        wait_for(lambda: run_sql(run.sandbox.czar, waiting) == [(1,)])
+        wait_until(lambda: run_sql(run.sandbox.czar, waiting) == [(1,)])
         one.release()
         assert [one.result(), other.result()] == ["", ""]
     ranges = read_split(run.folder).ranges
@@ -140,8 +131,8 @@ def test_publish_delivered_twice(sky: Changing, build: Callable[..., Build], mom
     run.to_load()
     run.load_all()
     with ExitStack() as stack:
-        one = stack.enter_context(HeldTask(run, "publish", at=moment)).wait()
-        other = stack.enter_context(HeldTask(run, "publish"))
+        one = stack.enter_context(TaskProcess(run, "publish", at=moment)).wait()
+        other = stack.enter_context(TaskProcess(run, "publish"))
         assert other.result() == ""
         new = sky.proof()
         one.release()
@@ -155,12 +146,12 @@ def test_publish_delivered_twice(sky: Changing, build: Callable[..., Build], mom
 def test_plan_delivered_twice(sky: Changing, build: Callable[..., Build], moment: str) -> None:
     # The later one has the claim; the earlier one must not put its plan into the folder afterwards.
     run = build()
-    with HeldTask(run, "plan", at=f"{DIRECTOR}.planning.planning:{moment}") as one:
+    with TaskProcess(run, "plan", at=f"{DIRECTOR}.planning.planning:{moment}") as one:
         one.wait()
-        with HeldTask(run, "plan") as other:
+        with TaskProcess(run, "plan") as other:
             if moment == "write_plan":
                 # It holds the claim until its plan is there.
-                wait_for(lambda: waits_for_lock(run.sandbox, "RENAME TABLE `airflow_reindex`.`claim"))
+                wait_until(lambda: waits_for_lock(run.sandbox, "RENAME TABLE `airflow_reindex`.`claim"))
                 one.release()
                 assert [one.result(), other.result()] == ["", ""]
             else:
@@ -180,7 +171,7 @@ def test_two_runs_plan_at_the_same_instant(sky: Changing, build: Callable[..., B
     runs = {name: build(name) for name in ("one", "two")}
     with ExitStack() as stack:
         tasks = {
-            name: stack.enter_context(HeldTask(run, "plan", at=f"{DIRECTOR}.planning.planning:_claim"))
+            name: stack.enter_context(TaskProcess(run, "plan", at=f"{DIRECTOR}.planning.planning:_claim"))
             for name, run in runs.items()
         }
         for task in tasks.values():
@@ -209,13 +200,13 @@ def test_build_task_that_sleeps_through_a_takeover(sky: Changing, build: Callabl
             break
         getattr(zombie, name)()
     _, number, at = ASLEEP[step]
-    with HeldTask(zombie, step, number, at=at) as task:
+    with TaskProcess(zombie, step, number, at=at) as task:
         task.wait()
         with pytest.raises(ConflictError, match="is being built by run 'zombie'"):
             heir.plan()
         task.send(signal.SIGSTOP)
         heir.claim_timeout = 0.5
-        wait_for(lambda: silent(zombie) > 0.5)
+        wait_until(lambda: silent(zombie) > 0.5)
         heir.run()
         new, tables = sky.proof(), heir.working_tables()
         task.send(signal.SIGCONT)
@@ -243,8 +234,10 @@ def test_window_delivered_twice(make: Factory) -> None:
     run = make()
     run.plan()
     with ExitStack() as stack, connect(run) as admin:
-        one = stack.enter_context(HeldTask(run, "window", 0, at=f"{VECTORS}.stores.pgvector.writing:copy_parts")).wait()
-        other = stack.enter_context(HeldTask(run, "window", 0))
+        one = stack.enter_context(
+            TaskProcess(run, "window", 0, at=f"{VECTORS}.stores.pgvector.writing:copy_parts")
+        ).wait()
+        other = stack.enter_context(TaskProcess(run, "window", 0))
         blocked = "SELECT 1 FROM pg_locks WHERE NOT granted"
         wait_until(lambda: admin.execute(blocked).fetchone())
         one.release()
@@ -265,8 +258,8 @@ def test_switch_delivered_twice(make: Factory) -> None:
     run.windows()
     run.verify()
     with ExitStack() as stack, connect(run) as admin:
-        one = stack.enter_context(HeldTask(run, "switch", at=f"{VECTORS}.cutover.switch:_repoint")).wait()
-        other = stack.enter_context(HeldTask(run, "switch"))
+        one = stack.enter_context(TaskProcess(run, "switch", at=f"{VECTORS}.cutover.switch:_repoint")).wait()
+        other = stack.enter_context(TaskProcess(run, "switch"))
         wait_until(lambda: waiting_for_lock(admin, "dbo_old_model"))
         one.release()
         assert [one.result(), other.result()] == ["", ""]
@@ -288,7 +281,7 @@ def test_reindex_task_that_sleeps_through_a_takeover(make: Factory, step: str) -
             break
         getattr(zombie, name)()
     _, number, at = ASLEEP_MOVING[step]
-    with HeldTask(zombie, step, number, at=at) as task:
+    with TaskProcess(zombie, step, number, at=at) as task:
         task.wait()
         with pytest.raises(ConflictError, match="is being built by run 'zombie'"):
             heir.plan()

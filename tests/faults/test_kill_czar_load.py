@@ -9,13 +9,12 @@ from random import Random
 
 import pytest
 
-from airflow_reindex.director.model import split
 from airflow_reindex.director.model.records import read_split
 from airflow_reindex.director.mysql.client import is_transient
 from sandbox.catalog.catalog import CatalogSpec, generate
 from sandbox.servers.cluster import Sandbox
 from tests.faults.contents import Changing, note
-from tests.harness import Build, assert_same, run_sql
+from tests.support.build import Build, assert_same, run_sql
 
 KILLS = 20
 SPEC = CatalogSpec(database="sky_load", rows=250_000, chunks=40)
@@ -55,7 +54,7 @@ def strike(run: Build, seconds: float) -> bool:
 def test_load_survives_kills_of_the_czar(
     shaky: Sandbox, shaky_build: Callable[..., Build], chance: Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(split.make_split, "__defaults__", (SLICE_ROWS,))
+    monkeypatch.setattr(Build, "slice_rows", SLICE_ROWS)
     made = generate(shaky, SPEC)
     sky = Changing(shaky, SPEC, {chunk: workers[0] for chunk, workers in made.placement.items()})
     shaky_build(SPEC.database).run()

@@ -17,7 +17,8 @@ from airflow_reindex.director.mysql.client import is_transient
 from sandbox.catalog.catalog import CatalogSpec, generate
 from sandbox.servers.cluster import Sandbox
 from tests.faults.contents import Changing, note
-from tests.harness import Build, Columns, assert_same, run_sql
+from tests.support.build import Build, Columns, assert_same, waits_for_lock
+from tests.support.wait import wait_until
 
 KILLS = 20
 #: Of these so many while the swap waits for a reader, before it may begin.
@@ -54,15 +55,6 @@ class Aim:
         return f"{self.outcomes['old']} ended old, {self.outcomes['new']} new, last aimed at {self._at * 1000:.1f} ms"
 
 
-def wait_for_swap(sandbox: Sandbox, publishing: threading.Event) -> None:
-    """Until the server says that a RENAME waits for the reader's lock."""
-    deadline = time.monotonic() + 180
-    statement = "SELECT INFO FROM information_schema.PROCESSLIST WHERE STATE = 'Waiting for table metadata lock'"
-    while not any(str(row[0]).startswith("RENAME TABLE") for row in run_sql(sandbox.czar, statement)):
-        assert not publishing.is_set()
-        assert time.monotonic() < deadline
-
-
 def strike(run: Build, sky: Changing, delay: float | None) -> BaseException | None:
     """
     Publish while a reader holds the live index; let go of it and kill the server a moment later.
@@ -82,7 +74,8 @@ def strike(run: Build, sky: Changing, delay: float | None) -> BaseException | No
         reader.store_result()
         publish = pool.submit(run.publish)
         publish.add_done_callback(lambda _: ended.set())
-        wait_for_swap(run.sandbox, ended)
+        wait_until(lambda: waits_for_lock(run.sandbox, "RENAME TABLE") or ended.is_set())
+        assert not ended.is_set()
         if delay is not None:
             reader.rollback()
             strike_at = time.perf_counter() + delay

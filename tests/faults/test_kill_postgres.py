@@ -14,9 +14,11 @@ from _pytest.mark import ParameterSet
 from airflow_reindex.vectors.model.store import Pointer
 from sandbox.servers.embedding_server import EmbeddingServer
 from sandbox.servers.postgres import Postgres
-from tests.faults.held import HeldTask
-from tests.vectors.contents import assert_moved, assert_vectors, follower, keys_seen, wait_until
-from tests.vectors.harness import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.faults.moving import connect
+from tests.support.collection_contents import assert_moved, assert_vectors, follower, keys_seen
+from tests.support.reindex import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.task_process import TaskProcess
+from tests.support.wait import wait_until
 
 ITEMS = 600
 WRITE = "airflow_reindex.vectors.stores.pgvector"
@@ -41,16 +43,6 @@ def one_of(moments: Iterable[str], quick: str) -> list[ParameterSet]:
     return [pytest.param(name, marks=() if name == quick else pytest.mark.slow_fault) for name in moments]
 
 
-@pytest.fixture(scope="module")
-def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A server of these tests alone. Its commits are on disk, as far as a process can tell."""
-    server = Postgres(tmp_path_factory.mktemp("mortal") / "root", {"fsync": "off"}, temporary=True)
-    try:
-        yield server.up(owner_pid=os.getpid())
-    finally:
-        server.destroy()
-
-
 @pytest.fixture
 def make(mortal: Postgres, tmp_path: Path) -> Iterator[Factory]:
     """A factory of runs; each has a database with a source of its own, whose readers follow an alias."""
@@ -73,12 +65,7 @@ def make(mortal: Postgres, tmp_path: Path) -> Iterator[Factory]:
         mortal.drop_database(name)
 
 
-def connect(run: Reindex) -> psycopg.Connection[Any]:
-    """Whoever may do everything."""
-    return run.postgres.connect(run.database)
-
-
-def crash(run: Reindex, task: HeldTask) -> None:
+def crash(run: Reindex, task: TaskProcess) -> None:
     """Kill the server while a task is at its moment; the task must say that a retry helps. Start the server again."""
     run.postgres.kill()
     assert not run.postgres.is_running()
@@ -108,7 +95,7 @@ def ann_indexes(admin: psycopg.Connection[Any]) -> list[tuple[bool, bool]]:
 def test_server_dies_in_mid_upsert(make: Factory, moment: str) -> None:
     run = make(deploy_as_blue=True, alias="products")
     run.plan()
-    with HeldTask(run, "window", 0, at=WRITES[moment], call=3) as task:
+    with TaskProcess(run, "window", 0, at=WRITES[moment], call=3) as task:
         task.wait()
         crash(run, task)
     assert_readers_follow(run, OLD)
@@ -144,7 +131,7 @@ def test_server_dies_in_mid_index_build(make: Factory) -> None:
             "ARRAY[random(), random(), random(), random(), random(), random(), random(), 1]::vector(8), false "
             "FROM generate_series(1, 60000) n"
         )
-        with HeldTask(run, "verify") as task:
+        with TaskProcess(run, "verify") as task:
             building = "SELECT 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'building index%'"
             wait_until(lambda: admin.execute(building).fetchone())
             run.postgres.kill()
@@ -174,7 +161,7 @@ def test_server_dies_in_the_switch(make: Factory, moment: str) -> None:
     run.verify()
     at, following = SWITCHES[moment]
     embedded = run.embedded()
-    with HeldTask(run, "switch", at=at) as task:
+    with TaskProcess(run, "switch", at=at) as task:
         task.wait()
         crash(run, task)
     assert_readers_follow(run, following)

@@ -16,11 +16,12 @@ import pytest
 from airflow_reindex.core.failures import TransientError
 from sandbox.servers.embedding_server import EmbeddingServer
 from sandbox.servers.postgres import Postgres
-from tests.faults.collection_task import MOMENTS, WRITE_PARTS, TaskProcess
 from tests.faults.contents import note
-from tests.faults.held import HeldTask
-from tests.vectors.contents import assert_moved, assert_vectors, follower, keys_seen, wait_until
-from tests.vectors.harness import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.faults.moving import connect
+from tests.support.collection_contents import assert_moved, assert_vectors, follower, keys_seen
+from tests.support.reindex import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.task_process import WRITE_PARTS, TaskProcess
+from tests.support.wait import wait_until
 
 Admin = psycopg.Connection[Any]
 Factory = Callable[..., Reindex]
@@ -30,38 +31,23 @@ ITEMS, KILLS = 1500, 4
 IN_VAIN = WRITE_PARTS + 2 * 4 * 16 + 16
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A server of these tests alone. Its commits are on disk, as far as a process can tell."""
-    server = Postgres(tmp_path_factory.mktemp("shaky") / "root", {"fsync": "off"})
-    try:
-        yield server.up(owner_pid=os.getpid())
-    finally:
-        server.destroy()
-
-
 @pytest.fixture
-def shaky(database: Postgres, tmp_path: Path) -> Iterator[Factory]:
+def shaky(mortal: Postgres, tmp_path: Path) -> Iterator[Factory]:
     """A factory of runs; each has a database with a source of its own."""
     made: list[str] = []
     with EmbeddingServer(DIMENSIONS) as server:
 
         def make(**params: Any) -> Reindex:
             made.append(f"killed_{len(made)}")
-            database.create_database(made[-1])
-            with database.connect(made[-1]) as admin:
+            mortal.create_database(made[-1])
+            with mortal.connect(made[-1]) as admin:
                 make_source(admin, texts(ITEMS))
             params = {"batch_size": 500, **params}
-            return Reindex(database, made[-1], server, tmp_path / made[-1], **params)
+            return Reindex(mortal, made[-1], server, tmp_path / made[-1], **params)
 
         yield make
     for name in made:
-        database.drop_database(name)
-
-
-def connect(run: Reindex) -> Admin:
-    """Whoever may do everything."""
-    return run.postgres.connect(run.database)
+        mortal.drop_database(name)
 
 
 def contents(run: Reindex) -> tuple[list[Any], ...]:
@@ -94,12 +80,12 @@ def test_killed_windows_embed_again_only_what_was_on_its_way(shaky: Factory, cha
     before = sum(run.embedded().values())
     run.plan()
     run.server.latency = 0.03
-    seconds = TaskProcess(run, "window", 0).finish()
+    seconds = TaskProcess.ready(run, "window", 0).finish()
     killed = 0
     for number in (1, 2):
         for _ in range(KILLS // 2):
             run.server.latency = 0.03
-            killed += TaskProcess(run, "window", number).kill_after(chance.uniform(0.1, 0.8 * seconds))
+            killed += TaskProcess.ready(run, "window", number).kill_after(chance.uniform(0.1, 0.8 * seconds))
             settle(run)
         counts, there = run.embedded(), landed(run)
         run.window(number)
@@ -116,10 +102,10 @@ def test_killed_verification(shaky: Factory, chance: Random) -> None:
     undisturbed, run = shaky(), shaky()
     undisturbed.plan()
     undisturbed.windows()
-    seconds = TaskProcess(undisturbed, "verify").finish()
+    seconds = TaskProcess.ready(undisturbed, "verify").finish()
     run.plan()
     run.windows()
-    killed = sum(TaskProcess(run, "verify").kill_after(chance.uniform(0, seconds)) for _ in range(KILLS))
+    killed = sum(TaskProcess.ready(run, "verify").kill_after(chance.uniform(0, seconds)) for _ in range(KILLS))
     note(f"{killed} of {KILLS} kills struck; the verification takes {seconds:.1f} s")
     run.verify()
     assert contents(run) == contents(undisturbed)
@@ -132,7 +118,7 @@ def test_killed_verification(shaky: Factory, chance: Random) -> None:
     assert indexes == (1, True)
 
 
-def test_killed_while_the_index_is_built(shaky: Factory, database: Postgres) -> None:
+def test_killed_while_the_index_is_built(shaky: Factory) -> None:
     """The server goes on for a while, and the next try must not fail because of that."""
     run = shaky()
     run.plan()
@@ -145,7 +131,6 @@ def test_killed_while_the_index_is_built(shaky: Factory, database: Postgres) -> 
             "FROM generate_series(1, 60000) n"
         )
         task = TaskProcess(run, "verify")
-        task.start()
         building = "SELECT 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'building index%'"
         wait_until(lambda: admin.execute(building).fetchone())
         assert task.kill()
@@ -183,10 +168,25 @@ def assert_readers_see_a_whole_collection(run: Reindex) -> str:
     return seen
 
 
+_STORE = "airflow_reindex.vectors.stores.pgvector:PgVectorStore"
+#: When a switch may die: a function, which call of it (the first one repoints, the second notes that the hook has been
+#: told), and whether that has returned. Readers are where they were until the views are replaced.
+MOMENTS = {
+    "before the views": (f"{_STORE}.repoint", 1, False),
+    "after the views": (f"{_STORE}.repoint", 1, True),
+    "in the hook": ("tests.support.reindex:Reindex.hook", 1, False),
+    "before the note": (f"{_STORE}.repoint", 2, False),
+    "after the note": (f"{_STORE}.repoint", 2, True),
+    "after the drop": (f"{_STORE}.drop", 1, True),
+}
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_switch_killed_at_each_of_its_steps(shaky: Factory, moment: str) -> None:
     run = verified(shaky, delete_source=True)
-    TaskProcess(run, "switch", die_at=moment).wait_for_death()
+    at, call, after = MOMENTS[moment]
+    with TaskProcess(run, "switch", at=at, call=call, after=after) as task:
+        assert task.wait().kill()
     seen = assert_readers_see_a_whole_collection(run)
     assert seen == ("" if moment == "before the views" else NEW)
     with connect(run) as admin:
@@ -206,11 +206,11 @@ def test_a_switch_killed_at_each_of_its_steps(shaky: Factory, moment: str) -> No
 
 def test_a_switch_killed_at_random_moments(shaky: Factory, chance: Random) -> None:
     model = verified(shaky)
-    seconds = TaskProcess(model, "switch").finish()
+    seconds = TaskProcess.ready(model, "switch").finish()
     run = verified(shaky)
     killed = 0
     for _ in range(KILLS):
-        killed += TaskProcess(run, "switch").kill_after(chance.uniform(0, seconds))
+        killed += TaskProcess.ready(run, "switch").kill_after(chance.uniform(0, seconds))
         seen = assert_readers_see_a_whole_collection(run)
         assert seen in ("", NEW)
     note(f"{killed} of {KILLS} kills struck; the switch takes {seconds:.1f} s")
@@ -221,7 +221,7 @@ def test_a_switch_killed_at_random_moments(shaky: Factory, chance: Random) -> No
     assert contents(run) == contents(model)
 
 
-def test_a_database_that_is_killed_in_mid_window(shaky: Factory, database: Postgres, chance: Random) -> None:
+def test_a_database_that_is_killed_in_mid_window(shaky: Factory, mortal: Postgres, chance: Random) -> None:
     run = shaky()
     run.plan()
     run.server.latency = 0.03
@@ -230,12 +230,12 @@ def test_a_database_that_is_killed_in_mid_window(shaky: Factory, database: Postg
         for _ in range(2):
             work = pool.submit(run.window, 0)
             time.sleep(chance.uniform(0.1, 0.7))
-            database.kill()
+            mortal.kill()
             error = work.exception(30)
             struck += error is not None
             # A retry helps, and the error says so.
             assert error is None or isinstance(error, TransientError), error
-            database.up(owner_pid=os.getpid())
+            mortal.up(owner_pid=os.getpid())
     settle(run)
     note(f"{struck} of 2 kills struck")
     counts, there = run.embedded(), landed(run)
@@ -250,10 +250,8 @@ def test_a_database_that_is_killed_in_mid_window(shaky: Factory, database: Postg
 
 def strike(run: Reindex, step: str, number: int | None, at: str, seconds: float, chance: Random) -> bool:
     """Kill a task some time after it has come to a function; whether it was still at work."""
-    with HeldTask(run, step, number, at=at) as task:
-        task.wait().release()
-        time.sleep(chance.uniform(0, seconds))
-        return task.kill()
+    with TaskProcess(run, step, number, at=at) as task:
+        return task.wait().kill_after(chance.uniform(0, seconds))
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(7, marks=pytest.mark.slow_fault)])
@@ -268,7 +266,7 @@ def test_killed_all_its_life(shaky: Factory, chance: Random, kills: int) -> None
         seconds[step] = time.monotonic() - began
         struck = 0
         for _ in range(kills):
-            at = f"tests.vectors.harness:Reindex.{step}"
+            at = f"tests.support.reindex:Reindex.{step}"
             struck += strike(run, step, number, at, 1.2 * seconds[step], chance)
             seen = assert_readers_see_a_whole_collection(run)
             assert seen in (("",) if step != "switch" else ("", NEW))

@@ -13,21 +13,20 @@ import pytest
 
 from airflow_reindex.director.coordination import claim
 from airflow_reindex.director.coordination.scheduler import GroupScheduler
-from airflow_reindex.director.model import split
 from airflow_reindex.director.model.limits import Limits
 from airflow_reindex.director.model.records import read_split
 from airflow_reindex.director.model.runs import RUNS
 from airflow_reindex.director.mysql.client import session
 from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, generate, truth
 from sandbox.servers.cluster import Sandbox
-from tests.director.claims import wait_for
 from tests.faults.contents import note
-from tests.faults.task import TaskProcess
-from tests.harness import Build, assert_same, run_sql
+from tests.support.build import Build, assert_same, run_sql
+from tests.support.task_process import TaskProcess
+from tests.support.wait import wait_until
 
 KILLS = 4
 SPEC = CatalogSpec(database="sky_task", rows=60_000, chunks=60)
-SLICE_ROWS = 500
+SLICE_ROWS, ROWS_IN_MEMORY = 500, 1_000
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +40,20 @@ def leftovers(run: Build) -> list[str]:
     return [path.name for path in run.sandbox.czar.infile_dir.iterdir() if run.plan_made.token in path.name]
 
 
+def ready(run: Build, step: str, number: int) -> TaskProcess:
+    """A task that is about to begin, with little memory, so that it takes long and writes many runs."""
+    run.rows_in_memory = ROWS_IN_MEMORY
+    try:
+        return TaskProcess.ready(run, step, number)
+    finally:
+        run.rows_in_memory = 0
+
+
 def kill_repeatedly(run: Build, step: str, number: int, seconds: float, chance: Random) -> int:
     """Kill a task again and again; how often it was still at work."""
     killed = 0
     for _ in range(KILLS):
-        killed += TaskProcess(run, step, number).kill_after(chance.uniform(0, seconds / 2))
+        killed += ready(run, step, number).kill_after(chance.uniform(0, seconds / 2))
     return killed
 
 
@@ -56,7 +64,7 @@ def test_killed_extract_stages_nothing_twice(
     run = shaky_build(SPEC.database, rebuild=1)
     plan = run.plan()
     assert len(plan.groups) == 2
-    undisturbed = TaskProcess(run, "extract", 0).finish()
+    undisturbed = ready(run, "extract", 0).finish()
     killed = kill_repeatedly(run, "extract", 1, undisturbed, chance)
     staged = run.staged_chunks()
     assert len(staged) == len(set(staged))
@@ -74,12 +82,12 @@ def test_killed_extract_stages_nothing_twice(
 def test_killed_load_goes_on_from_its_markers(
     sky: CatalogSummary, shaky_build: Callable[..., Build], chance: Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(split.make_split, "__defaults__", (SLICE_ROWS,))
+    monkeypatch.setattr(Build, "slice_rows", SLICE_ROWS)
     run = shaky_build(SPEC.database, rebuild=1)
     run.rows_per_task = 30_000
     run.to_load()
     first, second, *others = [key_range.number for key_range in read_split(run.folder).ranges]
-    undisturbed = TaskProcess(run, "load", first).finish()
+    undisturbed = ready(run, "load", first).finish()
     killed = kill_repeatedly(run, "load", second, undisturbed, chance)
     note(f"{killed} of {KILLS} kills struck; files left: {leftovers(run)}")
     for number in (second, *others):
@@ -152,15 +160,15 @@ def test_killed_helper_gives_back_what_it_held(
         for _ in range(run.servers.worker_connections):
             assert GroupScheduler(stack.enter_context(session(run.servers.czar)), plan.token, 4).acquire_slot(own)
         czar = stack.enter_context(session(run.servers.czar))
-        helper = TaskProcess(run, "extract", 0)
-        helper.begin()
-        wait_for(lambda: other in connected(shaky))
+        helper = stack.enter_context(ready(run, "extract", 0))
+        helper.release()
+        wait_until(lambda: other in connected(shaky))
         # Another task of that group must wait, but with the helper's death its turn comes.
         assert not GroupScheduler(czar, plan.token, 4).begin(1, other)
         assert helper.kill()
-        wait_for(lambda: other not in connected(shaky))
+        wait_until(lambda: other not in connected(shaky))
         took_over = GroupScheduler(czar, plan.token, 4)
-        wait_for(lambda: took_over.begin(1, other))
+        wait_until(lambda: took_over.begin(1, other))
         took_over.end(1)
         claim.set_limits(czar, run.servers.tables(run.request), Limits())
         run.extract(1)

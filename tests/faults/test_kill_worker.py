@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from airflow_reindex.director import steps
 from airflow_reindex.director.extract import extractor
 from airflow_reindex.director.load.merge import Merger
 from airflow_reindex.director.model.split import KeyRange, RunFiles
-from airflow_reindex.director.mysql import binary_protocol, integer_reader
+from airflow_reindex.director.mysql import integer_reader
+from airflow_reindex.director.mysql.binary_protocol import Wire
 from airflow_reindex.director.mysql.types import Checksum, Rows
 from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, generate, truth
 from sandbox.servers.cluster import Sandbox
-from tests.harness import Build, assert_same, clean_czar, count_reads, run_sql
+from tests.support.build import Build, assert_same, clean_czar, count_reads, run_sql
 
 WORKER, OTHER = "worker-1", "worker-2"
 #: One worker's largest chunk does not fit into the buffers between the server and its client.
@@ -84,7 +86,7 @@ def test_worker_killed_in_mid_chunk(
     sky: CatalogSummary, shaky: Sandbox, shaky_build: Callable[..., Build], monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     monkeypatch.setattr(integer_reader, "FETCH_ROWS", BATCH_ROWS)
-    monkeypatch.setattr(binary_protocol, "_BUFFER_BYTES", 18 * BATCH_ROWS)
+    monkeypatch.setattr(integer_reader, "Wire", partial(Wire, buffer_bytes=18 * BATCH_ROWS))
     if way == "driver":
         monkeypatch.setattr(integer_reader, "usable", lambda _: False)
     run = shaky_build(sky.spec.database)

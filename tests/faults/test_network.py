@@ -25,7 +25,7 @@ from airflow_reindex.vectors.stores.pgvector import connector
 from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, generate, truth
 from sandbox.servers.cluster import Sandbox
 from tests.faults.proxy import Proxy
-from tests.harness import Build, assert_same, clean_czar
+from tests.support.build import Build, assert_same, clean_czar
 
 WORKER = "worker-1"
 SPEC = CatalogSpec(database="sky_network", rows=5_000, chunks=12, empty_chunks=0)

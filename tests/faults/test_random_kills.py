@@ -10,15 +10,14 @@ import MySQLdb
 import pytest
 
 from airflow_reindex.core.failures import TransientError
-from airflow_reindex.director.model import split
 from airflow_reindex.director.model.records import read_split
 from airflow_reindex.director.mysql.client import is_transient
 from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, generate, truth
 from sandbox.servers.cluster import Sandbox
-from tests.director.claims import claims
 from tests.faults.contents import note
-from tests.faults.held import HeldTask
-from tests.harness import Build, assert_same, clean_czar, run_sql
+from tests.support.build import Build, assert_same, clean_czar, run_sql
+from tests.support.claims import claims
+from tests.support.task_process import TaskProcess
 
 Factory = Callable[..., Build]
 
@@ -35,7 +34,7 @@ def sky(shaky: Sandbox) -> CatalogSummary:
 @pytest.fixture
 def run(sky: CatalogSummary, shaky: Sandbox, shaky_build: Factory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Build]:
     """A build of an index that readers have already: one row, which the catalog has not."""
-    monkeypatch.setattr(split.make_split, "__defaults__", (200,))
+    monkeypatch.setattr(Build, "slice_rows", 200)
     with clean_czar(shaky):
         yield fresh(shaky, shaky_build, "run")
 
@@ -64,10 +63,8 @@ def readers_see(run: Build) -> str:
 
 def strike(run: Build, step: str, *values: int, at: str, seconds: float, chance: Random, call: int = 1) -> bool:
     """Kill a task some time after it has come to a function; whether it was still at work."""
-    with HeldTask(run, step, *values, at=at, call=call) as task:
-        task.wait().release()
-        time.sleep(chance.uniform(0, seconds))
-        return task.kill()
+    with TaskProcess(run, step, *values, at=at, call=call) as task:
+        return task.wait().kill_after(chance.uniform(0, seconds))
 
 
 def finish(run: Build) -> None:
@@ -101,7 +98,7 @@ def test_killed_all_its_life(run: Build, shaky: Sandbox, shaky_build: Factory, c
     def through(step: str, *values: int) -> None:
         struck = 0
         for _ in range(kills):
-            at = f"tests.harness:Build.{step}"
+            at = f"tests.support.build:Build.{step}"
             struck += strike(run, step, *values, at=at, seconds=1.2 * seconds[step], chance=chance)
             assert readers_see(run) in (("old",) if step != "publish" else ("old", "new"))
         note(f"{step} {values}: {struck} of {kills} kills struck within {seconds[step]:.2f} s")
@@ -174,7 +171,7 @@ def test_killed_around_the_swap(run: Build, shaky: Sandbox, shaky_build: Factory
 
 def test_killed_before_its_claim_has_its_name(run: Build) -> None:
     """The claim's table is there, its row is not: the same run's next try need not wait for a time-out."""
-    with HeldTask(run, "plan", at="airflow_reindex.director.coordination.claim:transaction") as task:
+    with TaskProcess(run, "plan", at="airflow_reindex.director.coordination.claim:transaction") as task:
         assert task.wait().kill()
     (name,) = claims(run)
     assert run_sql(run.sandbox.czar, f"SELECT * FROM airflow_reindex.`{name}`") == []

@@ -23,8 +23,9 @@ from airflow_reindex.director.mysql.client import describe, is_transient, sessio
 from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, generate, truth
 from sandbox.servers.cluster import Sandbox
 from sandbox.servers.servers import MariaDBServer
-from tests.director.claims import before_first_call, wait_for
-from tests.harness import Build, assert_same, clean_czar, run_sql
+from tests.support.build import Build, assert_same, clean_czar, run_sql
+from tests.support.claims import before_first_call
+from tests.support.wait import wait_until
 
 WORKER = "worker-1"
 SPEC = CatalogSpec(database="sky_errors", rows=5_000, chunks=12, empty_chunks=0)
@@ -162,7 +163,7 @@ def test_deadlock(run: Build, rival: Any, monkeypatch: pytest.MonkeyPatch) -> No
     def cross() -> None:
         waiting.start()
         waits = "SELECT COUNT(*) FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT'"
-        wait_for(lambda: run_sql(run.sandbox.czar, waits) != [(0,)])
+        wait_until(lambda: run_sql(run.sandbox.czar, waits) != [(0,)])
 
     before_first_call(monkeypatch, loader, "load_file", cross)
     assert "errno: 1213" in fails(run.load, 0)
@@ -271,7 +272,7 @@ def test_statement_killed_in_the_midst_of_a_load(run: Build, shaky: Sandbox, riv
     loading = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'LOAD DATA%'"
 
     def kill() -> None:
-        wait_for(lambda: run_sql(shaky.czar, loading) != [(0,)])
+        wait_until(lambda: run_sql(shaky.czar, loading) != [(0,)])
         kill_one(shaky.czar, "LOAD DATA%")
 
     killer = Thread(target=kill)
@@ -313,7 +314,7 @@ def test_a_sign_of_life_that_waits_fails_no_work(run: Build, rival: Any, monkeyp
         client.query(rival, f"SELECT 1 FROM {working_table(run, 'claim')} FOR UPDATE")
         waiting = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'UPDATE %alive_at%'"
         # A statement that does not wait is over before the second look.
-        wait_for(lambda: all(run_sql(run.sandbox.czar, waiting)[0][0] for _ in range(3)))
+        wait_until(lambda: all(run_sql(run.sandbox.czar, waiting)[0][0] for _ in range(3)))
     rival.rollback()
 
 

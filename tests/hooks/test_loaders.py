@@ -16,7 +16,7 @@ from airflow_reindex.vectors.model.loader import Content
 from sandbox.servers.cluster import Sandbox
 from sandbox.servers.objects import ObjectStore
 from sandbox.servers.postgres import Postgres
-from tests.vectors.loaders.samples import item, told
+from tests.support.loader_samples import item, told
 
 QUERY = "SELECT id, body FROM docs WHERE id IN ({ids})"
 
@@ -93,6 +93,7 @@ def test_null_is_the_default() -> None:
     assert [part.config for part in made] == [part.config for part in make_loader("payload")]
 
 
+@pytest.mark.server
 def test_s3_by_airflows_hook(connection: Any) -> None:
     with ObjectStore() as objects:
         objects.put("hook-bucket", {"a.txt": "alpha"})

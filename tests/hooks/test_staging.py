@@ -24,9 +24,11 @@ from airflow_reindex.operators.base import skip_dry_run
 from sandbox.catalog.catalog import CatalogSpec, truth
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
-from tests.director.claims import wait_for
-from tests.harness import Factory, assert_same, clean_czar
 from tests.hooks.flaky import FlakyStore
+from tests.support.build import Factory, assert_same, clean_czar
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.server
 
 RUN = "manual__2026-01-01T00:00:00+00:00 \u00e9/x"
 numbers = itertools.count()
@@ -242,7 +244,7 @@ def test_a_task_of_a_large_run_asks_for_no_more(
         waiting = threading.Thread(target=run.extract, args=(2,), daemon=True)
         begin = len(store.requests)
         waiting.start()
-        wait_for(lambda: len(store.requests) > begin + 60)
+        wait_until(lambda: len(store.requests) > begin + 60)
         groups = [request for request in store.requests[begin:] if "/groups-" in request]
         stack.close()
         waiting.join(180)

@@ -12,7 +12,7 @@ import pytest
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.hooks.staging import run_folder
 from airflow_reindex.hooks.staging_sweep import remove_expired_folders
-from tests.staged import DAG, RUN, age, keep, stage
+from tests.support.staged import DAG, RUN, age, keep, stage
 
 DAYS = 3
 #: A name as Airflow makes it.

@@ -30,8 +30,8 @@ from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.hooks.queries import read_queries
 from sandbox.servers.cluster import Sandbox
 from sandbox.servers.servers import HOST
-from tests.core.samples import make_plan, tuples
-from tests.harness import run_sql
+from tests.support.build import run_sql
+from tests.support.samples import make_plan, tuples
 
 TLS_ERROR = 2026
 

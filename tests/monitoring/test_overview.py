@@ -25,8 +25,7 @@ from airflow_reindex.monitoring.overview import overview
 from airflow_reindex.monitoring.rates import estimate
 from airflow_reindex.monitoring.run_info import RunInfo
 from airflow_reindex.monitoring.run_snapshot import Gatherer, keep
-from tests.core.samples import TOKEN, examples, manifest, planned
-from tests.director.test_pure_outcome import plan_in, record, stage_in
+from tests.support.samples import TOKEN, examples, manifest, plan_in, planned, record, stage_in
 
 ALL = ("plan", "extract", "split", "load", "publish", "aggregate")
 

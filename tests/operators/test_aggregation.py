@@ -16,7 +16,7 @@ from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import REPORT
 from airflow_reindex.operators import metrics
 from airflow_reindex.operators.aggregation import AggregationOperator
-from tests.operators.meter import metered
+from tests.support.meter import metered
 
 STAGED = "rows.json"
 
@@ -38,11 +38,11 @@ class Aggregate(AggregationOperator):
 
     def account(self, context: Any, folder: Folder, states: Mapping[str, States]) -> tuple[Report, Iterable[str]]:
         self.done.append("account")
-        counts = {"total": 9, "count": 7, "failed": 2, "rows": 7}
+        counts: dict[str, Any] = {"total": 9, "count": 7, "failed": 2, "rows": 7}
         report = Report(
             id="r", kind="copy", status=self.status, detail="two are missing", source="a", dest="b", started_at=None,
             updated_at="now", children={task: {"success": len(found)} for task, found in states.items()}, **counts,
-        )  # type: ignore[arg-type] # fmt: skip
+        )  # fmt: skip
         return report, ["access", "access"]
 
     def announce(self, context: Any, report: Mapping[str, Any]) -> None:

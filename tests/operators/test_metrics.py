@@ -13,7 +13,7 @@ from airflow.sdk._shared.observability.metrics.statsd_logger import SafeStatsdLo
 
 from airflow_reindex.core.report import Phase, Report, Status
 from airflow_reindex.operators import metrics
-from tests.operators.meter import metered
+from tests.support.meter import metered
 
 BOARD = json.loads((Path(__file__).parents[2] / "docs" / "grafana-board.json").read_text())
 #: Of Airflow's own metrics.

@@ -16,6 +16,7 @@ from sandbox.cli import build_parser, main
 from sandbox.servers.cluster import Sandbox
 
 
+@pytest.mark.server
 def test_a_whole_life(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "box"
     where = ["--root", str(root)]
@@ -53,6 +54,11 @@ def check_connections(path: Path, sandbox: Sandbox) -> None:
     script = f'. {shlex.quote(str(path))}; printf %s "$AIRFLOW_CONN_QSERV_DEFAULT"'
     result = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     assert json.loads(result.stdout) == json.loads(sandbox.connections("scan")["AIRFLOW_CONN_QSERV_DEFAULT"])
+
+
+def test_no_server_starts_in_a_unit_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["up", "--root", str(tmp_path / "box")]) == 1
+    assert "no server may start in tests/sandbox/test_sandbox_cli.py" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["down", "status", "catalog"])

@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -16,6 +15,9 @@ import pytest
 from sandbox.servers import processes
 from sandbox.servers.datadir import SandboxError
 from sandbox.servers.postgres import UNSAFE_OPTIONS, Postgres
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.server
 
 OWNER = """
 import os, sys, time
@@ -34,14 +36,6 @@ def root(tmp_path: Path) -> Iterator[Path]:
     yield folder
     Postgres(folder).destroy()
     assert not folder.exists()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 180.0) -> None:
-    """Wait until something is true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def test_life(root: Path) -> None:
@@ -133,8 +127,8 @@ def test_dies_with_its_owner(root: Path, kind: str) -> None:
         pid = server.pid
         assert pid is not None
         owner.send_signal(signal.SIGKILL)
-    wait_for(lambda: not server.is_running())
-    wait_for(lambda: not list(processes.find(f"--postgres-guard={root}")))
+    wait_until(lambda: not server.is_running())
+    wait_until(lambda: not list(processes.find(f"--guard-root={root}")))
     assert processes.identity(pid) is None
     assert server.data_dir.exists() is (kind == "lasting")
 
@@ -142,7 +136,7 @@ def test_dies_with_its_owner(root: Path, kind: str) -> None:
 def test_option_that_is_refused(root: Path) -> None:
     with pytest.raises(SandboxError, match="no_such_option"):
         Postgres(root, {"no_such_option": "1"}).up()
-    assert not list(processes.find(f"--postgres-guard={root}"))
+    assert not list(processes.find(f"--guard-root={root}"))
 
 
 def test_not_started(root: Path) -> None:

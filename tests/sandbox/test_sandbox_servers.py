@@ -23,8 +23,11 @@ from sandbox.servers.cluster import Sandbox
 from sandbox.servers.datadir import SandboxError
 from sandbox.servers.grants import ACCOUNT_HOSTS, CZAR_GRANTS, Grant, worker_grants
 from sandbox.servers.servers import MariaDBServer
+from tests.support.wait import wait_until
 
 PACKAGE_PARENT = Path(datadir.__file__).resolve().parents[2]
+pytestmark = pytest.mark.server
+
 # Holds on to a sandbox with an owner until it is killed.
 OWNER = """
 import os, sys, time
@@ -169,10 +172,7 @@ def test_servers_die_with_their_owner(tmp_path: Path, number: signal.Signals) ->
             assert all(status.running for status in sandbox.status().values())
             owner.send_signal(number)
             owner.wait()
-            deadline = time.monotonic() + 120
-            while any(status.running for status in sandbox.status().values()):
-                assert time.monotonic() < deadline, "servers outlived their owner"
-                time.sleep(0.05)
+            wait_until(lambda: not any(status.running for status in sandbox.status().values()))
         finally:
             owner.kill()
             Sandbox.load(root).destroy()

@@ -7,6 +7,8 @@ import sys
 import time
 from itertools import islice
 
+import pytest
+
 from sandbox.collection.texts import documents, passages
 from sandbox.servers.objects import ObjectStore
 
@@ -30,6 +32,7 @@ def test_passages_are_many_and_unique() -> None:
     assert list(passages(50)) == many[:50] == list(islice(passages(60), 50))
 
 
+@pytest.mark.system
 def test_another_process_gives_the_same() -> None:
     ask = "from sandbox.collection.texts import passages; import hashlib; "
     ask += "print(hashlib.sha256('|'.join(passages(9000)).encode()).hexdigest())"
@@ -39,6 +42,7 @@ def test_another_process_gives_the_same() -> None:
     assert len(answers) == 1
 
 
+@pytest.mark.server
 def test_objects_quickly() -> None:
     with ObjectStore() as store:
         started = time.monotonic()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 import httpx
+
+from tests.support.wait import wait_until
 
 DAG = "/api/v2/dags/build_director_index"
 #: Read once: each client would read the machine's certificates anew, which takes longer than its requests.
@@ -33,15 +34,12 @@ class Api:
 
     def wait(self, client: httpx.Client, run_id: str, dag: str = DAG, seconds: float = 900) -> str:
         """Wait until a run has ended; its state."""
-        states = {"success", "failed"}
-        deadline = time.monotonic() + seconds
-        state = ""
-        while time.monotonic() < deadline:
+
+        def look() -> str:
             state = client.get(f"{dag}/dagRuns/{quote(run_id)}").raise_for_status().json()["state"]
-            if state in states:
-                return str(state)
-            time.sleep(0.3)
-        raise AssertionError(f"run {run_id} is still {state}")
+            return str(state) if state in ("success", "failed") else ""
+
+        return wait_until(look, seconds, pause=0.3)
 
 
 def trigger(client: httpx.Client, dag: str = DAG, **params: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sqlite3
@@ -24,12 +25,16 @@ from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector
 from sandbox.collection.collection_data import SOURCE_MODEL, index_documents, model_connections, word_model
 from sandbox.collection.texts import documents
 from sandbox.servers.cluster import Sandbox
+from sandbox.servers.embedding_server import EmbeddingServer
 from sandbox.servers.postgres import Postgres
 from tests.conftest import HOME
+from tests.support.build import run_sql
+from tests.support.reindex import DIMENSIONS
 from tests.system.api import DAG as DIRECTOR_DAG
 from tests.system.browser import close_chromium
 from tests.system.deployment import Deployment
 
+_NUMBERS = itertools.count()
 PRISTINE = HOME / "pristine.db"
 
 
@@ -122,6 +127,12 @@ def trigger(run_dag: Callable[..., Run], connections: Callable[..., None]) -> Ca
     return run
 
 
+def restore_table(sandbox: Sandbox, worker: str, database: str, chunk: int, like: int) -> None:
+    """Make a missing chunk table, empty."""
+    tables = f"`{database}`.Object_{chunk} LIKE `{database}`.Object_{like}"
+    run_sql(sandbox.workers[worker], f"CREATE TABLE {tables}")
+
+
 APPROVED_DAG = "/api/v2/dags/approved_reindex"
 APPROVED = """
 from airflow_reindex.dag_factory import collection_reindex_dag
@@ -170,6 +181,34 @@ def deployment(request: pytest.FixtureRequest, deployed: Deployment) -> Iterator
     users = {item.path for item in request.session.items if "deployment" in getattr(item, "fixturenames", ())}
     if deployed.served >= users:
         deployed.stop()
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddingServer]:
+    """An embedding server with an old and a new model, and a key."""
+    with EmbeddingServer(DIMENSIONS, key="secret-key") as server:
+        yield server
+
+
+@pytest.fixture
+def vectors(
+    postgres: Postgres, server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[psycopg.Connection[Any]]:
+    """A new database, to which Airflow's connections lead; the models' lead to the server."""
+    name = f"dag_{next(_NUMBERS)}"
+    postgres.create_database(name)
+    monkeypatch.setenv("AIRFLOW_CONN_COLLECTIONS_DEFAULT", json.dumps(postgres.airflow_connection(name)))
+    for model, dimensions in DIMENSIONS.items():
+        value = {
+            "conn_type": "embedding_model",
+            "host": f"{server.url}/v1",
+            "password": "secret-key",
+            "extra": {"backend": "openai", "dimensions": dimensions, "batch_size": 16},
+        }
+        monkeypatch.setenv(f"AIRFLOW_CONN_{model.upper()}", json.dumps(value))
+    with postgres.connect(name) as connection:
+        yield connection
+    postgres.drop_database(name)
 
 
 #: In the collection that readers of the deployment follow.

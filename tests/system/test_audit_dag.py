@@ -9,7 +9,7 @@ import pytest
 from sandbox.catalog.catalog import CatalogSpec, truth
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
-from tests.harness import assert_same, count_reads, read_index, run_sql
+from tests.support.build import assert_same, count_reads, read_index, run_sql
 from tests.system.conftest import Run
 
 SMALL = CatalogSpec(rows=4_000, chunks=12, seed=31)

@@ -18,7 +18,7 @@ from airflow_reindex.hooks.staging import staging_root
 from sandbox.catalog.catalog import CatalogSpec, truth
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
-from tests.harness import assert_same, read_index, working_tables
+from tests.support.build import assert_same, read_index, working_tables
 from tests.system.conftest import Run
 
 Trigger = Callable[..., Run]

@@ -12,7 +12,7 @@ from airflow_reindex.cli.__main__ import main
 from sandbox.catalog.catalog import CatalogSpec, truth
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
-from tests.harness import assert_same, read_index
+from tests.support.build import assert_same, read_index
 from tests.system.conftest import Run
 
 BUILD = "build_director_index"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,40 +20,11 @@ from sandbox.collection.texts import documents
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
 from sandbox.servers.objects import ObjectStore
 from sandbox.servers.postgres import Postgres
+from tests.support.reindex import NEW, OLD, make_source, rows_of, texts
 from tests.system.conftest import Run
-from tests.vectors.harness import DIMENSIONS, NEW, OLD, make_source, rows_of, texts
 
-_NUMBERS = itertools.count()
 BOTH = {"source_embedding_model_id": OLD, "dest_embedding_model_id": NEW}
 Runner = Callable[..., Run]
-
-
-@pytest.fixture
-def server() -> Iterator[EmbeddingServer]:
-    """An embedding server with an old and a new model, and a key."""
-    with EmbeddingServer(DIMENSIONS, key="secret-key") as server:
-        yield server
-
-
-@pytest.fixture
-def vectors(
-    postgres: Postgres, server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[psycopg.Connection[Any]]:
-    """A new database, to which Airflow's connections lead; the models' lead to the server."""
-    name = f"dag_{next(_NUMBERS)}"
-    postgres.create_database(name)
-    monkeypatch.setenv("AIRFLOW_CONN_COLLECTIONS_DEFAULT", json.dumps(postgres.airflow_connection(name)))
-    for model, dimensions in DIMENSIONS.items():
-        value = {
-            "conn_type": "embedding_model",
-            "host": f"{server.url}/v1",
-            "password": "secret-key",
-            "extra": {"backend": "openai", "dimensions": dimensions, "batch_size": 16},
-        }
-        monkeypatch.setenv(f"AIRFLOW_CONN_{model.upper()}", json.dumps(value))
-    with postgres.connect(name) as connection:
-        yield connection
-    postgres.drop_database(name)
 
 
 def test_switch_and_roll_back(vectors: psycopg.Connection[Any], run_dag: Runner) -> None:

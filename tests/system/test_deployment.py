@@ -15,11 +15,10 @@ from sandbox.catalog.catalog import CatalogSpec, truth
 from sandbox.collection.collection_data import SOURCE_MODEL
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
-from tests.harness import assert_same, read_index, working_tables
+from tests.support.build import assert_same, read_index, working_tables
 from tests.system.api import DAG, clear, events, instances, trigger
-from tests.system.conftest import APPROVED_DAG, ITEMS
+from tests.system.conftest import APPROVED_DAG, ITEMS, restore_table
 from tests.system.deployment import Deployment
-from tests.system.test_director_failures import restore_table
 
 MOVE = {
     "source_embedding_model_id": SOURCE_MODEL,

@@ -12,7 +12,7 @@ from airflow_reindex.director import steps
 from sandbox.catalog.catalog import CatalogSpec, truth
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
-from tests.harness import assert_same, mark, read_index, run_sql, working_tables
+from tests.support.build import assert_same, mark, read_index, run_sql, working_tables
 from tests.system.conftest import Run
 
 SMALL = CatalogSpec(rows=20_000, chunks=30, replicas=2)

@@ -20,18 +20,11 @@ from airflow_reindex.hooks.staging import staging_root
 from sandbox.catalog.catalog import CatalogSpec, truth
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
-from tests.harness import assert_same, read_index, run_sql, tables_of, working_tables
-from tests.system.conftest import Run
+from tests.support.build import assert_same, read_index, run_sql, tables_of, working_tables
+from tests.support.wait import wait_until
+from tests.system.conftest import Run, restore_table
 
 Trigger = Callable[..., Run]
-
-
-def restore_table(sandbox: Sandbox, worker: str, database: str, chunk: int, like: int) -> None:
-    """Make a missing chunk table, empty."""
-    connection = sandbox.workers[worker].connect()
-    with connection.cursor() as cursor:
-        cursor.execute(f"CREATE TABLE `{database}`.Object_{chunk} LIKE `{database}`.Object_{like}")
-    connection.close()
 
 
 def test_all_failures_are_reported_and_the_next_run_reads_only_the_rest(
@@ -112,15 +105,17 @@ def test_worker_that_comes_back_between_two_tries(sandbox: Sandbox, catalog: Cat
     worker = sandbox.workers["worker-2"]
     worker.kill()
     seen: list[Folder] = []
+    root = staging_root().child("build_director_index")
+
+    def failed_extracts() -> list[Folder]:
+        folders = [Folder.at(f"{root.root}/{name}") for name in root.names()]
+        return [f for f in folders if any(r.task == "extract" and r.error for r in task_records(f))]
 
     def revive() -> None:
-        deadline = time.monotonic() + 600
-        root = staging_root().child("build_director_index")
-        while time.monotonic() < deadline and not seen:
-            folders = [Folder.at(f"{root.root}/{name}") for name in root.names()]
-            seen.extend(f for f in folders if any(r.task == "extract" and r.error for r in task_records(f)))
-            time.sleep(0.05)
-        worker.start()
+        try:
+            seen.extend(wait_until(failed_extracts, seconds=600, pause=0.05))
+        finally:
+            worker.start()
 
     thread = threading.Thread(target=revive)
     thread.start()

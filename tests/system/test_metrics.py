@@ -18,12 +18,10 @@ from airflow_reindex.operators.director import PublishOperator
 from sandbox.catalog.catalog import CatalogSpec
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
-from tests.operators.meter import Meter, metered
-from tests.system import test_collection_dag as collections
+from tests.support.meter import Meter, metered
+from tests.support.reindex import NEW, OLD, make_source, texts
 from tests.system.conftest import Run
-from tests.vectors.harness import NEW, OLD, make_source, texts
 
-server, vectors = collections.server, collections.vectors
 Trigger = Callable[..., Run]
 DIRECTOR = {"job": "build_director_index", "dag_id": "build_director_index"}
 COLLECTION = {"job": "reindex_collection", "dag_id": "reindex_collection"}

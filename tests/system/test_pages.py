@@ -24,6 +24,8 @@ from tests.system.browser import address, barriers, browsing, shoot
 from tests.system.conftest import ITEMS, without_text
 from tests.system.deployment import Deployment
 
+pytestmark = pytest.mark.browser
+
 BUILD, MOVES = "build_director_index", "/api/v2/dags/reindex_collection"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"> =HYPERLINK(\"http://x\") Table 'a' doesn't exist, errno: 1146"
 

@@ -14,7 +14,7 @@ from airflow_reindex.plugin.contracts.qserv_protocol import NO_VERSION, VERSION
 from sandbox.catalog.catalog import CatalogSpec, truth
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
-from tests.harness import assert_same, read_index, run_sql
+from tests.support.build import assert_same, read_index, run_sql
 from tests.system.api import DAG, instances
 from tests.system.conftest import QSERV_ADMIN_KEY, QSERV_KEY
 from tests.system.deployment import Deployment

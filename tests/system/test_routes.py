@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from airflow_reindex.plugin.app import create_app, create_task_app
 from sandbox.catalog.catalog import CatalogSpec
 from sandbox.fixtures import CatalogFactory
-from tests.core.samples import examples
+from tests.support.samples import examples
 from tests.system.api import trigger
 from tests.system.deployment import Deployment
 

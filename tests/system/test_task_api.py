@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import psycopg
 import pytest
 
 from sandbox.collection.collection_data import SOURCE_MODEL
+from tests.support.wait import wait_until
 from tests.system.api import clear, events, instances
 from tests.system.conftest import ITEMS, without_text
 from tests.system.deployment import Deployment
@@ -49,14 +49,14 @@ def move(client: httpx.Client, task_id: str | None = None, dest: str = "words_12
 
 def wait(client: httpx.Client, task_id: str, wanted: tuple[str, ...], seconds: float = 600) -> dict[str, Any]:
     """Wait until a task is in one of some states; as it is then."""
-    deadline = time.monotonic() + seconds
-    found: dict[str, Any] = {}
-    while time.monotonic() < deadline:
-        found = client.get(f"{TASKS}/info", params={"task_id": task_id}).raise_for_status().json()
-        if found["status"] in wanted:
-            return found
-        time.sleep(0.2)
-    raise AssertionError(found)
+
+    def look() -> dict[str, Any] | None:
+        found: dict[str, Any] = client.get(f"{TASKS}/info", params={"task_id": task_id}).raise_for_status().json()
+        return found if found["status"] in wanted else None
+
+    found = wait_until(look, seconds, pause=0.2)
+    assert found is not None
+    return found
 
 
 def test_task_fails_is_mended_and_restarted(client: httpx.Client, packages: psycopg.Connection[Any]) -> None:
@@ -137,14 +137,12 @@ def test_a_done_task_with_failed_items_is_restarted(client: httpx.Client, packag
 def test_cancel_stops_children_and_restart_goes_on(client: httpx.Client) -> None:
     begun = move(client, dest="words_256", batch_size=5, max_subtasks=1)
     assert len(begun["id"]) == 24
-    deadline = time.monotonic() + 600
-    while True:
+
+    def moved() -> list[int]:
         found = instances(client, begun["id"], MOVES)
-        done = [key for key, ti in found.items() if key[0] == "reindex" and ti["state"] == "success"]
-        if done:
-            break
-        assert time.monotonic() < deadline, found
-        time.sleep(0.1)
+        return [index for (task, index), ti in found.items() if task == "reindex" and ti["state"] == "success"]
+
+    wait_until(moved, 600, pause=0.1)
     canceled = client.put(f"{TASKS}/cancel", params={"task_id": begun["id"]}).raise_for_status().json()
     assert canceled["status"] == "canceled"
     assert "canceled by mover" in canceled["detail"]

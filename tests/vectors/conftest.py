@@ -10,11 +10,18 @@ from typing import Any
 import psycopg
 import pytest
 
+from airflow_reindex.vectors.embedding.backends import http
 from sandbox.servers.embedding_server import EmbeddingServer
 from sandbox.servers.postgres import Postgres
-from tests.vectors.harness import DIMENSIONS, Reindex
+from tests.support.reindex import DIMENSIONS, Reindex
 
 _NUMBERS = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries of requests do not wait."""
+    monkeypatch.setattr(http, "FIRST_WAIT", 0.001)
 
 
 @pytest.fixture

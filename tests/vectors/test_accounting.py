@@ -13,7 +13,6 @@ import pytest
 from airflow_reindex.core.failures import ClaimLostError, DataError, RequestError, TransientError
 from airflow_reindex.core.task_records import TASKS, TaskRecord
 from airflow_reindex.vectors.account import FAILED, read_failed
-from airflow_reindex.vectors.embedding.backends import http
 from airflow_reindex.vectors.embedding.bisect import PROBE
 from airflow_reindex.vectors.embedding.loaders.payload import PayloadLoader
 from airflow_reindex.vectors.embedding.loaders.settings import PayloadSettings
@@ -22,16 +21,10 @@ from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.model.loader import Content
 from airflow_reindex.vectors.report import UNDONE
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
-from tests.vectors.harness import NEW, OLD, Reindex, make_source, rows_of, spec_of, texts
+from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, spec_of, texts
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries do not wait."""
-    monkeypatch.setattr(http, "FIRST_WAIT", 0.001)
 
 
 def listed(run: Reindex) -> list[FailedItem]:

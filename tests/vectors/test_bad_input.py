@@ -13,21 +13,14 @@ from psycopg import sql
 
 from airflow_reindex.core.failures import ConflictError, ReindexError, RequestError, TransientError
 from airflow_reindex.core.task_records import PLAN
-from airflow_reindex.vectors.embedding.backends import http
 from airflow_reindex.vectors.model.store import Pointer
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
-from tests.vectors.harness import DIMENSIONS, NEW, OLD, Reindex, make_source, spec_of, texts
+from tests.support.reindex import DIMENSIONS, NEW, OLD, Reindex, make_source, spec_of, texts
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]
 
 BLUE = {"deploy_as_blue": True, "alias": "products"}
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries do not wait."""
-    monkeypatch.setattr(http, "FIRST_WAIT", 0.001)
 
 
 def contents(admin: Admin) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import psycopg
 import pytest
 
 from airflow_reindex.core.failures import DataError
-from airflow_reindex.vectors.embedding.backends import http
 from airflow_reindex.vectors.embedding.loaders.payload import PayloadLoader
 from airflow_reindex.vectors.embedding.loaders.s3 import S3Loader
 from airflow_reindex.vectors.embedding.loaders.settings import PayloadSettings, S3Settings
@@ -24,19 +23,13 @@ from airflow_reindex.vectors.model.splitting import Splitter
 from sandbox.servers.embedding_answers import hash_vectors
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
 from sandbox.servers.objects import ObjectStore
-from tests.vectors.harness import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.reindex import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]
 
 BAD, ITS_TEXT = "o000005", "text number 5"
 _BUCKETS = (f"bad-items-{number}" for number in itertools.count())
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries do not wait."""
-    monkeypatch.setattr(http, "FIRST_WAIT", 0.001)
 
 
 @pytest.fixture(scope="module")

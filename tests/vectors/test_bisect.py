@@ -20,7 +20,8 @@ from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.model.loader import Content
 from airflow_reindex.vectors.model.splitting import Splitter
 from airflow_reindex.vectors.sync.bisect_writes import write_items
-from tests.core.samples import examples
+from tests.support.samples import examples
+from tests.support.wait import wait_until
 
 DIMENSIONS = 3
 
@@ -285,7 +286,4 @@ def test_an_error_of_the_reader_or_the_caller_ends_all_threads() -> None:
 
     with pytest.raises(RuntimeError, match="the caller"):
         stream(FakeSource(), [str(n) for n in range(1000)], FakeModel(batch_size=1), stop)
-    deadline = time.monotonic() + 60
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    wait_until(lambda: threading.active_count() == before)

@@ -13,8 +13,9 @@ from airflow_reindex.core.failures import ClaimLostError, ConflictError, Reindex
 from airflow_reindex.vectors import steps
 from airflow_reindex.vectors.planning import planning
 from sandbox.servers.embedding_server import EmbeddingServer
-from tests.vectors.contents import add_item, assert_moved, finish, remove_item, text_of, wait_until
-from tests.vectors.harness import NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.collection_contents import add_item, assert_moved, finish, remove_item, text_of
+from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.wait import wait_until
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]

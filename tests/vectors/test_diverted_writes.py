@@ -13,8 +13,8 @@ from airflow_reindex.core.failures import ConflictError
 from airflow_reindex.vectors.model.collection import Vectors
 from sandbox.servers.embedding_answers import hash_vectors
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
-from tests.vectors.contents import add_item, assert_vectors, finish, keys_seen, remove_item, text_of
-from tests.vectors.harness import NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.collection_contents import add_item, assert_vectors, finish, keys_seen, remove_item, text_of
+from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, texts
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]

@@ -10,21 +10,14 @@ import psycopg
 import pytest
 
 from airflow_reindex.core.failures import TransientError
-from airflow_reindex.vectors.embedding.backends import http
 from airflow_reindex.vectors.model.collection import Vectors
 from sandbox.servers.embedding_answers import hash_vectors
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
-from tests.vectors.contents import assert_moved
-from tests.vectors.harness import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.collection_contents import assert_moved
+from tests.support.reindex import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries do not wait."""
-    monkeypatch.setattr(http, "FIRST_WAIT", 0.001)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from airflow_reindex.core.failures import DataError
 from airflow_reindex.vectors.model.collection import Vectors
 from sandbox.servers.embedding_answers import hash_vectors
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
-from tests.vectors.contents import add_item, assert_moved, assert_vectors, finish, remove_item, text_of
-from tests.vectors.harness import NEW, OLD, Reindex, make_source, texts
+from tests.support.collection_contents import add_item, assert_moved, assert_vectors, finish, remove_item, text_of
+from tests.support.reindex import NEW, OLD, Reindex, make_source, texts
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]

@@ -10,18 +10,11 @@ import psycopg
 import pytest
 
 from airflow_reindex.core.failures import DataError
-from airflow_reindex.vectors.embedding.backends import http
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
-from tests.vectors.harness import NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, texts
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries do not wait."""
-    monkeypatch.setattr(http, "FIRST_WAIT", 0.001)
 
 
 def source_with(admin: Admin, total: int, bad: Iterable[int]) -> list[str]:

@@ -16,8 +16,8 @@ from airflow_reindex.vectors.embedding.backends import http
 from airflow_reindex.vectors.model.plan import ITEMS
 from airflow_reindex.vectors.report import STEPS
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
-from tests.vectors.contents import finish
-from tests.vectors.harness import Reindex, make_source, texts
+from tests.support.collection_contents import finish
+from tests.support.reindex import Reindex, make_source, texts
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]

@@ -27,7 +27,7 @@ from airflow_reindex.vectors.model.plan import (
     write_windows,
 )
 from airflow_reindex.vectors.model.request import ReindexRequest
-from tests.core.samples import examples
+from tests.support.samples import examples
 
 Range = tuple[str | None, str | None]
 KEYS = st.lists(st.text(st.sampled_from("ab.é漢"), min_size=1, max_size=4), max_size=60, unique=True).map(sorted)

@@ -9,7 +9,7 @@ import psycopg
 
 from airflow_reindex.vectors import steps
 from airflow_reindex.vectors.cutover.comparison import QUALITY
-from tests.vectors.harness import NEW, OLD, Reindex, make_source, texts
+from tests.support.reindex import NEW, OLD, Reindex, make_source, texts
 
 
 def test_side_by_side(admin: psycopg.Connection[Any], reindex: Callable[..., Reindex]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.vectors.harness import NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, texts
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.vectors.model.request import BATCH_SIZE, FailureLimit, ReindexRequest
-from tests.core.samples import examples
+from tests.support.samples import examples
 
 BOTH = {"source_embedding_model_id": "old", "dest_embedding_model_id": "new"}
 

@@ -11,8 +11,8 @@ import pytest
 from airflow_reindex.core.failures import ConflictError, RequestError
 from airflow_reindex.vectors.cutover.rollback import RolledBack, roll_back
 from airflow_reindex.vectors.model.store import Pointer
-from tests.vectors.contents import add_item, finish, follower, keys_seen, remove_item
-from tests.vectors.harness import NEW, OLD, Reindex, make_source, texts
+from tests.support.collection_contents import add_item, finish, follower, keys_seen, remove_item
+from tests.support.reindex import NEW, OLD, Reindex, make_source, texts
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]

@@ -11,27 +11,20 @@ import pytest
 
 from airflow_reindex.core.failures import DataError, RequestError
 from airflow_reindex.vectors.cutover.sameness import words_of
-from airflow_reindex.vectors.embedding.backends import http
 from airflow_reindex.vectors.embedding.loaders.payload import PayloadLoader
 from airflow_reindex.vectors.embedding.loaders.settings import PayloadSettings
 from airflow_reindex.vectors.model.collection import Vectors
 from airflow_reindex.vectors.stores.pgvector.schema import Names
 from sandbox.servers.embedding_answers import hash_vectors
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
-from tests.vectors.contents import follower
-from tests.vectors.harness import DIMENSIONS, NEW, PART, Reindex, make_source, rows_of, spec_of, texts
+from tests.support.collection_contents import follower
+from tests.support.reindex import DIMENSIONS, NEW, PART, Reindex, make_source, rows_of, spec_of, texts
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]
 Embed = Callable[[str, list[str]], Vectors]
 
 BLUE = {"deploy_as_blue": True, "alias": "products"}
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries do not wait."""
-    monkeypatch.setattr(http, "FIRST_WAIT", 0.001)
 
 
 def reading(look: Callable[[str], str]) -> Embed:

@@ -15,7 +15,7 @@ from airflow_reindex.vectors.sync.reconcile import Tally
 from airflow_reindex.vectors.sync.session import Session
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
 from sandbox.servers.postgres import Postgres
-from tests.vectors.contents import (
+from tests.support.collection_contents import (
     add_item,
     assert_moved,
     assert_vectors,
@@ -24,10 +24,10 @@ from tests.vectors.contents import (
     keys_seen,
     remove_item,
     text_of,
-    wait_until,
     waiting_for_lock,
 )
-from tests.vectors.harness import NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.wait import wait_until
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]

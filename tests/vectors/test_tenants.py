@@ -11,8 +11,8 @@ import pytest
 from airflow_reindex.core.failures import ConflictError
 from airflow_reindex.vectors import orphans
 from airflow_reindex.vectors.model.store import Pointer
-from tests.vectors.contents import assert_moved, finish, text_of
-from tests.vectors.harness import NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.collection_contents import assert_moved, finish, text_of
+from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, texts
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]

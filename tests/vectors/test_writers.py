@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -19,17 +18,16 @@ from airflow_reindex.vectors import steps
 from airflow_reindex.vectors.cutover import recall
 from airflow_reindex.vectors.model.store import Pointer
 from sandbox.servers.postgres import Postgres
-from tests.faults.contents import note
-from tests.vectors.contents import (
+from tests.support.collection_contents import (
     add_item,
     assert_moved,
     assert_vectors,
     follower,
     remove_item,
-    wait_until,
     waiting_for_lock,
 )
-from tests.vectors.harness import NEW, OLD, Reindex, make_source, rows_of, spec_of, texts
+from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, spec_of, texts
+from tests.support.wait import wait_until
 
 Factory = Callable[..., Reindex]
 Admin = psycopg.Connection[Any]
@@ -134,14 +132,6 @@ def move_under(run: Reindex, writer: Writer) -> None:
         run.verify()
         run.switch()
     assert min(writer.done.values()) > 100, "the writer was hardly at work"
-
-
-@pytest.fixture
-def chance() -> Random:
-    """Different in each run; the environment variable REINDEX_SEED repeats one."""
-    seed = int(os.environ.get("REINDEX_SEED") or 0) or int.from_bytes(os.urandom(4))
-    note(f"REINDEX_SEED={seed}")
-    return Random(seed)
 
 
 def test_a_large_table_under_writers(

@@ -39,7 +39,7 @@ from airflow_reindex.director.model.records import (
 )
 from airflow_reindex.director.model.runs import RUNS
 from airflow_reindex.director.model.servers import Servers
-from airflow_reindex.director.model.split import KeyRange, RunFiles, Split, key_type, make_split
+from airflow_reindex.director.model.split import SLICE_ROWS, KeyRange, RunFiles, Split, key_type, make_split
 from airflow_reindex.director.mysql.client import NO_SUCH_TABLE, code_of, connected, query, session
 from airflow_reindex.director.mysql.identifiers import quote
 from airflow_reindex.director.mysql.integer_reader import IntegerReader
@@ -103,11 +103,13 @@ def extract_group(servers: Servers, folder: Folder, plan: Plan, group: int, memo
     return stage_group(servers, folder, plan, group, memory, nullcontext(watch))
 
 
-def split_audit(servers: Servers, folder: Folder, plan: Plan, rows_per_task: int) -> Split:
+def split_audit(
+    servers: Servers, folder: Folder, plan: Plan, rows_per_task: int, *, slice_rows: int = SLICE_ROWS
+) -> Split:
     """Cut the key space; a sampled audit also checks whether some rows of the index are in their chunk tables."""
     with recorded(folder, "split", token=plan.token) as record:
         staged = staged_runs(folder, plan)
-        split = make_split(plan.token, staged, rows_per_task)
+        split = make_split(plan.token, staged, rows_per_task, slice_rows)
         if not split.ranges:
             # Nothing in the chunk tables: every row of the index is surplus.
             split = replace(split, ranges=(KeyRange(0, (None, None), 0),))

@@ -36,7 +36,7 @@ _SIZES = {
     FIELD_TYPE.LONG: 4,
     FIELD_TYPE.LONGLONG: 8,
 }
-_BUFFER_BYTES = 1 << 20
+BUFFER_BYTES = 1 << 20
 
 
 class UnsupportedResultError(Exception):
@@ -62,17 +62,18 @@ class Wire:
     Reads results from a connection's socket, one statement after the other; a context manager.
 
     :param connection: one that is :func:`usable`, with no statement under way.
+    :param buffer_bytes: at least the length of any packet.
     :raises UnsupportedResultError: when its protocol is not known; the connection must be closed.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, buffer_bytes: int = BUFFER_BYTES) -> None:
         self._encoding = getattr(connection, "encoding", "utf8")
         self._socket = socket.socket(fileno=os.dup(connection.fileno()))
         seconds = answer_timeout(self._socket)
         self._timeout = None if seconds is None else max(1, int(seconds * 1_000))
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
-        self._buffer = bytearray(_BUFFER_BYTES)
+        self._buffer = bytearray(buffer_bytes)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self._unsent = b""
@@ -175,9 +176,9 @@ class Wire:
 
     def _fill(self, wanted: int) -> None:
         """Wait until the buffer has at least this number of bytes."""
-        if wanted > _BUFFER_BYTES:
+        if wanted > len(self._buffer):
             raise UnsupportedResultError
-        if self._start + wanted > _BUFFER_BYTES or self._start == self._end:
+        if self._start + wanted > len(self._buffer) or self._start == self._end:
             left = bytes(self._view[self._start : self._end])
             self._view[: len(left)] = left
             self._start, self._end = 0, len(left)

@@ -25,7 +25,7 @@ from tests.vectors.contract.samples import DIMENSIONS, Place, created
 _NUMBERS = itertools.count()
 
 
-@pytest.fixture(scope="module", params=["pgvector", "lance"])
+@pytest.fixture(scope="module", params=[pytest.param("pgvector", marks=pytest.mark.server), "lance"])
 def kind(request: pytest.FixtureRequest) -> str:
     """The store's kind."""
     return str(request.param)

@@ -214,6 +214,7 @@ def test_recall_of_a_larger_index(store: LanceStore) -> None:
     assert sum(found) >= 0.9 * 10 * 20
 
 
+@pytest.mark.server
 def test_in_an_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """moto knows the conditional writes by which LanceDB commits."""
     monkeypatch.setattr(registry, "_SETTLE_SECONDS", 0.0)

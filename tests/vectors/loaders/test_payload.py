@@ -10,7 +10,7 @@ from airflow_reindex.vectors.embedding.loaders.payload import PayloadLoader
 from airflow_reindex.vectors.embedding.loaders.settings import PayloadSettings
 from airflow_reindex.vectors.model.collection import Item
 from airflow_reindex.vectors.model.loader import Content, Loader
-from tests.vectors.loaders.samples import item, told
+from tests.support.loader_samples import item, told
 
 
 def load(payload: Any, *fields: str, optional: tuple[str, ...] = ()) -> str:

@@ -18,7 +18,9 @@ from airflow_reindex.vectors.embedding.loaders.s3 import S3Loader
 from airflow_reindex.vectors.embedding.loaders.settings import S3Settings
 from airflow_reindex.vectors.model.loader import Loader
 from sandbox.servers.objects import ObjectStore
-from tests.vectors.loaders.samples import item, told
+from tests.support.loader_samples import item, told
+
+pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module")

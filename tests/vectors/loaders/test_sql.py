@@ -13,7 +13,7 @@ from airflow_reindex.core.failures import DataError, RequestError, TransientErro
 from airflow_reindex.vectors.embedding.loaders.settings import SqlSettings
 from airflow_reindex.vectors.embedding.loaders.sql import BATCH, SqlLoader
 from airflow_reindex.vectors.model.loader import Content, Loader
-from tests.vectors.loaders.samples import item, told
+from tests.support.loader_samples import item, told
 
 QUERY = "SELECT id, body FROM docs WHERE id IN ({ids})"
 

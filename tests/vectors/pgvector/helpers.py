@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from airflow_reindex.core.claims import Claim, Owner
 from airflow_reindex.vectors.model.collection import CollectionInfo, Embedded, Item, SyncState
 from airflow_reindex.vectors.stores.pgvector import PgVectorStore
 from airflow_reindex.vectors.stores.pgvector.schema import locate
+from tests.vectors.contract.samples import item
 
 DIMENSIONS = 8
 
@@ -43,12 +43,6 @@ def take(store: PgVectorStore, dest: str, token: str = "token", **more: str) -> 
 def mark(version: bytes = b"v" * 16, **changes: Any) -> SyncState:
     """What is remembered of an item that landed."""
     return SyncState(**{"version": version, "embedding_config_hash": b"recipe", "plan_token": "run", **changes})
-
-
-def item(key: str, payload: Any = None, **changes: Any) -> Item:
-    """An item with a payload."""
-    known = {"payload_json": json.dumps(payload), "storage_meta_json": json.dumps({"file": key}), "version": b"v" * 16}
-    return Item(**{**known, **changes}, object_id=key)
 
 
 def embedded(one: Item, parts: int = 2, seed: int = 0, dimensions: int = DIMENSIONS, **marks: Any) -> Embedded:

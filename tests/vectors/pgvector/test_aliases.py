@@ -16,7 +16,8 @@ from airflow_reindex.core.failures import ClaimLostError, ConflictError, Request
 from airflow_reindex.vectors.model.store import Pointer
 from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector
 from sandbox.servers.postgres import Postgres
-from tests.vectors.contents import wait_until, waiting_for_lock
+from tests.support.collection_contents import waiting_for_lock
+from tests.support.wait import wait_until
 from tests.vectors.pgvector.helpers import embedded_all, info, make_source, take
 
 Admin = psycopg.Connection[Any]

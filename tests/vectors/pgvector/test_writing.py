@@ -16,13 +16,13 @@ from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector, wr
 from airflow_reindex.vectors.stores.pgvector.collection import PgVectorCollection
 from airflow_reindex.vectors.stores.pgvector.schema import Names
 from sandbox.servers.postgres import Postgres
+from tests.vectors.contract.samples import item
 from tests.vectors.pgvector.helpers import (
     DIMENSIONS,
     all_rows,
     embedded,
     embedded_all,
     info,
-    item,
     make_source,
     mark,
     take,

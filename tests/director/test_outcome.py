@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,43 +16,25 @@ from airflow_reindex.core.failures import DETAIL_LIMIT, Code
 from airflow_reindex.core.report import QUOTED_FAILURES, Failure, Report, Status
 from airflow_reindex.core.run_outcome import task_states
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.core.task_records import REPORT, TASKS, TaskRecord
-from airflow_reindex.director.model.plan import Plan
+from airflow_reindex.core.task_records import REPORT
 from airflow_reindex.director.model.records import write_plan
 from airflow_reindex.director.report import ERRORS, STEPS, drop_build, make_report, write_failures
-from tests.core.samples import TOKEN, examples, make_plan, manifest, planned
-
-BEGIN, END = "2026-01-01T00:00:00.000000Z", "2026-01-01T00:00:10.500000Z"
-#: Two groups: chunks 1 and 2, chunk 3.
-GROUPS = [[planned(1, "w1", "w2"), planned(2, "w1")], [planned(3, "w2")]]
+from tests.support.samples import (
+    BEGIN,
+    TOKEN,
+    examples,
+    make_plan,
+    plan_in,
+    planned,
+    record,
+    stage_in,
+)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
     """A run's folder."""
     return Folder.at(str(tmp_path / "run"))
-
-
-def record(folder: Folder, task: str, index: int = -1, **changes: Any) -> None:
-    """Leave a task's record, by default of one that ended well."""
-    fields: dict[str, Any] = {"token": TOKEN, "started_at": BEGIN, "ended_at": END, "rows": 30}
-    if task == "publish" and "error" not in changes:
-        fields["result"] = {"rows": 30, "previous": None}
-    folder.write_json(f"{TASKS}/{task}-{index}.json", asdict(TaskRecord(task, index, **{**fields, **changes})))
-
-
-def plan_in(folder: Folder, **changes: Any) -> Plan:
-    """Leave a plan and the record of its task."""
-    plan = make_plan(GROUPS, **changes)
-    write_plan(folder, plan)
-    record(folder, "plan", token=plan.token, result={"dry_run": False, "chunks": plan.chunks})
-    return plan
-
-
-def stage_in(folder: Folder, *chunks: int, name: str = "a", token: str = TOKEN, group: int = 0) -> None:
-    """Leave a manifest of some chunks."""
-    made = manifest(name, chunks, token=token, group=group)
-    folder.write_json(made.name, made.as_dict())
 
 
 def states_of(**changes: str) -> dict[str, dict[int, str]]:

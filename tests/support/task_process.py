@@ -1,4 +1,4 @@
-"""A task of either job in a process of its own that stops at a given moment: `python -m tests.faults.held`."""
+"""A task of either job in a process of its own that stops at a given moment: `python -m tests.support.task_process`."""
 
 from __future__ import annotations
 
@@ -8,31 +8,45 @@ import pkgutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.coordination import claim
+from airflow_reindex.director.extract import extractor
 from airflow_reindex.director.model.request import BuildRequest
+from airflow_reindex.director.mysql.binary_protocol import Wire
 from airflow_reindex.vectors.embedding import pipeline
 from sandbox.servers.cluster import Sandbox
 from sandbox.servers.embedding_server import EmbeddingServer
 from sandbox.servers.postgres import Postgres
-from tests.faults.collection_task import WRITE_PARTS, Elsewhere
-from tests.harness import Build
-from tests.vectors.harness import Reindex
+from tests.support.build import Build
+from tests.support.reindex import Reindex
 
+#: Parts written in one transaction, and bytes read from a worker at a time: few, so that a task is killed in the midst
+#: of several.
+WRITE_PARTS, FETCH_BYTES = 64, 10_000
 #: What a process says when it has come to its moment, and before what became of its task.
 HELD, TOLD, DONE, FAILED = "held", "told to stop", "done", "failed: "
 
 Run = Build | Reindex
 
 
-class HeldTask:
+@dataclass(frozen=True)
+class Elsewhere:
+    """An embedding server in another process."""
+
+    url: str
+
+
+class TaskProcess:
     """
-    A process that does one task, and stops before a function is called, until it is released.
+    A process that does one task, and stops at the call of a function, until it is released.
 
     As in Airflow, SIGTERM by itself does not end it: there it calls the operator's ``on_kill``, and some seconds later
     SIGKILL follows.
@@ -42,12 +56,15 @@ class HeldTask:
     :param number: its map index, where it has one.
     :param at: the moment: a function as ``package.module:name``; empty: it goes through.
     :param call: which call of that function.
+    :param after: stop when it has returned, not before it.
     """
 
-    def __init__(self, run: Run, step: str, number: int | None = None, *, at: str = "", call: int = 1) -> None:
-        order = {**_describe(run), "step": step, "number": number, "at": at, "call": call}
+    def __init__(
+        self, run: Run, step: str, number: int | None = None, *, at: str = "", call: int = 1, after: bool = False
+    ) -> None:
+        order = {**_describe(run), "step": step, "number": number, "at": at, "call": call, "after": after}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.held"],
+            [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -56,14 +73,19 @@ class HeldTask:
         )
         self._say(json.dumps(order))
 
-    def __enter__(self) -> HeldTask:
+    @classmethod
+    def ready(cls, run: Run, step: str, number: int | None = None) -> TaskProcess:
+        """One that stops before it begins its task, with everything imported."""
+        return cls(run, step, number, at=f"{type(run).__module__}:{type(run).__name__}.{step}").wait()
+
+    def __enter__(self) -> TaskProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
 
-    def wait(self) -> HeldTask:
+    def wait(self) -> TaskProcess:
         """Until it has come to its moment."""
         said = self._hear()
         assert said == HELD, said
@@ -81,6 +103,21 @@ class HeldTask:
         """Kill it; whether it was still at work."""
         self._process.kill()
         return DONE not in self._process.communicate()[0].split()
+
+    def kill_after(self, seconds: float) -> bool:
+        """Let it go on, and kill it some seconds later; whether it was still at work."""
+        self.release()
+        time.sleep(seconds)
+        return self.kill()
+
+    def finish(self) -> float:
+        """Let it do its task to the end; the seconds that it took."""
+        began = time.monotonic()
+        self.release()
+        assert self.result() == ""
+        seconds = time.monotonic() - began
+        self.kill()
+        return seconds
 
     def cancel(self) -> None:
         """End it as Airflow's supervisor does: SIGTERM, and SIGKILL as it is still there."""
@@ -121,7 +158,7 @@ def _describe(run: Run) -> dict[str, Any]:
         "states": [[*key, state] for key, state in run.states.items()],
     }
     if isinstance(run, Build):
-        sizes = {"rows_per_task": run.rows_per_task, "rows_in_memory": run.rows_in_memory}
+        sizes = {name: getattr(run, name) for name in ("rows_per_task", "rows_in_memory", "slice_rows")}
         return {**common, "root": str(run.sandbox.root), "request": asdict(run.request), "sizes": sizes}
     where = {"root": str(run.postgres.root), "database": run.database, "server": run.server.url}
     return {**common, **where, "params": run.params}
@@ -150,8 +187,8 @@ def _made(order: dict[str, Any]) -> Run:
     return run
 
 
-def hold(at: str, call: int, stop: Callable[[], None]) -> None:
-    """Stop before a call of a function."""
+def hold(at: str, call: int, after: bool, stop: Callable[[], None]) -> None:
+    """Stop before or after a call of a function."""
     module, _, path = at.partition(":")
     owner, _, name = path.rpartition(".")
     place = pkgutil.resolve_name(f"{module}:{owner}")
@@ -160,9 +197,14 @@ def hold(at: str, call: int, stop: Callable[[], None]) -> None:
     def wrapped(*values: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == call:
+        if calls != call:
+            return real(*values, **options)
+        if not after:
             stop()
-        return real(*values, **options)
+        result = real(*values, **options)
+        if after:
+            stop()
+        return result
 
     setattr(place, name, wrapped)
 
@@ -175,6 +217,7 @@ def _say(text: str) -> None:
 def main() -> None:
     """Do what was ordered."""
     pipeline.WRITE_PARTS = WRITE_PARTS
+    mock.patch.object(extractor, "Wire", partial(Wire, buffer_bytes=FETCH_BYTES)).start()
     claim.BEAT_SECONDS = 0.1
     order = json.loads(sys.stdin.readline())
     run = _made(order)
@@ -185,7 +228,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, lambda *_: _say(TOLD))
     if order["at"]:
-        hold(order["at"], order["call"], stop)
+        hold(order["at"], order["call"], order["after"], stop)
     try:
         getattr(run, order["step"])(*([] if order["number"] is None else [order["number"]]))
     except Exception as error:

@@ -31,7 +31,7 @@ from airflow_reindex.director.mysql.client import is_transient
 from airflow_reindex.director.mysql.integer_reader import IntegerReader
 from airflow_reindex.director.mysql.tuples import as_rows
 from airflow_reindex.director.mysql.types import Checksum, IntegerType, Rows
-from tests.core.samples import TOKEN, Row, examples, make_plan, manifest, planned, rows_of, staged, tuples
+from tests.support.samples import TOKEN, Row, examples, make_plan, manifest, planned, rows_of, staged, tuples
 
 BIGINT = IntegerType.parse("BIGINT", "k")
 BIG_UNSIGNED = IntegerType.parse("BIGINT UNSIGNED", "k")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ from psycopg import sql
 
 from airflow_reindex.vectors.sync.session import claim_of
 from sandbox.servers.embedding_answers import hash_vectors
-from tests.vectors.harness import DIMENSIONS, NEW, OLD, Reindex
+from tests.support.reindex import DIMENSIONS, NEW, OLD, Reindex
 
 Admin = psycopg.Connection[Any]
 
@@ -131,14 +129,6 @@ def finish(run: Reindex) -> None:
     with run.tools() as tools:
         tools.store.release(claim_of(run.plan_made, run.owner))
     run.states["reindex_collection", run.run_id] = "success"
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 180.0) -> None:
-    """Wait until something has happened elsewhere."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def waiting_for_lock(admin: Admin, table: str) -> bool:

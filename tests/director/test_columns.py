@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.director.mysql.types import Checksum, IntegerType, Rows
-from tests.core.samples import Row, examples, rows_of, tuples
+from tests.support.samples import Row, examples, rows_of, tuples
 
 #: The numbers in the statement: what is kept of a key and set in it, of a sub-chunk, the chunk's spread, the divisor.
 KEEP, SET, WORD, SPREAD, PRIME = (1 << 30) - 1, 1 << 30, (1 << 32) - 1, 65599, 2147483629

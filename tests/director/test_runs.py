@@ -31,7 +31,7 @@ from airflow_reindex.director.model.runs import (
     write_run,
 )
 from airflow_reindex.director.mysql.types import Checksum, Rows
-from tests.core.samples import TOKEN, examples, manifest, rows_of, tuples
+from tests.support.samples import TOKEN, examples, manifest, rows_of, tuples
 
 EXTREMES = {
     "int32": (-(1 << 31), (1 << 31) - 1),

@@ -15,7 +15,7 @@ from airflow_reindex.core.windows import MAX_MAPPED_TASKS
 from airflow_reindex.director.model.runs import Manifest, StagedFile
 from airflow_reindex.director.model.split import LEAST_RANGES, KeyRange, Split, make_split, quantiles
 from airflow_reindex.director.mysql.types import Checksum
-from tests.core.samples import TOKEN, examples, manifest, staged
+from tests.support.samples import TOKEN, examples, manifest, staged
 
 SIGNED, UNSIGNED = st.integers(-(1 << 63), (1 << 63) - 1), st.integers(0, (1 << 64) - 1)
 

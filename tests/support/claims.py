@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from sandbox.catalog.catalog import CatalogSummary, truth
-from tests.harness import Build, assert_same, run_sql, tables_of
+from tests.support.build import Build, assert_same, run_sql, tables_of
 
 
 def claims(run: Build) -> list[str]:
@@ -56,11 +55,3 @@ def before_first_call(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, a
         return real(*args, **kwargs)
 
     monkeypatch.setattr(module, name, wrapped)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 180.0) -> None:
-    """Poll until something is so."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from hypothesis import HealthCheck, settings
 
 from airflow_reindex.core.staging import Folder
+from airflow_reindex.core.task_records import TASKS, TaskRecord
 from airflow_reindex.director.extract.run_buffer import layout
 from airflow_reindex.director.model.plan import Plan, PlannedChunk
+from airflow_reindex.director.model.records import write_plan
 from airflow_reindex.director.model.request import BuildRequest
 from airflow_reindex.director.model.runs import RUNS, Manifest, StagedChunk, StagedFile, write_run
 from airflow_reindex.director.mysql.types import Checksum, Rows
 
-#: Set it to 10 or 100 for a longer search, which then takes other examples each time.
-FACTOR = int(os.environ.get("REINDEX_TEST_EXAMPLES", "1"))
+#: 10 or 100 for a longer search, which then takes other examples each time; `make unit` takes a fraction.
+FACTOR = float(os.environ.get("REINDEX_TEST_EXAMPLES", "1"))
 TOKEN = "0123456789abcdef"
 
 Row = tuple[int, int, int]
@@ -27,9 +29,9 @@ Row = tuple[int, int, int]
 def examples(number: int) -> settings:
     """So many examples, the same ones each time."""
     return settings(
-        max_examples=number * FACTOR,
+        max_examples=max(1, int(number * FACTOR)),
         deadline=None,
-        derandomize=FACTOR == 1,
+        derandomize=FACTOR <= 1,
         database=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
@@ -101,3 +103,30 @@ def stage(folder: Folder, name: str, pieces: Sequence[Rows], group_rows: int = 3
     made = replace(manifest(name, (), files=files), chunks=chunks)
     folder.write_json(made.name, made.as_dict())
     return made
+
+
+BEGIN, END = "2026-01-01T00:00:00.000000Z", "2026-01-01T00:00:10.500000Z"
+#: Two groups: chunks 1 and 2, chunk 3.
+GROUPS = [[planned(1, "w1", "w2"), planned(2, "w1")], [planned(3, "w2")]]
+
+
+def record(folder: Folder, task: str, index: int = -1, **changes: Any) -> None:
+    """Leave a task's record, by default of one that ended well."""
+    fields: dict[str, Any] = {"token": TOKEN, "started_at": BEGIN, "ended_at": END, "rows": 30}
+    if task == "publish" and "error" not in changes:
+        fields["result"] = {"rows": 30, "previous": None}
+    folder.write_json(f"{TASKS}/{task}-{index}.json", asdict(TaskRecord(task, index, **{**fields, **changes})))
+
+
+def plan_in(folder: Folder, **changes: Any) -> Plan:
+    """Leave a plan and the record of its task."""
+    plan = make_plan(GROUPS, **changes)
+    write_plan(folder, plan)
+    record(folder, "plan", token=plan.token, result={"dry_run": False, "chunks": plan.chunks})
+    return plan
+
+
+def stage_in(folder: Folder, *chunks: int, name: str = "a", token: str = TOKEN, group: int = 0) -> None:
+    """Leave a manifest of some chunks."""
+    made = manifest(name, chunks, token=token, group=group)
+    folder.write_json(made.name, made.as_dict())

@@ -26,7 +26,7 @@ from airflow_reindex.director.model.records import read_plan
 from airflow_reindex.director.model.request import BuildRequest
 from airflow_reindex.director.model.runs import manifests
 from airflow_reindex.director.model.servers import Servers
-from airflow_reindex.director.model.split import Split
+from airflow_reindex.director.model.split import SLICE_ROWS, Split
 from airflow_reindex.director.model.tables import IndexTables
 from airflow_reindex.director.planning.planning import RunContext, make_plan
 from airflow_reindex.director.publish.publish import Published
@@ -54,12 +54,13 @@ class Build:
     """
     One run of a build.
 
-    :param sandbox: the servers.
     :param staging: where runs keep their folders.
     :param database: the catalog.
-    :param run_id: the run's id.
     :param params: further params of the request.
     """
+
+    #: A test may want less than any setting gives.
+    slice_rows = SLICE_ROWS
 
     def __init__(self, sandbox: Sandbox, staging: Path, database: str, run_id: str, params: dict[str, Any]) -> None:
         self.sandbox, self.run_id = sandbox, run_id
@@ -108,7 +109,9 @@ class Build:
 
     def split(self) -> Split:
         """The task `split`."""
-        return steps.split_build(self.servers, self.folder, read_plan(self.folder), self.rows_per_task)
+        return steps.split_build(
+            self.servers, self.folder, read_plan(self.folder), self.rows_per_task, slice_rows=self.slice_rows
+        )
 
     def load(self, number: int) -> None:
         """One mapped task `load`."""
@@ -207,6 +210,15 @@ def run_sql(server: MariaDBServer, *statements: str) -> list[tuple[Any, ...]]:
             cursor.execute(statement)
             rows = list(cursor.fetchall())
     return rows
+
+
+def waits_for_lock(sandbox: Sandbox, statement: str) -> bool:
+    """Whether a statement that begins so waits for a metadata lock."""
+    rows = run_sql(
+        sandbox.czar,
+        "SELECT INFO FROM information_schema.PROCESSLIST WHERE STATE = 'Waiting for table metadata lock'",
+    )
+    return any(str(text).startswith(statement) for (text,) in rows)
 
 
 def working_tables(sandbox: Sandbox, index: str) -> list[str]:

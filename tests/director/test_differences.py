@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from airflow_reindex.director.audit.differences import MISSING, MOST_CHUNKS, NO_CHUNK, SURPLUS, WRONG, Differences
 from airflow_reindex.director.audit.multiset_diff import MultisetDiff, Scope
 from airflow_reindex.director.mysql.types import Rows
-from tests.core.samples import Row, examples, rows_of
+from tests.support.samples import Row, examples, rows_of
 
 ROWS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2), st.integers(0, 1)), max_size=14)
 #: All chunks are judged.

@@ -27,7 +27,7 @@ from airflow_reindex.plugin.contracts.qserv_protocol import (
     read_body,
     read_index_call,
 )
-from tests.core.samples import examples
+from tests.support.samples import examples
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

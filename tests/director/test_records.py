@@ -15,7 +15,7 @@ from airflow_reindex.core.task_records import PLAN, REPORT, TASKS, drop_staged, 
 from airflow_reindex.director.model import records
 from airflow_reindex.director.model.records import SPLIT, read_group, read_groups, read_plan, read_split, write_plan
 from airflow_reindex.director.model.split import make_split
-from tests.core.samples import TOKEN, make_plan, manifest, planned
+from tests.support.samples import TOKEN, make_plan, manifest, planned
 
 
 @pytest.fixture

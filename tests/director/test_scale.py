@@ -19,7 +19,7 @@ from airflow_reindex.director.model.runs import GROUPS_IN_FILE, SAMPLES, Manifes
 from airflow_reindex.director.model.split import SLICE_ROWS, RunFiles, Split, make_split
 from airflow_reindex.director.mysql.types import Checksum
 from airflow_reindex.director.planning.estimate import Build, estimate, main
-from tests.core.samples import TOKEN, make_plan
+from tests.support.samples import TOKEN, make_plan
 
 ROWS, CHUNKS, WORKERS = 20_000_000_000, 146_332, 40
 MEMORY, ROWS_PER_TASK = 512 << 20, 5_000_000

@@ -23,7 +23,7 @@ from airflow_reindex.director.model import runs
 from airflow_reindex.director.model.runs import Manifest
 from airflow_reindex.director.model.split import KeyRange, RunFiles, make_split
 from airflow_reindex.director.mysql.types import Checksum, Rows
-from tests.core.samples import TOKEN, Row, examples, rows_of, stage, tuples
+from tests.support.samples import TOKEN, Row, examples, rows_of, stage, tuples
 
 LIMITS = {
     "int32": (-(1 << 31), (1 << 31) - 1),

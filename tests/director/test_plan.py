@@ -24,7 +24,7 @@ from airflow_reindex.director.model.plan import (
     make_groups,
 )
 from airflow_reindex.director.model.request import BuildRequest
-from tests.core.samples import examples, make_plan, planned
+from tests.support.samples import examples, make_plan, planned
 
 WORKERS = ["w1", "w2", "w3", "w4"]
 ROWS = st.one_of(st.integers(0, 1000), st.sampled_from([0, 10**6, 10**9]))

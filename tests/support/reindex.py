@@ -59,11 +59,9 @@ class Reindex:
     """
     One run of a reindex.
 
-    :param postgres: the server.
-    :param database: the database of the collections.
-    :param server: the embedding server.
+    :param database: that of the collections.
+    :param server: offers both models.
     :param staging: where runs keep their folders.
-    :param run_id: the run's id.
     :param params: further params of the request.
     """
 
@@ -164,8 +162,12 @@ class Reindex:
     def switch(self) -> None:
         """The task `switch`."""
         self._task("switch", lambda tools: steps.switch(
-            tools, self.folder, self.owner, hook=self.hooked.append, lock_seconds=2
+            tools, self.folder, self.owner, hook=self.hook, lock_seconds=2
         ))  # fmt: skip
+
+    def hook(self, pointer: Pointer) -> None:
+        """What the deployment is told of a switch."""
+        self.hooked.append(pointer)
 
     def _task(self, name: str, work: Callable[[ReindexContext], object]) -> None:
         self.task_states[name] = "failed"
