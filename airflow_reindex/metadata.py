@@ -48,7 +48,7 @@ def find_run(dag_id: str, run_id: str) -> RunInfo | None:
     """Look a run up; ``None`` when it does not exist."""
     with create_session() as session:
         run = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
-        return _facts(session, [run])[0] if run is not None else None
+        return _run_infos(session, [run])[0] if run is not None else None
 
 
 def list_runs(
@@ -73,7 +73,7 @@ def list_runs(
     with create_session() as session:
         total = session.scalar(select(func.count()).select_from(DagRun).where(wanted)) or 0
         query = select(DagRun).where(wanted).order_by(DagRun.run_after.desc(), DagRun.id.desc())
-        return _facts(session, list(session.scalars(query.offset(offset).limit(limit)))), total
+        return _run_infos(session, list(session.scalars(query.offset(offset).limit(limit)))), total
 
 
 def reindex_dags() -> set[str]:
@@ -108,7 +108,7 @@ def runs_like(dag_id: str, prefix: str) -> tuple[str | None, str | None]:
         return session.scalar(newest.where(DagRun.state.in_(LIVE))), session.scalar(newest)
 
 
-def _facts(session: Session, runs: Sequence[DagRun]) -> list[RunInfo]:
+def _run_infos(session: Session, runs: Sequence[DagRun]) -> list[RunInfo]:
     states: dict[tuple[str, str], dict[str, dict[int, str]]] = {}
     by_dag: dict[str, list[str]] = {}
     for run in runs:
@@ -221,14 +221,14 @@ def _again(info: RunInfo) -> list[str | tuple[str, int]]:
     broken = failed or any(state in ("failed", "upstream_failed") for state in work)
     # A run that was done once has given up its claim and its plan: it starts from the beginning, and embeds what is
     # missing.
-    anew = broken and (ITEMS if info.kind == COLLECTION else PLAN) not in folder.names()
+    from_start = broken and (ITEMS if info.kind == COLLECTION else PLAN) not in folder.names()
     # The report, and the verification of a window's items, are out of date once anything is repeated.
     after = {"verify", "approve", "switch", "aggregate"} if failed else {"aggregate"}
     return [
         (task, index) if index >= 0 else task
         for task, states in info.tasks.items()
         for index, state in states.items()
-        if anew or state in _AGAIN or task in after or (task == "reindex" and index in failed)
+        if from_start or state in _AGAIN or task in after or (task == "reindex" and index in failed)
     ]
 
 

@@ -136,7 +136,7 @@ _OPTIONS = {
         "How long a switch waits for transactions that write to the source.", "30", "integer"
     ),
     "claim_timeout": _option(
-        "After how many seconds without a sign of life another run may take over an index under construction.",
+        "After how many seconds without a heartbeat another run may take over an index under construction.",
         "300",
         "integer",
     ),

@@ -19,7 +19,7 @@ from airflow_reindex.hooks.staging import run_folder
 from airflow_reindex.monitoring.failures import COLUMNS, Failures, Filter, read_failures
 from airflow_reindex.monitoring.overview import overview
 from airflow_reindex.monitoring.run_info import COLLECTION, RunInfo
-from airflow_reindex.monitoring.run_snapshot import Gatherer, RunSnapshot
+from airflow_reindex.monitoring.run_snapshot import RunSnapshot, SnapshotReader
 from airflow_reindex.vectors.account import FAILED, read_failed
 
 #: Statuses that give exit status 1.
@@ -49,7 +49,7 @@ def find(options: argparse.Namespace) -> RunInfo:
 
 
 def _look(info: RunInfo) -> tuple[RunSnapshot, dict[str, Any]]:
-    snapshot = Gatherer(run_folder(info.dag_id, info.run_id)).read(info)
+    snapshot = SnapshotReader(run_folder(info.dag_id, info.run_id)).read(info)
     return snapshot, overview(snapshot, info)
 
 
@@ -84,10 +84,10 @@ def _list(options: argparse.Namespace, out: TextIO) -> int:
 
 
 def _watch(info: RunInfo, out: TextIO) -> dict[str, Any]:
-    gatherer = Gatherer(run_folder(info.dag_id, info.run_id))
+    reader = SnapshotReader(run_folder(info.dag_id, info.run_id))
     with Live(console=Console(file=out), auto_refresh=False) as live:
         while True:
-            seen = overview(gatherer.read(info), info)
+            seen = overview(reader.read(info), info)
             live.update(show.overview(seen), refresh=True)
             if not info.live:
                 return seen

@@ -93,7 +93,7 @@ class Contender:
     def advice(self, silent: float) -> str:
         """Sentences that tell the user of a refused run what to do."""
         return (
-            f"Last sign of life {silent:.0f} s ago. Wait for its end. Should it be dead, it can be taken over after "
+            f"Last heartbeat {silent:.0f} s ago. Wait for its end. Should it be dead, it can be taken over after "
             f"{self.claim_timeout:.0f} s of silence, or at once with force_takeover=true."
         )
 
@@ -151,4 +151,4 @@ class Keeper:
                     return
             except Exception as error:
                 # The work itself notices a server that stays away; one missed heartbeat is no reason to stop.
-                log.warning("no sign of life could be given for the claim: %s", error)
+                log.warning("no heartbeat could be sent for the claim: %s", error)

@@ -52,7 +52,7 @@ class Heartbeat:
         self._last, self._what, self._done = time.monotonic(), "", 0
 
     def beat(self, what: str, unit: str, done: int, total: int, note: str) -> None:
-        """Write a snapshot when one is due; the parameters are those of :class:`Beat`."""
+        """Write a snapshot when one is due; the parameters are those of :class:`ProgressSnapshot`."""
         now = time.monotonic()
         spent = now - self._last
         if spent < HEARTBEAT_SECONDS:
@@ -86,9 +86,9 @@ def current() -> Heartbeat | None:
 
 
 @contextmanager
-def beating(pulse: Heartbeat) -> Iterator[None]:
-    """Make a pulse the :func:`current` one within the block."""
-    before = _current.set(pulse)
+def with_heartbeat(heartbeat: Heartbeat) -> Iterator[None]:
+    """Make a heartbeat the :func:`current` one within the block."""
+    before = _current.set(heartbeat)
     try:
         yield
     finally:

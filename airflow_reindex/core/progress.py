@@ -38,7 +38,7 @@ class Progress:
         self._say, self._what, self._total, self._every = say, what, total, every
         self._started = self._said = time.monotonic()
         self.rows = 0
-        self._pulse = heartbeat.current()
+        self._heartbeat = heartbeat.current()
 
     def add(self, rows: int, note: str = "") -> None:
         """
@@ -51,8 +51,8 @@ class Progress:
         if now - self._said >= self._every:
             self._said = now
             self._say(self._line(now, note))
-        if self._pulse is not None:
-            self._pulse.beat(self._what, self._unit, self.rows, self._total, note)
+        if self._heartbeat is not None:
+            self._heartbeat.beat(self._what, self._unit, self.rows, self._total, note)
 
     def finish(self, note: str = "") -> None:
         """Log the final figures, with a few words on the outcome."""

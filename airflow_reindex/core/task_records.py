@@ -10,7 +10,7 @@ from typing import Any
 import pendulum
 
 from airflow_reindex.core.failures import Code, Reason, ReindexError, RequestError, SpaceError, reason_of
-from airflow_reindex.core.heartbeat import LIVE, Heartbeat, beating
+from airflow_reindex.core.heartbeat import LIVE, Heartbeat, with_heartbeat
 from airflow_reindex.core.report import Failure
 from airflow_reindex.core.staging import Folder
 
@@ -75,7 +75,7 @@ def recorded(
     folder.write_json(name, asdict(record))
     folder.remove(f"{LIVE}/{task}-{index}.json")
     try:
-        with beating(Heartbeat(folder, task, index, token)):
+        with with_heartbeat(Heartbeat(folder, task, index, token)):
             yield record
     except Exception as error:
         reason = explain(error)

@@ -113,7 +113,7 @@ def abandon(
     def alive(holder: Owner, silent: float) -> str | None:
         if silent > claim_timeout:
             return None
-        return f"{holder} gave a sign of life {silent:.0f} s ago: stop it first"
+        return f"{holder} sent its last heartbeat {silent:.0f} s ago: stop it first"
 
     # No token is kept, not even the one that is taken for it: nobody builds.
     if dry_run:

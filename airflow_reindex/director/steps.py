@@ -109,7 +109,7 @@ def split_build(
             )
         if sum(len(manifest.chunks) for manifest in staged) != plan.chunks:
             raise DataError(
-                "adopted runs are gone from the staging folder: clear this run from its task 'plan' on.",
+                "reused runs are gone from the staging folder: clear this run from its task 'plan' on.",
                 code=Code.STALE_PLAN,
             )
         split = make_split(plan.token, staged, rows_per_task, slice_rows)
@@ -135,10 +135,10 @@ def load_range(servers: Servers, folder: Folder, plan: Plan, build: str, number:
             raise RequestError(
                 "the split is not the one this task was made for: clear this run from 'split' on.", code=Code.STALE_PLAN
             )
-        tables, inbox = servers.tables(plan.request), servers.inbox(plan.request)
+        tables, transport = servers.tables(plan.request), servers.transport(plan.request)
         merger = Merger(folder, read_source(folder), rows_that_fit(memory, merge.BYTES_PER_ROW))
         with claim.keeping(servers.czar, tables, plan.token) as watch, session(servers.czar) as czar:
-            loader = RangeLoader(IndexBuild(czar, tables, plan.token, build), plan, inbox, watch, servers.data_dir)
+            loader = RangeLoader(IndexBuild(czar, tables, plan.token, build), plan, transport, watch, servers.data_dir)
             loaded = loader.run(merger, split.ranges[number])
         record.rows = loaded.rows
         if loaded.duplicates:
@@ -188,7 +188,7 @@ def publish_build(servers: Servers, folder: Folder, plan: Plan, memory: int) -> 
         finally:
             czar.close()
         # Only this run's: the claim is free again, and another build may be loading.
-        servers.inbox(plan.request).sweep(f"{tables.mark}-{plan.token}")
+        servers.transport(plan.request).sweep(f"{tables.mark}-{plan.token}")
         record.rows, record.result = published.rows, asdict(published)
     return published
 

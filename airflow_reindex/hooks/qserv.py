@@ -34,10 +34,10 @@ _NOT_ALLOWED = (1045, 1227)
 class ServerHook(MySqlHook):
     """The MySQL provider's hook with time-outs, as a host that drops packets would block a task for hours."""
 
-    patience = Timeouts()
+    timeouts = Timeouts()
 
     def _get_conn_config_mysql_client(self, conn: Connection) -> dict[str, Any]:
-        return {**super()._get_conn_config_mysql_client(conn), **self.patience.options}
+        return {**super()._get_conn_config_mysql_client(conn), **self.timeouts.options}
 
 
 class QservHook(BaseHook):
@@ -114,15 +114,15 @@ class QservHook(BaseHook):
             raise RequestError(
                 f"'catalog' in the extra of '{self.qserv_conn_id}' must be 'replication' or 'scan', not '{catalog}'."
             )
-        patience = Timeouts(
+        timeouts = Timeouts(
             connect=self._seconds(extra, "connect_timeout", Timeouts.connect),
             answer=self._seconds(extra, "read_timeout", Timeouts.answer),
             network=self._seconds(extra, "network_timeout", Timeouts.network),
         )
-        readers = replace(patience, answer=self._seconds(extra, "worker_read_timeout", WORKER_READ_TIMEOUT))
+        readers = replace(timeouts, answer=self._seconds(extra, "worker_read_timeout", WORKER_READ_TIMEOUT))
         binary_log = bool(whole_number(extra.get("binary_log", 1), "binary_log"))
         return Servers(
-            czar=_connect(connection, tls, patience, czar=True, binary_log=binary_log),
+            czar=_connect(connection, tls, timeouts, czar=True, binary_log=binary_log),
             workers={
                 str(name): _connect(find_connection(str(conn_id)), tls, readers) for name, conn_id in workers.items()
             },
@@ -183,7 +183,7 @@ def _stop_logging(connection: Any, conn_id: str) -> None:
 
 
 def _connect(
-    connection: Connection, tls: Tls | None, patience: Timeouts, *, czar: bool = False, binary_log: bool = True
+    connection: Connection, tls: Tls | None, timeouts: Timeouts, *, czar: bool = False, binary_log: bool = True
 ) -> Connect:
     conn_id, given = str(connection.conn_id), connection.extra_dejson
     own = mysql_tls.of_extra(conn_id, given, ("tls",) if czar else ())
@@ -205,9 +205,9 @@ def _connect(
 
     def connect() -> Any:
         hook = ServerHook(connection=server, local_infile=czar)
-        hook.patience = patience
+        hook.timeouts = timeouts
         reached = hook.get_conn()
-        patience.apply(reached)
+        timeouts.apply(reached)
         if reason:
             mysql_tls.prove(reached, conn_id, reason)
         if not binary_log:

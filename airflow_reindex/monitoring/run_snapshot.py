@@ -64,7 +64,7 @@ class RunSnapshot:
         return next((r for r in self.records if (r.task, r.index) == (task, index)), None)
 
 
-class Gatherer:
+class SnapshotReader:
     """Reads a run's folder repeatedly; keeps what has not changed since the last time."""
 
     def __init__(self, folder: Folder) -> None:
@@ -128,7 +128,7 @@ def _of_reindex(found: RunSnapshot) -> RunSnapshot:
 
 def keep(folder: Folder, info: RunInfo) -> None:
     """Save what is shown of a build before its staged rows are removed."""
-    found = Gatherer(folder).read(info)
+    found = SnapshotReader(folder).read(info)
     if found.plan is None or found.chunks is None:
         return
     plan = {k: v for k, v in found.plan.items() if k != "adopted"}

@@ -14,7 +14,7 @@ from airflow_reindex.hooks.staging import run_folder
 from airflow_reindex.monitoring.failures import Failures, read_failures
 from airflow_reindex.monitoring.overview import fresh_report, overview
 from airflow_reindex.monitoring.run_info import RunInfo
-from airflow_reindex.monitoring.run_snapshot import Gatherer, RunSnapshot
+from airflow_reindex.monitoring.run_snapshot import RunSnapshot, SnapshotReader
 
 #: Seconds for which cached data is served.
 GOOD_SECONDS = 1.5
@@ -23,7 +23,7 @@ MOST_RUNS = 16
 
 
 @dataclass
-class Look:
+class CachedRun:
     """
     Cached data of a run.
 
@@ -33,7 +33,7 @@ class Look:
     :param failures: read on first request.
     """
 
-    gatherer: Gatherer
+    reader: SnapshotReader
     seen: float = 0.0
     state: str = ""
     stamps: object = None
@@ -44,37 +44,37 @@ class Look:
     @property
     def folder(self) -> Folder:
         """The run's folder."""
-        return self.gatherer.folder
+        return self.reader.folder
 
 
 class RunCache:
     """The most recently viewed runs."""
 
     def __init__(self) -> None:
-        self._looks: OrderedDict[tuple[str, str], Look] = OrderedDict()
+        self._runs: OrderedDict[tuple[str, str], CachedRun] = OrderedDict()
         self._lock = threading.Lock()
 
-    def at(self, info: RunInfo) -> tuple[Look, RunSnapshot]:
+    def at(self, info: RunInfo) -> tuple[CachedRun, RunSnapshot]:
         """Return a run's cache entry and the contents of its folder, reread when outdated."""
         key = info.dag_id, info.run_id
         with self._lock:
-            look = self._looks.setdefault(key, Look(Gatherer(run_folder(*key))))
-            self._looks.move_to_end(key)
-            while len(self._looks) > MOST_RUNS:
-                self._looks.popitem(last=False)
-        with look.lock:
+            cached = self._runs.setdefault(key, CachedRun(SnapshotReader(run_folder(*key))))
+            self._runs.move_to_end(key)
+            while len(self._runs) > MOST_RUNS:
+                self._runs.popitem(last=False)
+        with cached.lock:
             state = f"{info.state} {info.started_at}"
-            if look.state != state or time.monotonic() - look.seen > GOOD_SECONDS:
-                self._look_again(look, info, state)
-            assert look.snapshot is not None  # noqa: S101 - for the type checker
-            return look, look.snapshot
+            if cached.state != state or time.monotonic() - cached.seen > GOOD_SECONDS:
+                self._refresh(cached, info, state)
+            assert cached.snapshot is not None  # noqa: S101 - for the type checker
+            return cached, cached.snapshot
 
-    def _look_again(self, look: Look, info: RunInfo, state: str) -> None:
+    def _refresh(self, cached: CachedRun, info: RunInfo, state: str) -> None:
         # Once a run has ended, each change in its folder shows in the stamps of the files directly in it.
-        stamps = None if info.live else look.folder.stamps()
-        if stamps is None or look.snapshot is None or (look.state, look.stamps) != (state, stamps):
-            look.snapshot, look.failures = look.gatherer.read(info), None
-        look.seen, look.state, look.stamps = time.monotonic(), state, stamps
+        stamps = None if info.live else cached.folder.stamps()
+        if stamps is None or cached.snapshot is None or (cached.state, cached.stamps) != (state, stamps):
+            cached.snapshot, cached.failures = cached.reader.read(info), None
+        cached.seen, cached.state, cached.stamps = time.monotonic(), state, stamps
 
     def listed(self, info: RunInfo) -> dict[str, Any]:
         """
@@ -92,11 +92,11 @@ class RunCache:
 
     def failures(self, info: RunInfo) -> Failures:
         """Return what has failed in a run."""
-        look, snapshot = self.at(info)
-        with look.lock:
-            if look.failures is None:
-                look.failures = read_failures(look.folder, snapshot, info)
-            return look.failures
+        cached, snapshot = self.at(info)
+        with cached.lock:
+            if cached.failures is None:
+                cached.failures = read_failures(cached.folder, snapshot, info)
+            return cached.failures
 
 
 #: The process's only ones: whoever asks for a run, through a page or a contract, sees the same look.

@@ -52,7 +52,7 @@ def abandon(store: Store, target: str, claim_timeout: float, *, dry_run: bool = 
     """
     claim = next((claim for claim in store.claims() if claim.dest == target), None)
     if claim is not None and claim.silent <= claim_timeout:
-        raise ConflictError(f"{claim.owner} gave a sign of life {claim.silent:.0f} s ago: stop it first.")
+        raise ConflictError(f"{claim.owner} sent its last heartbeat {claim.silent:.0f} s ago: stop it first.")
     half = target in store.list_collections() and not store.followers(target) and not store.open(target).has_index()
     if claim is None and not half:
         raise RequestError(f"there is neither a claim on collection '{target}' nor a half-built collection of that id.")

@@ -78,11 +78,11 @@ def main(folder: Folder, kind: str, rows: int, capacity: int, first: int) -> Non
     staged = list(manifests(folder))
     merger = Merger(folder, RunFiles.of(staged), WINDOW_ROWS)
     found = 0
-    with tempfile.TemporaryDirectory() as inbox:
+    with tempfile.TemporaryDirectory() as transport:
         # One range, larger than memory.
         for key_range in make_split("token", staged, 10 * rows).ranges:
             for piece in merger.pieces(key_range):
-                write_text(piece.rows, Path(inbox) / "slice.tsv")
+                write_text(piece.rows, Path(transport) / "slice.tsv")
                 found += len(piece.rows)
     files = sum(len(manifest.files) for manifest in staged)
     sys.stdout.write(f"{before:.0f} {after:.0f} {peak():.0f} {files} {found}\n")

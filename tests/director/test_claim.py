@@ -74,7 +74,7 @@ class TestWhoMayClaim:
         if taken:
             second.plan()
         else:
-            with pytest.raises(ConflictError, match=r"Last sign of life 29\d s ago"):
+            with pytest.raises(ConflictError, match=r"Last heartbeat 29\d s ago"):
                 second.plan()
         assert claim_row(second) == ("second" if taken else "first")
 

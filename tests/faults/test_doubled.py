@@ -213,7 +213,7 @@ def test_build_task_that_sleeps_through_a_takeover(sky: Changing, build: Callabl
         task.release()
         told = task.result()
         if step == "extract" and not told:
-            # It was done before its next sign of life. Its files lie in its own folder; what comes next is refused.
+            # It was done before its next heartbeat. Its files lie in its own folder; what comes next is refused.
             with pytest.raises(ReindexError, match=r"the plan in .* is gone"):
                 zombie.split()
         else:
@@ -224,7 +224,7 @@ def test_build_task_that_sleeps_through_a_takeover(sky: Changing, build: Callabl
 
 
 def silent(run: Build) -> float:
-    """Seconds since the last sign of life."""
+    """Seconds since the last heartbeat."""
     (name,) = [name for name in run.working_tables() if name.startswith("claim_")]
     since = "SELECT TIMESTAMPDIFF(MICROSECOND, alive_at, NOW(6)) / 1e6"
     return float(run_sql(run.sandbox.czar, f"{since} FROM airflow_reindex.`{name}`")[0][0])

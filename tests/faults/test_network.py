@@ -271,9 +271,9 @@ def test_network_is_watched_by_tcp(network: Network) -> None:
 
 def test_long_statement_is_no_fault(network: Network) -> None:
     # TCP's own watch takes the silence of a living server for none, however short its time.
-    patience = Timeouts(answer=60, network=PATIENCE)
+    timeouts = Timeouts(answer=60, network=PATIENCE)
     with closing(network.servers.czar()) as connection:
-        patience.apply(connection)
+        timeouts.apply(connection)
         assert query(connection, "SELECT SLEEP(1.2)") == [(0,)]
 
 

@@ -24,7 +24,7 @@ from airflow_reindex.monitoring.failures import Filter, read_failures
 from airflow_reindex.monitoring.overview import overview
 from airflow_reindex.monitoring.rates import estimate
 from airflow_reindex.monitoring.run_info import RunInfo
-from airflow_reindex.monitoring.run_snapshot import Gatherer, keep
+from airflow_reindex.monitoring.run_snapshot import SnapshotReader, keep
 from tests.support.samples import TOKEN, examples, manifest, plan_in, planned, record, stage_in
 
 ALL = ("plan", "extract", "split", "load", "publish", "aggregate")
@@ -44,7 +44,7 @@ def run(state: str = "running", **changes: Any) -> RunInfo:
 
 
 def seen(folder: Folder, info: RunInfo) -> dict[str, Any]:
-    return overview(Gatherer(folder).read(info), info)
+    return overview(SnapshotReader(folder).read(info), info)
 
 
 def phase(found: dict[str, Any], name: str) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def test_task_that_died_without_a_word(folder: Folder) -> None:
     assert (found["status"], found["count"], found["failed"], found["progress"]) == ("failed", 2, 1, 1.0)
     assert "extract[1] ended as 'failed' and left no error" in found["detail"]
     assert [phase(found, name)["state"] for name in ("extract", "split", "publish")] == ["failed", "skipped", "skipped"]
-    snapshot = Gatherer(folder).read(info)
+    snapshot = SnapshotReader(folder).read(info)
     (row,) = read_failures(folder, snapshot, info).page(Filter(), 0, 10)["rows"]
     assert (row["chunk"], row["worker"]) == (3, "w2")
     assert "without a word" in row["message"]
@@ -119,7 +119,7 @@ def test_failures_are_shown_before_the_report_is_there(folder: Folder) -> None:
     record(folder, "extract", 0, failures=[failure], error="1 of 2 chunks failed")
     info = run(extract={0: "failed", 1: "running"})
     assert seen(folder, info)["chunks"]["failed"] == 1
-    rows = read_failures(folder, Gatherer(folder).read(info), info).page(Filter(), 0, 10)["rows"]
+    rows = read_failures(folder, SnapshotReader(folder).read(info), info).page(Filter(), 0, 10)["rows"]
     assert [(row["chunk"], row["message"], row["kind"]) for row in rows] == [(2, failure.message, "missing_table")]
 
 

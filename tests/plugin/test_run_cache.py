@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from airflow_reindex.monitoring.run_info import RunInfo
-from airflow_reindex.monitoring.run_snapshot import Gatherer, RunSnapshot
+from airflow_reindex.monitoring.run_snapshot import RunSnapshot, SnapshotReader
 from airflow_reindex.plugin import pages
 from airflow_reindex.plugin.contracts import qserv, reindex_tasks
 from airflow_reindex.plugin.contracts.qserv_protocol import read_index_call
@@ -19,13 +19,13 @@ def test_pages_and_contracts_read_a_run_once(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("airflow_reindex.metadata.find_run", lambda *_: info)
     monkeypatch.setattr("airflow_reindex.metadata.state_of", lambda *_: info.state)
     read: list[str] = []
-    read_run = Gatherer.read
+    read_run = SnapshotReader.read
 
-    def counted(gatherer: Gatherer, found: RunInfo) -> RunSnapshot:
+    def counted(reader: SnapshotReader, found: RunInfo) -> RunSnapshot:
         read.append(found.run_id)
-        return read_run(gatherer, found)
+        return read_run(reader, found)
 
-    monkeypatch.setattr(Gatherer, "read", counted)
+    monkeypatch.setattr(SnapshotReader, "read", counted)
     monkeypatch.setattr("airflow_reindex.plugin.run_cache.GOOD_SECONDS", 3600.0)
     assert pages.ranges(info)["total"] == 0
     assert reindex_tasks.info("shared", None, 0).status == "failed"  # type: ignore[arg-type]

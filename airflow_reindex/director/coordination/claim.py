@@ -260,14 +260,14 @@ def keeping(connect: Connect, tables: IndexTables, token: str) -> Iterator[Watch
 
     :raises ClaimLostError: when the claim is lost already.
     """
-    pulse = _ClaimHeartbeat(connect, tables, token)
+    heartbeat = _ClaimHeartbeat(connect, tables, token)
     try:
-        keeper = Keeper(pulse.beat, lambda: lost(tables), every=BEAT_SECONDS)
-        pulse.watch = Watch(keeper)
+        keeper = Keeper(heartbeat.beat, lambda: lost(tables), every=BEAT_SECONDS)
+        heartbeat.watch = Watch(keeper)
         with keeper:
-            yield pulse.watch
+            yield heartbeat.watch
     finally:
-        pulse.close()
+        heartbeat.close()
 
 
 def _definition(tables: IndexTables, token: str) -> str:

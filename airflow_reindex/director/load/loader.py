@@ -76,12 +76,12 @@ class RangeLoader:
         self,
         build: IndexBuild,
         plan: Plan,
-        inbox: BulkLoadTransport,
+        transport: BulkLoadTransport,
         watch: Watch,
         data_dir: str | None = None,
     ) -> None:
         self._build, self._connection, self._plan = build, build.czar, plan
-        self._inbox, self._watch, self._pace = inbox, watch, Pace(watch)
+        self._inbox, self._watch, self._pace = transport, watch, Pace(watch)
         self._room = ServerDiskSpace(build.czar, data_dir)
         self._slots = ConnectionSlots(build.czar, build.tables.mark)
         self._duplicates = Duplicates()

@@ -45,7 +45,7 @@ class Servers:
         """The names of an index's tables on the czar's server."""
         return IndexTables(self.work_database, self.index_database, request.index_table)
 
-    def inbox(self, request: BuildRequest) -> BulkLoadTransport:
+    def transport(self, request: BuildRequest) -> BulkLoadTransport:
         """
         How the files of a request are loaded.
 

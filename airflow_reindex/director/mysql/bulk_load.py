@@ -106,7 +106,7 @@ def write_text(rows: Rows, path: Path) -> None:
         ) from error
 
 
-def load_file(connection: Connection, inbox: BulkLoadTransport, path: Path, table: str, key: str) -> int:
+def load_file(connection: Connection, transport: BulkLoadTransport, path: Path, table: str, key: str) -> int:
     """
     Load one complete file.
 
@@ -115,12 +115,12 @@ def load_file(connection: Connection, inbox: BulkLoadTransport, path: Path, tabl
     :returns: the server's count of rows.
     :raises DataError: when the server gave a warning; with LOCAL it reports skipped and changed rows that way.
     """
-    local = "LOCAL " if inbox.local else ""
+    local = "LOCAL " if transport.local else ""
     return execute(
         connection,
         f"LOAD DATA {local}INFILE %s INTO TABLE {table} CHARACTER SET latin1 FIELDS TERMINATED BY '\\t' "
         f"ESCAPED BY '\\\\' LINES TERMINATED BY '\\n' ({quote(key)}, `chunkId`, `subChunkId`)",
-        (inbox.seen_by_server(path),),
+        (transport.seen_by_server(path),),
     )
 
 

@@ -61,16 +61,18 @@ def check_privileges(connection: Connection, tables: IndexTables) -> None:
             )
 
 
-def probe_load(connection: Connection, tables: IndexTables, inbox: BulkLoadTransport, *, leave_nothing: bool) -> None:
+def probe_load(
+    connection: Connection, tables: IndexTables, transport: BulkLoadTransport, *, leave_nothing: bool
+) -> None:
     """
     Actually load one row, in the working database, in the way that the build will use.
 
     :param leave_nothing: whether to drop the working database again if this call created it.
     :raises RequestError: when the server cannot load files this way; names the setting.
     """
-    if not inbox.local and inbox.folder and not Path(inbox.folder).is_dir():
+    if not transport.local and transport.folder and not Path(transport.folder).is_dir():
         raise RequestError(
-            f"'staging_dir' of the qserv connection, {inbox.folder}, is not a folder on this machine; mount it on "
+            f"'staging_dir' of the qserv connection, {transport.folder}, is not a folder on this machine; mount it on "
             "every Airflow worker, or use local=1."
         )
     created = ensure_work_database(connection, tables.work)
@@ -78,17 +80,17 @@ def probe_load(connection: Connection, tables: IndexTables, inbox: BulkLoadTrans
     probe = tables.sql("probe", token)
     try:
         execute(connection, f"CREATE TABLE {probe} (`key` INT NOT NULL, `chunkId` INT, `subChunkId` INT) ENGINE=InnoDB")
-        with inbox.place() as folder:
+        with transport.place() as folder:
             path, one = folder / f"reindex-probe-{token}.tsv", np.array([1], np.int32)
             try:
                 write_text(Rows(one, one, one), path)
-                rows = load_file(connection, inbox, path, probe, "key")
+                rows = load_file(connection, transport, path, probe, "key")
             finally:
                 path.unlink(missing_ok=True)
         if rows != 1:
             raise RequestError(f"a file of one row was loaded as {rows} rows")
     except MySQLdb.Error as error:
-        explained = explain_load_error(error, local=inbox.local)
+        explained = explain_load_error(error, local=transport.local)
         if explained is None:
             raise
         raise explained from error

@@ -78,14 +78,14 @@ def make_plan(
     :raises RequestError: when the request or the deployment is wrong.
     :raises ConflictError: when the index exists, or another run builds it.
     """
-    tables, inbox = servers.tables(request), servers.inbox(request)
+    tables, transport = servers.tables(request), servers.transport(request)
     with session(servers.czar) as czar:
         inventories, table = describe_table(czar, servers, request)
         if not request.rebuild and table_exists(czar, tables.database, tables.index):
             raise ConflictError(tables.exists_message)
         _respect(czar, tables, request, run)
         checks.check_privileges(czar, tables)
-        checks.probe_load(czar, tables, inbox, leave_nothing=request.dry_run)
+        checks.probe_load(czar, tables, transport, leave_nothing=request.dry_run)
         plan = draft_plan(servers, request, run, table, inventories, token="")
         rows = sum(chunk.rows for group in plan.groups for chunk in group)
         figures = checks.estimate(rows, len(plan.groups), folder)
@@ -175,13 +175,13 @@ def draft_plan(
     table: DirectorTable,
     inventories: Inventory,
     token: str,
-    adopted: tuple[Manifest, ...] = (),
+    reused: tuple[Manifest, ...] = (),
 ) -> Plan:
     """Fix which task reads which chunks, without those of the reused manifests; nothing is written."""
-    there = {chunk.chunk for manifest in adopted for chunk in manifest.chunks}
+    there = {chunk.chunk for manifest in reused for chunk in manifest.chunks}
     left = {chunk: workers for chunk, workers in table.placement.items() if chunk not in there}
     groups = make_groups(assign(left, inventories, servers.workers), run.rows_per_task)
-    rows = sum(chunk.rows for group in groups for chunk in group) + sum(manifest.rows for manifest in adopted)
+    rows = sum(chunk.rows for group in groups for chunk in group) + sum(manifest.rows for manifest in reused)
     nullable = " NULL" if table.sub_chunk_type.nullable else " NOT NULL"
     return Plan(
         token=token,
@@ -199,7 +199,7 @@ def draft_plan(
             rows_that_fit(run.memory, run_buffer.BYTES_PER_ROW),
             rows_that_fit(run.memory, merge.BYTES_PER_ROW),
         ),
-        adopted={manifest.name: manifest.dropped for manifest in adopted},
+        adopted={manifest.name: manifest.dropped for manifest in reused},
         adopted_chunks=len(there),
         unchecked=table.unchecked,
         unlisted=table.unlisted,
@@ -239,7 +239,7 @@ def _claim(
     )
     if former:
         log.info("took over the claim of %s", former.owner or former.token)
-    servers.inbox(request).sweep(tables.mark, keep=token)
+    servers.transport(request).sweep(tables.mark, keep=token)
     swept = claim.sweep(czar, tables, token)
     if swept:
         log.info("swept %s tables of earlier builds: %s", len(swept), ", ".join(swept))
@@ -247,8 +247,8 @@ def _claim(
     if former and former.owner:
         urls = {former.owner.folder, former.adopt_from} - {"", folder.url}
         sources += [source for url in sorted(urls) if is_run_folder(source := run.open_folder(url))]
-    adopted = reuse_runs(folder, [*sources, *([run.kept] if run.kept else [])], draft)
-    plan = draft_plan(servers, request, run, table, inventories, token, adopted)
+    reused = reuse_runs(folder, [*sources, *([run.kept] if run.kept else [])], draft)
+    plan = draft_plan(servers, request, run, table, inventories, token, reused)
     # Of two deliveries of this task the later one has the claim: the earlier one must not overwrite its plan.
     with transaction(czar):
         IndexBuild(czar, tables, token).fence()

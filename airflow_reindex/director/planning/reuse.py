@@ -27,7 +27,7 @@ def reuse_runs(folder: Folder, sources: Sequence[Folder], draft: Plan) -> tuple[
     :returns: the manifests of the runs, each with the chunks that count.
     """
     planned = {chunk.chunk: chunk for group in draft.groups for chunk in group}
-    adopted: list[Manifest] = []
+    reused: list[Manifest] = []
     seen: set[int] = set()
     for source in sources:
         there = {f"{RUNS}/{name}" for name in source.names(RUNS)}
@@ -43,14 +43,14 @@ def reuse_runs(folder: Folder, sources: Sequence[Folder], draft: Plan) -> tuple[
                 for name in (*sorted(files), manifest.name):
                     folder.move_from(source, name)
             seen |= {chunk.chunk for chunk in manifest.chunks}
-            adopted.append(manifest)
-    keep = {name for m in adopted for name in (m.name, *(file.name for file in m.files))}
+            reused.append(manifest)
+    keep = {name for m in reused for name in (m.name, *(file.name for file in m.files))}
     for name in folder.names(RUNS):
         if f"{RUNS}/{name}" not in keep:
             folder.remove(f"{RUNS}/{name}")
-    if adopted:
-        log.info("adopted %s staged runs with %s chunks", len(adopted), len(seen))
-    return tuple(adopted)
+    if reused:
+        log.info("%s staged runs with %s chunks are reused", len(reused), len(seen))
+    return tuple(reused)
 
 
 def keep_runs(folder: Folder, staged: Sequence[Manifest], kept: Folder) -> None:

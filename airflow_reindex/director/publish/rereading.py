@@ -57,7 +57,7 @@ class Rereader:
     ) -> None:
         self._servers, self._build, self._folder, self._plan, self._split = servers, build, folder, plan, split
         self._capacity, self._watch, self._pace = capacity, watch, Pace(watch)
-        self._inbox = servers.inbox(plan.request)
+        self._inbox = servers.transport(plan.request)
 
     def run(self, changes: Changes, staged: Sequence[Manifest]) -> list[Manifest]:
         """

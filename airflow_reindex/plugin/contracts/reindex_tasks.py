@@ -118,7 +118,7 @@ def run(body: ReindexTaskRunRequest, user: Runner) -> ReindexTaskResponse:
             pass
         except RequestError as error:
             raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from error
-    return _whole(_facts(task_id))
+    return _whole(_info(task_id))
 
 
 def _conf(body: ReindexTaskRunRequest) -> Mapping[str, Any]:
@@ -151,7 +151,7 @@ def info(task_id: TaskId, _: Reader, failed_limit: Annotated[int, Query(ge=0, le
 
     :param failed_limit: most failed items to return.
     """
-    return _whole(_facts(task_id), failed_limit)
+    return _whole(_info(task_id), failed_limit)
 
 
 @router.get("/list", response_model=list[ReindexTaskResponse])
@@ -190,28 +190,28 @@ def _of_status(wanted: str, states: list[str]) -> Any:
 @router.put("/restart", response_model=ReindexTaskResponse, responses={**_MISSING, **_WRONG})
 def restart(task_id: TaskId, _: Changer) -> ReindexTaskResponse:
     """Repeat what has failed of an ended task; does nothing while it runs. 404 when it does not exist."""
-    run_info = _facts(task_id)
+    run_info = _info(task_id)
     if not run_info.live:
         try:
             metadata.resume(run_info)
         except RequestError as error:
             raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from error
-    return _whole(_facts(task_id))
+    return _whole(_info(task_id))
 
 
 @router.put("/cancel", response_model=ReindexTaskResponse, responses={**_MISSING, **_WRONG})
 def cancel(task_id: TaskId, user: Changer) -> ReindexTaskResponse:
     """Cancel a task and its children; does nothing when it has ended. 404 when it does not exist."""
-    run_info = _facts(task_id)
+    run_info = _info(task_id)
     if run_info.live:
         try:
             metadata.cancel(run_info, user.get_name())
         except RequestError as error:
             raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from error
-    return _whole(_facts(task_id))
+    return _whole(_info(task_id))
 
 
-def _facts(task_id: str) -> RunInfo:
+def _info(task_id: str) -> RunInfo:
     run_info = metadata.find_run(dag_id(), task_id)
     if run_info is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, f"there is no reindex task '{task_id}'")
