@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 #: Fixtures that start MariaDB, PostgreSQL or a whole deployment; what takes them, however indirectly, is no unit test.
-SERVERS = {"mariadb_template", "postgres", "cluster"}
+SERVERS = {"mariadb_template", "postgres", "mortal", "cluster"}
 SYSTEM = Path(__file__).parent / "system"
 
 
