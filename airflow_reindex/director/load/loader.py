@@ -68,7 +68,7 @@ class RangeLoader:
     """
     Loads one key range.
 
-    :param build: over a connection made with ``local_infile`` where the inbox is local.
+    :param build: over a connection made with ``local_infile`` where the transport is local.
     :param data_dir: as for :class:`ServerDiskSpace`.
     """
 
@@ -81,7 +81,7 @@ class RangeLoader:
         data_dir: str | None = None,
     ) -> None:
         self._build, self._connection, self._plan = build, build.czar, plan
-        self._inbox, self._watch, self._pace = transport, watch, Pace(watch)
+        self._transport, self._watch, self._pace = transport, watch, Pace(watch)
         self._room = ServerDiskSpace(build.czar, data_dir)
         self._slots = ConnectionSlots(build.czar, build.tables.mark)
         self._duplicates = Duplicates()
@@ -102,7 +102,7 @@ class RangeLoader:
         self._done = self._build.markers()
         result, slices = Loaded(), len(key_range.bounds) - 1
         progress = Progress(log.info, f"load {key_range.label}", key_range.rows)
-        with self._inbox.place() as folder, Prefetcher(self._texts(folder, merger, key_range)) as texts:
+        with self._transport.place() as folder, Prefetcher(self._texts(folder, merger, key_range)) as texts:
             for text in texts:
                 loaded, rows = self._slice(key_range.number, _of_slice(text, texts))
                 if not self._duplicates:
@@ -126,7 +126,7 @@ class RangeLoader:
             for rows, ends in _blocks(piece.rows, size):
                 path = None if idle else folder / f"{stem}-{number}.tsv"
                 if path is not None:
-                    self._inbox.ensure_free_space(len(rows))
+                    self._transport.ensure_free_space(len(rows))
                     write_text(rows, path)
                 number += 1
                 yield LoadFile(piece.slice, path, Checksum.of(rows), last=piece.last and ends)
@@ -161,7 +161,7 @@ class RangeLoader:
             ) == self._build.markers().get((key_range, first.slice)):
                 # The same task was delivered twice, and the other delivery has loaded the slice.
                 return 0, total.rows
-            explained = explain_load_error(error, local=self._inbox.local)
+            explained = explain_load_error(error, local=self._transport.local)
             if explained is None:
                 raise
             raise explained from error
@@ -182,7 +182,7 @@ class RangeLoader:
                 if text.path is None:
                     raise _DuplicatesError
                 affected = load_file(
-                    self._connection, self._inbox, text.path, self._build.shadow, self._plan.key_column
+                    self._connection, self._transport, text.path, self._build.shadow, self._plan.key_column
                 )
                 _unlink(text)
                 if affected != text.checksum.rows:

@@ -57,7 +57,7 @@ class Rereader:
     ) -> None:
         self._servers, self._build, self._folder, self._plan, self._split = servers, build, folder, plan, split
         self._capacity, self._watch, self._pace = capacity, watch, Pace(watch)
-        self._inbox = servers.transport(plan.request)
+        self._transport = servers.transport(plan.request)
 
     def run(self, changes: Changes, staged: Sequence[Manifest]) -> list[Manifest]:
         """
@@ -78,7 +78,7 @@ class Rereader:
             )
         rows = 0
         slices = self._slices([*former, *present], chunks)
-        with self._inbox.place() as place:
+        with self._transport.place() as place:
             for number, piece in slices:
                 self._watch.check()
                 rows += self._replace(number, piece, chunks, present, place)
@@ -126,7 +126,7 @@ class Rereader:
                 execute(build.czar, f"DELETE FROM {build.shadow} WHERE {where}", values)  # noqa: S608 - names are quoted
                 for rows in self._rows(present, low, high):
                     write_text(rows, path)
-                    loaded += load_file(build.czar, self._inbox, path, build.shadow, self._plan.key_column)
+                    loaded += load_file(build.czar, self._transport, path, build.shadow, self._plan.key_column)
                     self._pace.add(len(rows), 1.0)
                 found = build.checksum(self._plan.key_column, low, high)
                 execute(
