@@ -190,7 +190,7 @@ def test_values_out_of_range_are_told(chunk: MariaDBServer, tmp_path: Any) -> No
 
 
 def test_a_connection_that_dies_is_the_drivers_error(chunk: MariaDBServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extractor, "Wire", partial(Wire, buffer_bytes=4096))
+    monkeypatch.setattr(integer_reader, "Wire", partial(Wire, buffer_bytes=4096))
     run_sql(chunk, "CREATE TABLE lsst.Object_3 SELECT seq AS objectId, 1 AS subChunkId FROM mysql.seq_1_to_900000")
     source = reading(chunk.connect)
     answer = stream(source, make_plan(), 3)
@@ -217,7 +217,7 @@ def test_a_protocol_that_is_not_known_is_left_to_the_driver(
 def test_rows_before_a_surprise_are_not_counted_twice(
     chunk: MariaDBServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, after: int
 ) -> None:
-    monkeypatch.setattr(extractor, "Wire", partial(Wire, buffer_bytes=200_000))
+    monkeypatch.setattr(integer_reader, "Wire", partial(Wire, buffer_bytes=200_000))
     real, surprises = Wire.stream, list[str]()
 
     def stream(self: Wire, sql: str) -> Any:

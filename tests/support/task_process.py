@@ -18,8 +18,8 @@ from unittest import mock
 
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.coordination import claim
-from airflow_reindex.director.extract import extractor
 from airflow_reindex.director.model.request import BuildRequest
+from airflow_reindex.director.mysql import integer_reader
 from airflow_reindex.director.mysql.binary_protocol import Wire
 from airflow_reindex.vectors.embedding import pipeline
 from sandbox.servers.cluster import Sandbox
@@ -217,7 +217,7 @@ def _say(text: str) -> None:
 def main() -> None:
     """Do what was ordered."""
     pipeline.WRITE_PARTS = WRITE_PARTS
-    mock.patch.object(extractor, "Wire", partial(Wire, buffer_bytes=FETCH_BYTES)).start()
+    mock.patch.object(integer_reader, "Wire", partial(Wire, buffer_bytes=FETCH_BYTES)).start()
     claim.BEAT_SECONDS = 0.1
     order = json.loads(sys.stdin.readline())
     run = _made(order)
