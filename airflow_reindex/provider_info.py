@@ -200,6 +200,49 @@ _OPTIONS = {
     ),
 }
 
+_CONNECTION_TYPES = [
+    {
+        "connection-type": "qserv",
+        "hook-class-name": "airflow_reindex.hooks.qserv.QservHook",
+        "hook-name": "Qserv",
+        "ui-field-behaviour": {
+            "hidden-fields": [],
+            "relabeling": {"schema": "Index database", "host": "Czar's MySQL host"},
+            "placeholders": {"schema": "qservMeta", "port": "3306"},
+        },
+        "conn-fields": _QSERV_FIELDS,
+    },
+    {
+        "connection-type": "embedding_model",
+        "hook-class-name": "airflow_reindex.hooks.embedding_model.EmbeddingModelHook",
+        "hook-name": "Embedding model",
+        "ui-field-behaviour": {
+            "hidden-fields": ["login"],
+            "relabeling": {"host": "Host or URL", "schema": "Scheme (http or https)", "password": "API key"},
+            "placeholders": {"host": "https://api.openai.com/v1"},
+        },
+        "conn-fields": _EMBEDDING_MODEL_FIELDS,
+    },
+    {
+        "connection-type": "lancedb",
+        "hook-class-name": "airflow_reindex.hooks.collection.CollectionHook",
+        "hook-name": "LanceDB",
+        "ui-field-behaviour": {
+            "hidden-fields": ["port", "schema"],
+            "relabeling": {"host": "Folder or URL", "login": "Access key", "password": "Secret key"},
+            "placeholders": {"host": "s3://bucket/vectors"},
+        },
+        "conn-fields": {
+            "storage_options": _field(
+                "Storage options",
+                'What the object store\'s client needs, such as {"region": "eu-west-1"}',
+                type=["object", "null"],
+                format="json",
+            )
+        },
+    },
+]
+
 
 def get_provider_info() -> dict[str, Any]:
     """Return the dict of Airflow's provider schema."""
@@ -209,48 +252,7 @@ def get_provider_info() -> dict[str, Any]:
         "description": "Rebuilds indexes: Qserv director indexes from chunk tables on many MySQL workers, and vector "
         "collections with another embedding model.",
         "versions": [__version__],
-        "connection-types": [
-            {
-                "connection-type": "qserv",
-                "hook-class-name": "airflow_reindex.hooks.qserv.QservHook",
-                "hook-name": "Qserv",
-                "ui-field-behaviour": {
-                    "hidden-fields": [],
-                    "relabeling": {"schema": "Index database", "host": "Czar's MySQL host"},
-                    "placeholders": {"schema": "qservMeta", "port": "3306"},
-                },
-                "conn-fields": _QSERV_FIELDS,
-            },
-            {
-                "connection-type": "embedding_model",
-                "hook-class-name": "airflow_reindex.hooks.embedding_model.EmbeddingModelHook",
-                "hook-name": "Embedding model",
-                "ui-field-behaviour": {
-                    "hidden-fields": ["login"],
-                    "relabeling": {"host": "Host or URL", "schema": "Scheme (http or https)", "password": "API key"},
-                    "placeholders": {"host": "https://api.openai.com/v1"},
-                },
-                "conn-fields": _EMBEDDING_MODEL_FIELDS,
-            },
-            {
-                "connection-type": "lancedb",
-                "hook-class-name": "airflow_reindex.hooks.collection.CollectionHook",
-                "hook-name": "LanceDB",
-                "ui-field-behaviour": {
-                    "hidden-fields": ["port", "schema"],
-                    "relabeling": {"host": "Folder or URL", "login": "Access key", "password": "Secret key"},
-                    "placeholders": {"host": "s3://bucket/vectors"},
-                },
-                "conn-fields": {
-                    "storage_options": _field(
-                        "Storage options",
-                        'What the object store\'s client needs, such as {"region": "eu-west-1"}',
-                        type=["object", "null"],
-                        format="json",
-                    )
-                },
-            },
-        ],
+        "connection-types": _CONNECTION_TYPES,
         "extra-links": [
             "airflow_reindex.operators.links.PageLink",
             "airflow_reindex.operators.links.ReportLink",
