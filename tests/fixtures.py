@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 
+from airflow_reindex.core.staging import Folder
 from sandbox.servers.cluster import Sandbox
 from tests.support.build import Build
 
@@ -21,6 +22,12 @@ def build(sandbox: Sandbox, tmp_path: Path) -> Callable[..., Build]:
         return Build(sandbox, tmp_path / "staging", database, run_id, params)
 
     return make
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """A run's folder, on the disk, that does not exist yet."""
+    return Folder.at(str(tmp_path / "run"))
 
 
 @pytest.fixture

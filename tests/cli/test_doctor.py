@@ -54,9 +54,7 @@ def command(
 def died(catalog: CatalogFactory, build: Factory, sandbox: Sandbox) -> Build:
     """A build whose run fell silent after the load."""
     run = build(catalog(CatalogSpec(rows=2_000, chunks=10)).spec.database, rebuild=1)
-    run.plan()
-    run.extract_all()
-    run.split()
+    run.to_load()
     run.load_all()
     (name,) = claims(run)
     run_sql(sandbox.czar, f"UPDATE airflow_reindex.`{name}` SET alive_at = NOW(6) - INTERVAL 1 DAY")

@@ -1,1 +1,0 @@
-"""Tests of the vocabulary that both jobs share."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import pytest
 
@@ -12,11 +11,6 @@ from airflow_reindex.core.progress import Progress
 from airflow_reindex.core.reader import JsonFiles
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import recorded
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder.at(str(tmp_path / "run"))
 
 
 def test_beats_come_no_more_often_than_they_may(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,6 @@ def test_a_report_is_plain_json() -> None:
     phase = Phase(name="load", rows=9, seconds=1.5, tasks=2)
     report = make_report(
         status=Status.FAILED,
-        total=3,
         count=2,
         failed=1,
         failed_items=[failure],
@@ -87,7 +86,7 @@ def test_messages_of_one_chunk_are_joined_and_bounded() -> None:
     assert len(said("x" * 1400, "y" * 1400)) == DETAIL_LIMIT
 
 
-@pytest.mark.parametrize("more", [{}, {"kind": "of a later version"}])
+@pytest.mark.parametrize("more", [{}, {"kind": ""}, {"kind": "of a later version"}])
 def test_a_failure_of_another_version_is_of_some_other_kind(more: dict[str, str]) -> None:
     old = {"table": "t", "worker": "w", "chunk": 1, "message": "error: Unknown table, errno: 1146", **more}
     assert Failure.from_dict(old).kind is Code.OTHER

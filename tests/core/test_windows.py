@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_reindex.core.windows import MAX_MAPPED_TASKS, contiguous_groups, task_count
@@ -14,6 +14,7 @@ REAL = st.lists(st.floats(0, 1e12, allow_nan=False), max_size=80)
 
 
 @given(weights=st.one_of(WHOLE, REAL), groups=st.integers(1, 100))
+@example(weights=[], groups=5)
 @examples(200)
 def test_every_position_is_in_one_group(weights: list[float], groups: int) -> None:
     made = list(contiguous_groups(weights, groups))
@@ -41,10 +42,6 @@ def test_equal_items_are_dealt_out_evenly(weight: int, items: int, groups: int) 
 def test_one_heavy_item_does_not_swallow_the_rest() -> None:
     assert list(contiguous_groups([100, 1, 1, 1], 2)) == [range(1), range(1, 4)]
     assert list(contiguous_groups([1, 1, 1, 100], 2)) == [range(4)]
-
-
-def test_nothing_makes_no_group() -> None:
-    assert list(contiguous_groups([], 5)) == []
 
 
 @pytest.mark.parametrize("groups", [0, -1])

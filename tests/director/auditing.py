@@ -13,6 +13,7 @@ from airflow_reindex.director.audit import report as outcome
 from airflow_reindex.director.audit import steps
 from airflow_reindex.director.audit.index import state_of
 from airflow_reindex.director.audit.request import AuditRequest
+from airflow_reindex.director.model.plan import Plan
 from airflow_reindex.director.model.records import read_plan, read_split
 from airflow_reindex.director.mysql.client import session
 from airflow_reindex.director.planning.planning import RunContext
@@ -24,16 +25,12 @@ STATES: dict[str, dict[int, str]] = {"plan": {-1: "success"}, "extract": {}, "sp
 
 
 class Audit:
-    """An audit made of its step functions."""
-
     def __init__(self, sandbox: Sandbox, folder: Path, database: str, **params: Any) -> None:
         self.servers, self.folder = sandbox_servers(sandbox), Folder.at(str(folder / "audit"))
         names = {"database": database, "director_table": "Object"}
         self.request = AuditRequest.parse({**names, **params}, "run")
-        self.present = True
 
-    def run(self) -> Report:
-        """All steps; what fails is left to the report, as Airflow does."""
+    def plan(self) -> Plan:
         run = RunContext(
             owner=Owner("tests", "audit_director_index", "run", "localhost", self.folder.url),
             conn_id="qserv_default",
@@ -43,7 +40,11 @@ class Audit:
             memory=MEMORY,
             open_folder=Folder.at,
         )
-        plan = steps.plan_audit(self.servers, self.request, self.folder, run)
+        return steps.plan_audit(self.servers, self.request, self.folder, run)
+
+    def run(self) -> Report:
+        """All steps; what fails is left to the report, as Airflow does."""
+        plan = self.plan()
         for group in range(len(plan.groups)):
             try:
                 steps.extract_group(self.servers, self.folder, read_plan(self.folder, plan.token), group, MEMORY)
@@ -57,7 +58,10 @@ class Audit:
         plan = read_plan(self.folder)
         for key_range in read_split(self.folder).ranges:
             steps.compare_range(self.servers, self.folder, plan, key_range.number, MEMORY)
+        return self.report()
+
+    def report(self) -> Report:
         with session(self.servers.czar) as czar:
-            present = state_of(czar, self.servers.tables(plan.request))
+            present = state_of(czar, self.servers.tables(self.request))
         report, _ = outcome.make_report(self.folder, "run", STATES, "a", "b", present)
         return report

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from sandbox.catalog import replication
-from sandbox.catalog.catalog import CatalogSpec, CatalogSummary
+from sandbox.catalog.catalog import CatalogSpec, CatalogSummary, truth
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
 from tests.director.failing import Register
-from tests.support.build import clean_czar, run_sql
+from tests.director.sky import Sky
+from tests.support.build import Build, assert_same, clean_czar, run_sql
 
 #: The catalog of the tests of claims.
 SKY = CatalogSpec(rows=6_000, chunks=12, empty_chunks=0)
@@ -38,6 +39,20 @@ def sky(sandbox: Sandbox, catalog: CatalogFactory) -> CatalogSummary:
         for path in (server.data_dir / made.spec.database).glob("*.MYD"):
             os.utime(path, (hour_ago, hour_ago))
     return made
+
+
+@pytest.fixture
+def changing(sandbox: Sandbox, sky: CatalogSummary) -> Sky:
+    """The same catalog, to be changed."""
+    made = Sky(sandbox, sky)
+    assert_same(made.rows(), truth(sky.spec).index_rows())
+    return made
+
+
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several ranges of several slices."""
+    monkeypatch.setattr(Build, "slice_rows", 500)
 
 
 @pytest.fixture

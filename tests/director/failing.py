@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from unittest import mock
+
+import MySQLdb
 
 from airflow_reindex.core.failures import ReindexError
 from sandbox.catalog.catalog import CatalogSpec, CatalogSummary
@@ -17,7 +21,6 @@ Register = Callable[..., str]
 
 
 def make_old_index(run: Build) -> None:
-    """An index is there already."""
     run_sql(
         run.sandbox.czar,
         f"CREATE OR REPLACE TABLE {live(run)} (objectId BIGINT NOT NULL, chunkId INT, subChunkId INT, "
@@ -27,12 +30,10 @@ def make_old_index(run: Build) -> None:
 
 
 def live(run: Build) -> str:
-    """The index table."""
     return f"qservMeta.`{run.request.index_table}`"
 
 
 def assert_old_index(run: Build) -> None:
-    """The old index is as it was."""
     assert run_sql(run.sandbox.czar, f"SELECT * FROM {live(run)} ORDER BY 1") == OLD_ROWS
 
 
@@ -58,6 +59,12 @@ def change(sandbox: Sandbox, made: CatalogSummary, chunk: int, *statements: str)
     """Change a chunk table, which the statements call {table}."""
     table = f"`{made.spec.database}`.`Object_{chunk}`"
     run_sql(sandbox.workers[worker_of(made, chunk)], *(text.format(table=table) for text in statements))
+
+
+def silence(run: Build, worker: str) -> None:
+    """From now on a worker does not answer."""
+    down = mock.Mock(side_effect=MySQLdb.OperationalError(2003, "Can't connect"))
+    run.servers = replace(run.servers, workers={**run.servers.workers, worker: down})
 
 
 def configure(sandbox: Sandbox, statement: str) -> None:

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from unittest import mock
 
 import numpy as np
+import pytest
 
+from airflow_reindex.core.staging import Folder
 from sandbox.catalog.catalog import CatalogSummary
 from sandbox.servers.cluster import Sandbox
 from tests.support.build import Columns, run_sql
+
+
+@contextmanager
+def killed_after(moves: int) -> Iterator[None]:
+    """What is done in it dies when it has moved so many files."""
+    left, real = moves, Folder.move_from
+
+    def move_from(self: Folder, other: Folder, name: str) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        real(self, other, name)
+
+    with mock.patch.object(Folder, "move_from", move_from), pytest.raises(KeyboardInterrupt):
+        yield
 
 
 class Sky:

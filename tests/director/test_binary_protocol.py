@@ -19,13 +19,14 @@ from airflow_reindex.director.coordination.throttle import Watch
 from airflow_reindex.director.extract import extractor
 from airflow_reindex.director.extract.extractor import Extractor, stream
 from airflow_reindex.director.extract.run_buffer import RunBuffer
+from airflow_reindex.director.model.plan import PlannedChunk
 from airflow_reindex.director.model.runs import RUNS, accounted, manifests, read_part
 from airflow_reindex.director.mysql import binary_protocol, integer_reader
 from airflow_reindex.director.mysql.binary_protocol import UnsupportedResultError, Wire, usable
-from airflow_reindex.director.mysql.client import Connection, connected, query
+from airflow_reindex.director.mysql.client import Connect, Connection, connected, query
 from airflow_reindex.director.mysql.integer_reader import IntegerReader
 from airflow_reindex.director.mysql.tuples import as_rows, within
-from airflow_reindex.director.mysql.types import Checksum
+from airflow_reindex.director.mysql.types import Checksum, Rows
 from sandbox.servers.cluster import Sandbox
 from sandbox.servers.servers import MariaDBServer
 from tests.support.build import run_sql
@@ -50,7 +51,6 @@ def worker(sandbox: Sandbox) -> Iterator[MariaDBServer]:
 
 @pytest.fixture
 def connection(worker: MariaDBServer) -> Iterator[Connection]:
-    """A connection to it."""
     with contextlib.closing(worker.connect()) as opened:
         yield opened
 
@@ -128,13 +128,14 @@ def chunk(worker: MariaDBServer) -> MariaDBServer:
     return worker
 
 
-def extracted(server: MariaDBServer, folder: Folder) -> tuple[extractor.Outcome, int]:
-    """Extract both chunks; the outcome, and how many rows the manifests hold."""
-    chunks = [planned(1), planned(2)]
-    with RunBuffer(folder, make_plan([chunks]), 0, 10_000) as buffer:
-        outcome = Extractor(make_plan([chunks]), {"w1": server.connect}, buffer, Watch()).run(chunks)
-    names = [file.name for m in accounted(manifests(folder), TOKEN) for file in m.files]
-    return outcome, sum(len(piece) for name in names for piece in read_part(folder, name, None, None))
+def extracted(
+    connects: dict[str, Connect], folder: Folder, chunks: list[PlannedChunk], capacity: int = 7_000
+) -> tuple[extractor.Outcome, list[Rows]]:
+    """Extract chunks, of which each is larger than memory; the outcome, and what the manifests hold."""
+    with RunBuffer(folder, make_plan([chunks]), 0, capacity) as buffer:
+        outcome = Extractor(make_plan([chunks]), connects, buffer, Watch()).run(chunks)
+    files = [file.name for m in accounted(manifests(folder), TOKEN) for file in m.files]
+    return outcome, [piece for name in files for piece in read_part(folder, name, None, None)]
 
 
 def reading(connect: Any) -> IntegerReader:
@@ -166,27 +167,22 @@ def test_socket_and_driver_give_the_same(chunk: MariaDBServer, monkeypatch: pyte
         ("ALTER TABLE lsst.Object_1 MODIFY objectId DOUBLE", "is not an integer column"),
         ("ALTER TABLE lsst.Object_1 MODIFY subChunkId BIGINT, DROP objectId", "Unknown column"),
         ("DROP TABLE lsst.Object_1", "errno: 1146"),
+        (
+            "ALTER TABLE lsst.Object_1 MODIFY subChunkId BIGINT; UPDATE lsst.Object_1 SET subChunkId = 1 << 40",
+            "out of range for INT: 1099511627776",
+        ),
     ],
 )
 def test_what_the_driver_says_of_a_bad_chunk_is_reported(
     chunk: MariaDBServer, change: str, message: str, tmp_path: Any
 ) -> None:
-    run_sql(chunk, change)
-    outcome, count = extracted(chunk, Folder.at(str(tmp_path)))
+    run_sql(chunk, *change.split("; "))
+    outcome, pieces = extracted({"w1": chunk.connect}, Folder.at(str(tmp_path)), [planned(1), planned(2)], 10_000)
     (failure,) = outcome.failures
     assert failure.chunk == 1
     assert message in failure.message
-    assert (outcome.chunks, outcome.rows, count) == (1, 30_000, 30_000), "nothing of the bad chunk, the other one once"
-
-
-def test_values_out_of_range_are_told(chunk: MariaDBServer, tmp_path: Any) -> None:
-    run_sql(
-        chunk, "ALTER TABLE lsst.Object_2 MODIFY subChunkId BIGINT", "UPDATE lsst.Object_2 SET subChunkId = 1 << 40"
-    )
-    outcome, count = extracted(chunk, Folder.at(str(tmp_path)))
-    (failure,) = outcome.failures
-    assert "out of range for INT: 1099511627776" in failure.message
-    assert count == 30_000
+    assert (outcome.chunks, outcome.rows) == (1, 30_000)
+    assert sum(map(len, pieces)) == 30_000, "nothing of the bad chunk, the other one once"
 
 
 def test_a_connection_that_dies_is_the_drivers_error(chunk: MariaDBServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,8 +191,7 @@ def test_a_connection_that_dies_is_the_drivers_error(chunk: MariaDBServer, monke
     source = reading(chunk.connect)
     answer = stream(source, make_plan(), 3)
     next(answer)
-    chunk_id = source.connection.thread_id()
-    run_sql(chunk, f"KILL {chunk_id}")
+    run_sql(chunk, f"KILL {source.connection.thread_id()}")
     with pytest.raises((MySQLdb.OperationalError, UnsupportedResultError)):
         list(answer)
     source.close()
@@ -228,29 +223,25 @@ def test_rows_before_a_surprise_are_not_counted_twice(
             yield some
 
     monkeypatch.setattr(Wire, "stream", stream)
-    folder, chunks = Folder.at(str(tmp_path)), [planned(1), planned(2)]
     connects: list[int] = []
 
     def connect() -> Connection:
         connects.append(1)
         return chunk.connect()
 
-    # The first chunk is larger than memory: parts of it were written before the surprise.
-    with RunBuffer(folder, make_plan([chunks]), 0, 7_000) as buffer:
-        outcome = Extractor(make_plan([chunks]), {"w1": connect}, buffer, Watch()).run(chunks)
+    # Parts of the first chunk were written before the surprise.
+    folder = Folder.at(str(tmp_path))
+    outcome, pieces = extracted({"w1": connect}, folder, [planned(1), planned(2)])
     assert len(surprises) == 1
     assert len(connects) == 3, "after the driver has read the odd chunk, the socket is used again"
     assert (outcome.chunks, outcome.rows, outcome.failures) == (2, 60_000, [])
     staged = accounted(manifests(folder), TOKEN)
-    files = [file.name for m in staged for file in m.files]
-    pieces = [piece for name in files for piece in read_part(folder, name, None, None)]
     keys = np.concatenate([piece.key for piece in pieces])
     expected = np.concatenate([number * 10**6 + np.arange(1, 30_001) for number in (1, 2)])
     np.testing.assert_array_equal(np.sort(keys), expected)
     assert sum((c.checksum for m in staged for c in m.chunks), Checksum()) == sum(map(Checksum.of, pieces), Checksum())
-    assert sorted(folder.names(RUNS)) == sorted(
-        name.removeprefix(f"{RUNS}/") for name in [*files, *(m.name for m in staged)]
-    )
+    names = [name for m in staged for name in (m.name, *(file.name for file in m.files))]
+    assert sorted(f"{RUNS}/{name}" for name in folder.names(RUNS)) == sorted(names)
 
 
 @contextlib.contextmanager
@@ -290,7 +281,6 @@ def test_a_network_that_breaks_is_a_lost_connection_and_a_replica_takes_over(
     def connect(port: int) -> Connection:
         return MySQLdb.connect(host="127.0.0.1", port=port, user="root", passwd=chunk.passwords["root"])
 
-    folder, chunks = Folder.at(str(tmp_path)), [planned(1, "w1", "w2"), planned(2, "w2", "w1")]
     with cut_off(chunk.port, after) as port:
         source = reading(lambda: connect(port))
         assert source._wire is not None
@@ -299,11 +289,10 @@ def test_a_network_that_breaks_is_a_lost_connection_and_a_replica_takes_over(
         assert caught.value.args[0] == 2013
         source.close()
         connects = {"w1": lambda: connect(port), "w2": chunk.connect}
-        with RunBuffer(folder, make_plan([chunks]), 0, 7_000) as buffer:
-            outcome = Extractor(make_plan([chunks]), connects, buffer, Watch()).run(chunks)
+        chunks = [planned(1, "w1", "w2"), planned(2, "w2", "w1")]
+        outcome, pieces = extracted(connects, Folder.at(str(tmp_path)), chunks)
     assert (outcome.chunks, outcome.rows, outcome.failures) == (2, 60_000, [])
-    names = [file.name for m in accounted(manifests(folder), TOKEN) for file in m.files]
-    keys = [key for name in names for piece in read_part(folder, name, None, None) for key in piece.key.tolist()]
+    keys = [key for piece in pieces for key in piece.key.tolist()]
     assert len(keys) == len(set(keys)) == 60_000
 
 

@@ -73,7 +73,6 @@ def test_the_indexs_own_columns_cannot_be_the_key(key: str) -> None:
 
 
 def table_with(placement: dict[int, tuple[str, ...]]) -> DirectorTable:
-    """A director table with a placement."""
     kind = IntegerType.parse("BIGINT", "objectId")
     return DirectorTable("objectId", kind, kind, True, placement)
 

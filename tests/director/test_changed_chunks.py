@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-import MySQLdb
 import pytest
 
 from airflow_reindex.core.failures import DataError, RequestError, TransientError
@@ -14,31 +12,18 @@ from airflow_reindex.director.model.request import BuildRequest, ChangedChunks
 from airflow_reindex.director.publish import proof
 from airflow_reindex.director.publish.rereading import Rereader
 from airflow_reindex.director.report import make_report
-from sandbox.catalog.catalog import CatalogSummary
 from sandbox.servers.cluster import Sandbox
-from tests.director.failing import assert_old_index, change, make_old_index, worker_of
+from tests.director.failing import assert_old_index, change, make_old_index, silence, worker_of
 from tests.director.sky import Sky
 from tests.support.build import Build, Factory, assert_same, run_sql
 
-pytestmark = pytest.mark.usefixtures("clean")
+pytestmark = pytest.mark.usefixtures("clean", "small_slices")
 STATES: dict[str, States] = {step: {-1: "success"} for step in ("plan", "extract", "split", "load", "publish")}
 
 DELETE, TRUNCATE = "DELETE FROM {table} LIMIT 10", "TRUNCATE TABLE {table}"
 INSERT = "INSERT INTO {table} SELECT * FROM (SELECT * FROM {table} LIMIT 1) AS one"
 NEW_KEY = "UPDATE {table} SET objectId = -objectId - 1 LIMIT 1"
 MOVE = "UPDATE {table} SET subChunkId = subChunkId + 1 LIMIT 20"
-
-
-@pytest.fixture
-def changing(sandbox: Sandbox, sky: CatalogSummary) -> Sky:
-    """A catalog of the test's own."""
-    return Sky(sandbox, sky)
-
-
-@pytest.fixture(autouse=True)
-def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several ranges of several slices."""
-    monkeypatch.setattr(Build, "slice_rows", 500)
 
 
 @pytest.fixture(params=["MyISAM", "InnoDB", "Aria"])
@@ -164,11 +149,7 @@ def test_chunks_that_keep_changing(changing: Sky, build: Factory, monkeypatch: p
 def test_a_worker_that_does_not_tell(changing: Sky, build: Factory, policy: str) -> None:
     run = loaded(build, changing, changed_chunks=policy)
     worker = worker_of(changing.made, changing.chunks[0])
-
-    def away() -> None:
-        raise MySQLdb.OperationalError(2003, "Can't connect")
-
-    run.servers = replace(run.servers, workers={**run.servers.workers, worker: away})
+    silence(run, worker)
     if policy == "warn":
         run.publish()
         assert report_of(run)["not_compared"] == {worker: "error: Can't connect, errno: 2003"}

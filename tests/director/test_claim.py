@@ -37,33 +37,30 @@ class TestWhoMayClaim:
         finish(first)
         assert_published(first, sky)
 
-    @pytest.mark.parametrize("state", ["failed", "success"])
-    def test_ended_run_is_taken_over(self, sky: CatalogSummary, build: Factory, state: str) -> None:
-        build(sky.spec.database, run_id="first").plan()
-        second = build(sky.spec.database, run_id="second")
-        second.states[DAG, "first"] = state
-        second.plan()
-        assert claim_row(second) == "second"
-        finish(second)
-        assert_published(second, sky)
-
-    @pytest.mark.parametrize("state", ["running", "queued"])
-    def test_active_run_is_respected(self, sky: CatalogSummary, build: Factory, state: str) -> None:
-        build(sky.spec.database, run_id="first").plan()
-        second = build(sky.spec.database, run_id="second")
-        second.states[DAG, "first"] = state
-        with pytest.raises(ConflictError):
-            second.plan()
-        assert claim_row(second) == "first"
-
-    def test_state_of_a_namesake_in_another_deployment_says_nothing(self, sky: CatalogSummary, build: Factory) -> None:
-        first = build(sky.spec.database, run_id="first")
+    @pytest.mark.parametrize(
+        ("state", "deployment", "taken"),
+        [
+            *(("failed", "tests", True), ("success", "tests", True), ("running", "tests", False)),
+            *(("queued", "tests", False), ("failed", "elsewhere", False)),
+        ],
+        ids=["failed", "done", "running", "queued", "a namesake in another deployment"],
+    )
+    def test_ended_run_is_taken_over_and_an_active_one_respected(
+        self, sky: CatalogSummary, build: Factory, state: str, deployment: str, taken: bool
+    ) -> None:
+        first, second = (build(sky.spec.database, run_id=name) for name in ("first", "second"))
         first.plan()
-        set_claim(first, "deployment = 'elsewhere'")
-        second = build(sky.spec.database, run_id="second")
-        second.states[DAG, "first"] = "failed"
-        with pytest.raises(ConflictError):
+        set_claim(first, f"deployment = '{deployment}'")
+        second.states[DAG, "first"] = state
+        if taken:
             second.plan()
+            assert claim_row(second) == "second"
+            finish(second)
+            assert_published(second, sky)
+        else:
+            with pytest.raises(ConflictError):
+                second.plan()
+            assert claim_row(second) == "first"
 
     @pytest.mark.parametrize(("silence", "taken"), [(290, False), (310, True)])
     def test_takeover_after_silence(self, sky: CatalogSummary, build: Factory, silence: int, taken: bool) -> None:

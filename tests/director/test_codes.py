@@ -52,24 +52,19 @@ def test_what_waited_in_vain_for_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "text"),
+    ("number", "text", "full"),
     [
-        (3, "Error writing file '/tmp/MY1' (Errcode: 28 \"No space left on device\")"),
-        (1030, 'Got error 28 "No space left on device" from storage engine Aria'),
+        (3, "Error writing file '/tmp/MY1' (Errcode: 28 \"No space left on device\")", True),
+        (3, "Error writing file '/tmp/MY1' (Errcode: 5 \"Input/output error\")", False),
+        (1030, 'Got error 28 "No space left on device" from storage engine Aria', True),
     ],
 )
-def test_a_full_disk_that_only_the_systems_error_tells(number: int, text: str) -> None:
+def test_a_full_disk_that_only_the_systems_error_tells(number: int, text: str, full: bool) -> None:
     error = MySQLdb.OperationalError(number, text)
-    assert mysql_reason(error).code is Code.DISK_FULL
+    assert mysql_reason(error).code is (Code.DISK_FULL if full else Code.OTHER)
     explained = explain_load_error(error, local=True)
-    assert isinstance(explained, RequestError)
-    assert explained.code is Code.DISK_FULL
-
-
-def test_a_write_that_failed_for_another_reason_is_no_full_disk() -> None:
-    error = MySQLdb.OperationalError(3, "Error writing file '/tmp/MY1' (Errcode: 5 \"Input/output error\")")
-    assert mysql_reason(error).code is Code.OTHER
-    assert explain_load_error(error, local=True) is None
+    assert isinstance(explained, RequestError) if full else explained is None
+    assert not explained or explained.code is Code.DISK_FULL
 
 
 def test_errors_of_ours_keep_their_codes() -> None:

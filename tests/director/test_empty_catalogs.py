@@ -27,7 +27,6 @@ class TestEmptyCatalogs:
 
     @staticmethod
     def build_empty(run: Build) -> None:
-        """The index is there, and has no rows."""
         assert run.run().rows == 0
         assert run_sql(run.sandbox.czar, f"SELECT COUNT(*) FROM {live(run)}") == [(0,)]
         run.finish()

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import MySQLdb
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from MySQLdb.constants import FIELD_TYPE
 
@@ -46,22 +46,14 @@ TINY = IntegerType.parse("TINYINT UNSIGNED", "k")
         (BIG_UNSIGNED, INT, [((1 << 64) - 1, 0), (0, (1 << 31) - 1)]),
         (INT, TINY, [(-(1 << 31), 255), ((1 << 31) - 1, 0)]),
         (BIG_UNSIGNED, BIG_UNSIGNED, [((1 << 64) - 1, (1 << 64) - 1)]),
+        (BIGINT, BIG_UNSIGNED, [(-1, (1 << 64) - 1)]),
+        (BIG_UNSIGNED, INT, [((1 << 64) - 1, -1)]),
     ],
 )
 def test_extreme_values_are_kept(key: IntegerType, sub_chunk: IntegerType, batch: list[tuple[int, int]]) -> None:
     rows = as_rows(batch, 7, "k", key, sub_chunk)
     assert tuples(rows) == [(k, 7, s) for k, s in batch]
     assert (rows.key.dtype, rows.sub_chunk.dtype) == (key.dtype, sub_chunk.dtype)
-
-
-@pytest.mark.parametrize(
-    ("key", "sub_chunk", "batch"),
-    [(BIGINT, BIG_UNSIGNED, [(-1, (1 << 64) - 1)]), (BIG_UNSIGNED, INT, [((1 << 64) - 1, -1)])],
-)
-def test_key_and_sub_chunk_of_different_sign_are_kept(
-    key: IntegerType, sub_chunk: IntegerType, batch: list[tuple[int, int]]
-) -> None:
-    assert tuples(as_rows(batch, 7, "k", key, sub_chunk)) == [(k, 7, s) for k, s in batch]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +102,6 @@ CHUNK = st.tuples(
 
 
 def content(folder: Folder, name: str) -> list[Row]:
-    """The rows of a file."""
     return [row for piece in read_part(folder, name, None, None) for row in tuples(piece)]
 
 
@@ -119,6 +110,8 @@ def content(folder: Folder, name: str) -> list[Row]:
     capacity=st.sampled_from([1, 10, 13, 25, 1000]),
     file_rows=st.sampled_from([7, 10_000]),
 )
+@example(chunks=[], capacity=10, file_rows=7)
+@example(chunks=[((), False)], capacity=10, file_rows=7)
 @examples(80)
 def test_manifests_hold_exactly_the_chunks_that_ended(
     tmp_path: Path, chunks: list[tuple[tuple[int, ...], bool]], capacity: int, file_rows: int
@@ -165,8 +158,7 @@ def collect(folder: Folder, plan: Plan, chunks: list[tuple[tuple[int, ...], bool
     assert buffer.written >= sum(file.bytes for file in files)
 
 
-def test_a_dropped_part_of_a_large_chunk_leaves_no_file(tmp_path: Path) -> None:
-    folder = Folder.at(str(tmp_path))
+def test_a_dropped_part_of_a_large_chunk_leaves_no_file(folder: Folder) -> None:
     with RunBuffer(folder, make_plan(), 0, 10) as buffer:
         for _ in range(5):
             buffer.add(rows_of(range(10), [1] * 10, [0] * 10))
@@ -176,22 +168,9 @@ def test_a_dropped_part_of_a_large_chunk_leaves_no_file(tmp_path: Path) -> None:
     assert folder.names(RUNS) == []
 
 
-def test_an_error_of_the_writing_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise SpaceError("no room")
-
-    monkeypatch.setattr(run_buffer, "write_run", full)
-    folder = Folder.at(str(tmp_path))
-    with RunBuffer(folder, make_plan(), 0, 10) as buffer:
-        buffer.add(rows_of(range(10), [1] * 10, [0] * 10))
-        buffer.end_chunk(StagedChunk(1, "w1", "", Checksum()))
-        with pytest.raises(SpaceError):
-            buffer.flush()
-    assert list(manifests(folder)) == []
-
-
-def test_what_was_complete_before_an_error_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, left, real = Folder.at(str(tmp_path)), 3, runs.write_run
+def fill_disk(monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+    """After so many runs there is no room for another one."""
+    real = runs.write_run
 
     def write(*args: Any) -> Any:
         nonlocal left
@@ -201,6 +180,10 @@ def test_what_was_complete_before_an_error_stays(tmp_path: Path, monkeypatch: py
         return real(*args)
 
     monkeypatch.setattr(run_buffer, "write_run", write)
+
+
+def test_what_was_complete_before_an_error_stays(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_disk(monkeypatch, 3)
 
     def fill() -> None:
         with RunBuffer(folder, make_plan(), 0, 10) as buffer:
@@ -219,18 +202,9 @@ def test_what_was_complete_before_an_error_stays(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("good", [0, 1, 3, 4])
 def test_a_part_that_cannot_be_written_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: int
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, good: int
 ) -> None:
-    folder, left, real = Folder.at(str(tmp_path)), good, runs.write_run
-
-    def write(*args: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise SpaceError("no room")
-        return real(*args)
-
-    monkeypatch.setattr(run_buffer, "write_run", write)
+    fill_disk(monkeypatch, good)
 
     def fill() -> None:
         with RunBuffer(folder, make_plan(), 0, 10) as buffer:
@@ -241,22 +215,6 @@ def test_a_part_that_cannot_be_written_leaves_nothing(
     with pytest.raises(SpaceError):
         fill()
     assert folder.names(RUNS) == []
-
-
-def test_chunks_without_rows_count_too(tmp_path: Path) -> None:
-    folder = Folder.at(str(tmp_path))
-    with RunBuffer(folder, make_plan(), 0, 10) as buffer:
-        buffer.end_chunk(StagedChunk(5, "w1", "", Checksum()))
-        buffer.flush()
-    (made,) = manifests(folder)
-    assert [c.chunk for c in made.chunks] == [5]
-    assert made.files == ()
-
-
-def test_nothing_read_nothing_written(tmp_path: Path) -> None:
-    with RunBuffer(Folder.at(str(tmp_path)), make_plan(), 0, 10) as buffer:
-        buffer.flush()
-    assert Folder.at(str(tmp_path)).names() == []
 
 
 class Tables:
@@ -276,7 +234,6 @@ class Tables:
         return TableInfo(counts.pop(0) if counts else len(self.tables[connection.worker][chunk]), exact=True)
 
     def connect(self, worker: str) -> Connection:
-        """Connect to a worker."""
         if worker in self.down:
             raise MySQLdb.OperationalError(2003, "Can't connect")
         self.opened.append(Connection(self, worker))
@@ -291,12 +248,10 @@ class Connection:
         self.description: tuple[tuple[str, int], ...] = ()
 
     def cursor(self, _: object) -> Connection:
-        """A cursor."""
         self.cursors += 1
         return Cursor(self.tables, self.worker, self)
 
     def close(self) -> None:
-        """Close it."""
         self.closed = True
 
 
@@ -313,7 +268,6 @@ class Cursor(Connection):
         self.description = tuple(zip(("objectId", "subChunkId"), self.tables.types, strict=True))
 
     def fetchmany(self, size: int) -> Sequence[tuple[Any, Any]]:
-        """The next rows."""
         after, error = self.tables.breaks.get((self.worker, self.chunk), (None, None))
         if error and after is not None and self.given >= after:
             raise error
@@ -322,7 +276,6 @@ class Cursor(Connection):
         return rows
 
     def close(self) -> None:
-        """Close it."""
         self.parent.cursors -= 1
 
 
@@ -358,17 +311,17 @@ def truth(*chunks: int) -> list[Row]:
 
 @pytest.mark.parametrize("capacity", [10, 40, 1000])
 @pytest.mark.parametrize("after", [0, 10, 30])
-def test_a_replica_takes_over_in_mid_chunk(tables: Tables, tmp_path: Path, after: int, capacity: int) -> None:
+def test_a_replica_takes_over_in_mid_chunk(tables: Tables, folder: Folder, after: int, capacity: int) -> None:
     tables.breaks["w1", 2] = (after, MySQLdb.OperationalError(2013, "Lost connection"))
-    outcome, rows = run(tables, Folder.at(str(tmp_path)), capacity)
+    outcome, rows = run(tables, folder, capacity)
     assert rows == truth(1, 2, 3, 4)
     assert (outcome.chunks, outcome.rows, outcome.failures) == (4, 140, [])
 
 
-def test_a_chunk_that_fails_everywhere_is_told_with_each_worker(tables: Tables, tmp_path: Path) -> None:
+def test_a_chunk_that_fails_everywhere_is_told_with_each_worker(tables: Tables, folder: Folder) -> None:
     tables.tables["w1"][3] = [*tables.tables["w1"][3][:-1], (None, 1)]
     tables.breaks["w2", 3] = (20, MySQLdb.OperationalError(2013, "Lost connection"))
-    outcome, rows = run(tables, Folder.at(str(tmp_path)))
+    outcome, rows = run(tables, folder)
     assert rows == truth(1, 2, 4)
     assert [(f.worker, f.chunk) for f in outcome.failures] == [("w1", 3), ("w2", 3)]
     assert "column 'objectId' is NULL" in outcome.failures[0].message
@@ -376,62 +329,61 @@ def test_a_chunk_that_fails_everywhere_is_told_with_each_worker(tables: Tables, 
     assert outcome.transient
 
 
-def test_bad_data_everywhere_is_no_reason_to_retry(tables: Tables, tmp_path: Path) -> None:
+def test_bad_data_everywhere_is_no_reason_to_retry(tables: Tables, folder: Folder) -> None:
     for worker in ("w1", "w2"):
         tables.tables[worker][3] = [(1, 1 << 31)]
-    outcome, rows = run(tables, Folder.at(str(tmp_path)))
+    outcome, rows = run(tables, folder)
     assert rows == truth(1, 2, 4)
     assert not outcome.transient
 
 
-def test_a_replica_takes_over_from_a_damaged_table(tables: Tables, tmp_path: Path) -> None:
+def test_a_replica_takes_over_from_a_damaged_table(tables: Tables, folder: Folder) -> None:
     tables.counts["w1", 2] = [70, 70]
-    outcome, rows = run(tables, Folder.at(str(tmp_path)))
+    outcome, rows = run(tables, folder)
     assert rows == truth(1, 2, 3, 4)
     assert outcome.failures == []
 
 
 @pytest.mark.parametrize("counts", [[34, 34], [36, 36]])
-def test_a_count_that_differs_everywhere(tables: Tables, tmp_path: Path, counts: list[int]) -> None:
+def test_a_count_that_differs_everywhere(tables: Tables, folder: Folder, counts: list[int]) -> None:
     tables.counts = {(worker, 2): list(counts) for worker in ("w1", "w2")}
-    outcome, rows = run(tables, Folder.at(str(tmp_path)))
+    outcome, rows = run(tables, folder)
     assert rows == truth(1, 3, 4)
     assert [(f.worker, f.chunk) for f in outcome.failures] == [("w1", 2), ("w2", 2)]
     assert f"35 rows were read, the table has {counts[0]}: it is damaged" in outcome.failures[0].message
     assert not outcome.transient
 
 
-def test_a_table_that_changes_in_between_is_read_once_more(tables: Tables, tmp_path: Path) -> None:
+def test_a_table_that_changes_in_between_is_read_once_more(tables: Tables, folder: Folder) -> None:
     tables.counts["w1", 2] = [34]
-    outcome, rows = run(tables, Folder.at(str(tmp_path)))
+    outcome, rows = run(tables, folder)
     assert rows == truth(1, 2, 3, 4)
     assert [connection.worker for connection in tables.opened] == ["w1"]
     assert outcome.failures == []
 
 
-def test_a_table_that_keeps_changing_may_be_well_later(tables: Tables, tmp_path: Path) -> None:
+def test_a_table_that_keeps_changing_may_be_well_later(tables: Tables, folder: Folder) -> None:
     tables.counts = {(worker, 2): [33, 34] for worker in ("w1", "w2")}
-    outcome, rows = run(tables, Folder.at(str(tmp_path)))
+    outcome, rows = run(tables, folder)
     assert rows == truth(1, 3, 4)
     assert "it changes while it is read" in outcome.failures[0].message
     assert outcome.transient
 
 
-def test_a_worker_that_is_down_is_asked_once(tables: Tables, tmp_path: Path) -> None:
+def test_a_worker_that_is_down_is_asked_once(tables: Tables, folder: Folder) -> None:
     tables.down = {"w1"}
-    outcome, rows = run(tables, Folder.at(str(tmp_path)))
+    outcome, rows = run(tables, folder)
     assert rows == truth(1, 2, 3, 4)
     assert outcome.failures == []
     assert [connection.worker for connection in tables.opened] == ["w2"]
 
 
-def test_a_lost_claim_stops_the_work_and_closes_connections(tables: Tables, tmp_path: Path) -> None:
+def test_a_lost_claim_stops_the_work_and_closes_connections(tables: Tables, folder: Folder) -> None:
     class Gone(Watch):
         def check(self) -> None:
             raise ClaimLostError("another run took over")
 
     chunks = [planned(1, "w1")]
-    folder = Folder.at(str(tmp_path))
     with RunBuffer(folder, make_plan([chunks]), 0, 20) as buffer, pytest.raises(ClaimLostError):
         Extractor(make_plan([chunks]), {"w1": lambda: tables.connect("w1")}, buffer, Gone()).run(chunks)
     assert all(connection.closed for connection in tables.opened)

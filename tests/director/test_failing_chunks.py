@@ -48,9 +48,7 @@ class TestFaultsOfTables:
         run_sql(sandbox.workers[lost.workers[0]], f"DROP TABLE `{made.spec.database}`.`Object_{lost.chunk}`")
         run.extract_all()
         assert run.failures("extract") == []
-        run.split()
-        run.load_all()
-        run.publish()
+        run.complete()
         assert_same(run.index(), truth(made.spec).index_rows())
 
     def test_null_keys(self, catalog: CatalogFactory, build: Factory) -> None:
@@ -67,35 +65,27 @@ class TestFaultsOfTables:
         assert all("Unknown column 'subChunkId'" in f.message and "errno: 1054" in f.message for f in found)
         assert {f.kind for f in found} == {Code.BAD_DATA}
 
-    def test_key_out_of_range(self, catalog: CatalogFactory, build: Factory, sandbox: Sandbox) -> None:
-        made = catalog(SPEC, fresh=True)
-        chunk = min(made.placement)
-        change(
-            sandbox,
-            made,
-            chunk,
-            "ALTER TABLE {table} MODIFY objectId BIGINT UNSIGNED NOT NULL",
-            f"UPDATE {{table}} SET objectId = {2**63 + 5} LIMIT 1",
-        )
-        (failure,) = extract_failures(build(made.spec.database, rebuild=1))
-        assert failure.chunk == chunk
-        assert failure.message == "column 'objectId' has 1 value(s) out of range for BIGINT: 9223372036854775813"
-
-    def test_sub_chunk_out_of_range(self, catalog: CatalogFactory, build: Factory, sandbox: Sandbox) -> None:
+    @pytest.mark.parametrize(
+        ("column", "changed", "wide", "value"),
+        [("objectId", "BIGINT UNSIGNED", "BIGINT", 2**63 + 5), ("subChunkId", "INT", "INT UNSIGNED", -1)],
+    )
+    def test_value_out_of_range(
+        self,
+        catalog: CatalogFactory,
+        build: Factory,
+        sandbox: Sandbox,
+        column: str,
+        changed: str,
+        wide: str,
+        value: int,
+    ) -> None:
         made = catalog(SPEC, fresh=True)
         chunk = max(made.placement)
-        change(
-            sandbox,
-            made,
-            chunk,
-            "ALTER TABLE {table} MODIFY subChunkId INT NOT NULL",
-            "UPDATE {table} SET subChunkId = -1 LIMIT 1",
-        )
+        alter = f"ALTER TABLE {{table}} MODIFY {column} {changed} NOT NULL"
+        change(sandbox, made, chunk, alter, f"UPDATE {{table}} SET {column} = {value} LIMIT 1")
         (failure,) = extract_failures(build(made.spec.database, rebuild=1))
-        assert (failure.chunk, failure.message) == (
-            chunk,
-            "column 'subChunkId' has 1 value(s) out of range for INT UNSIGNED: -1",
-        )
+        assert failure.chunk == chunk
+        assert failure.message == f"column '{column}' has 1 value(s) out of range for {wide}: {value}"
 
     @pytest.mark.parametrize("kind", ["DOUBLE", "DECIMAL(20)", "VARCHAR(20)"])
     def test_key_column_of_another_type(
@@ -164,9 +154,7 @@ class TestWorkers:
         assert sorted([*staged, *mine]) == sorted({*made.placement, 1234567890})
         run.extract_all()
         assert run.staged_chunks() == sorted({*made.placement, 1234567890})
-        run.split()
-        run.load_all()
-        run.publish()
+        run.complete()
         assert_same(run.index(), truth(made.spec).index_rows())
 
     def test_other_replicas_serve_for_a_worker_that_is_down(
@@ -181,9 +169,7 @@ class TestWorkers:
             assert run.failures("extract") == []
         finally:
             sandbox.workers["worker-1"].start()
-        run.split()
-        run.load_all()
-        run.publish()
+        run.complete()
         assert_same(run.index(), truth(made.spec).index_rows())
 
     def test_connection_that_is_taken_away_after_the_plan(self, catalog: CatalogFactory, build: Factory) -> None:

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import MySQLdb
 import pytest
 
-from airflow_reindex.core.claims import Owner
 from airflow_reindex.core.failures import RequestError, TransientError
-from airflow_reindex.core.staging import Folder
 from airflow_reindex.director import report as outcome
-from airflow_reindex.director.audit import report as audit_outcome
-from airflow_reindex.director.audit.index import state_of
-from airflow_reindex.director.audit.request import AuditRequest
-from airflow_reindex.director.audit.steps import plan_audit
 from airflow_reindex.director.model.records import read_plan
-from airflow_reindex.director.mysql.client import Connection, session
-from airflow_reindex.director.planning.planning import RunContext
 from sandbox.catalog.catalog import CatalogSpec, CatalogSummary
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
-from tests.director.failing import Register, assert_old_index, change, configure, live, make_old_index, worker_of
-from tests.support.build import Build, Factory, run_sql, working_tables
+from tests.director.auditing import Audit
+from tests.director.failing import (
+    Register,
+    assert_old_index,
+    change,
+    configure,
+    live,
+    make_old_index,
+    silence,
+    worker_of,
+)
+from tests.support.build import Factory, run_sql, working_tables
 
 pytestmark = pytest.mark.usefixtures("clean")
 
 DUMMY = 1234567890
 STATES: dict[str, dict[int, str]] = {step: {-1: "success"} for step in ("plan", "extract", "split", "load", "publish")}
-AUDIT_STATES: dict[str, dict[int, str]] = {step: {-1: "success"} for step in ("plan", "extract", "split", "compare")}
 
 
 @pytest.fixture
@@ -45,35 +42,9 @@ def unlist(sandbox: Sandbox, made: CatalogSummary, condition: str = "TRUE") -> N
     configure(sandbox, f"DELETE FROM replica WHERE `database` = '{made.spec.database}' AND {condition}")
 
 
-def audit(run: Build, tmp_path: Path, **params: Any) -> Callable[[], Any]:
-    """Plan an audit of the index that a build makes."""
-    folder = Folder.at(str(tmp_path / "audit"))
-    names = {"database": run.request.database, "director_table": run.request.director_table}
-    context = RunContext(
-        owner=Owner("tests", "audit_director_index", "run", "localhost", folder.url),
-        conn_id="qserv_default",
-        state_of=lambda *_: None,
-        claim_timeout=300.0,
-        rows_per_task=50_000,
-        memory=512 << 20,
-        open_folder=Folder.at,
-    )
-    return lambda: plan_audit(run.servers, AuditRequest.parse({**names, **params}, "run"), folder, context)
-
-
 def chunk_of(made: CatalogSummary) -> int:
     """The chunk with the most rows."""
     return max(made.row_counts, key=lambda chunk: made.row_counts[chunk])
-
-
-def server_down() -> Connection:
-    """Stands for a server that does not answer."""
-    raise MySQLdb.OperationalError(2002, "Can't connect to server")
-
-
-def silence(run: Build, worker: str) -> None:
-    """From now on a worker does not answer."""
-    run.servers = replace(run.servers, workers={**run.servers.workers, worker: server_down})
 
 
 class TestNoChunkIsListed:
@@ -89,7 +60,7 @@ class TestNoChunkIsListed:
         assert_old_index(run)
         assert working_tables(sandbox, run.request.index_table) == []
         with pytest.raises(RequestError, match="workers have 4 chunk tables"):
-            audit(run, tmp_path, allow_unlisted_chunks=1)()
+            Audit(sandbox, tmp_path, made.spec.database, allow_unlisted_chunks=1).plan()
 
     def test_the_dummy_chunk_is_no_chunk(self, made: CatalogSummary, build: Factory, sandbox: Sandbox) -> None:
         unlist(sandbox, made, f"chunk <> {DUMMY}")
@@ -135,7 +106,7 @@ class TestSomeChunksAreNotListed:
         unlist(sandbox, made, f"chunk = {chunk}")
         again = build(made.spec.database, run_id="again", rebuild=1)
         where = f"chunk {chunk} on worker '{worker_of(made, chunk)}' .about {made.row_counts[chunk]} rows"
-        for refused in (again.plan, audit(again, tmp_path)):
+        for refused in (again.plan, Audit(sandbox, tmp_path, made.spec.database).plan):
             with pytest.raises(RequestError, match=where) as caught:
                 refused()
             assert "allow_unlisted_chunks=1" in str(caught.value)
@@ -153,13 +124,10 @@ class TestSomeChunksAreNotListed:
         report, _ = outcome.make_report(run.folder, "run", STATES, "a", "b")
         assert (report.notes["unlisted_in_all"], report.notes["unlisted_chunks"]) == (1, listed)
         assert f"left out, as the catalog lists no replica of them: chunk {chunk}" in caplog.text
-        audit(run, tmp_path, allow_unlisted_chunks=1)()
-        folder = Folder.at(str(tmp_path / "audit"))
-        assert read_plan(folder).unlisted == ((chunk, worker_of(made, chunk), rows),)
-        with session(run.servers.czar) as czar:
-            present = state_of(czar, run.servers.tables(run.request))
-        found, _ = audit_outcome.make_report(folder, "run", AUDIT_STATES, "a", "b", present)
-        assert found.notes["unlisted_chunks"] == listed
+        audit = Audit(sandbox, tmp_path, made.spec.database, allow_unlisted_chunks=1)
+        audit.plan()
+        assert read_plan(audit.folder).unlisted == ((chunk, worker_of(made, chunk), rows),)
+        assert audit.report().notes["unlisted_chunks"] == listed
 
     def test_a_dry_run_lists_them(self, made: CatalogSummary, build: Factory, sandbox: Sandbox) -> None:
         chunk = chunk_of(made)

@@ -19,22 +19,7 @@ from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import REPORT
 from airflow_reindex.director.model.records import write_plan
 from airflow_reindex.director.report import ERRORS, STEPS, drop_build, make_report, write_failures
-from tests.support.samples import (
-    BEGIN,
-    TOKEN,
-    examples,
-    make_plan,
-    plan_in,
-    planned,
-    record,
-    stage_in,
-)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    """A run's folder."""
-    return Folder.at(str(tmp_path / "run"))
+from tests.support.samples import BEGIN, TOKEN, examples, make_plan, plan_in, planned, record, stage_in
 
 
 def states_of(**changes: str) -> dict[str, dict[int, str]]:
@@ -56,7 +41,6 @@ def report_on(folder: Folder, states: Mapping[str, Mapping[int, str]] | None = N
 
 
 def failure(chunk: int, message: str = "broken", worker: str = "w1") -> Failure:
-    """A chunk's failure."""
     return Failure(table="Object", worker=worker, chunk=chunk, message=message)
 
 
@@ -115,7 +99,8 @@ def done(folder: Folder, **changes: Any) -> None:
 
 def test_done_needs_no_other_records_than_the_proof(folder: Folder) -> None:
     done(folder)
-    assert report_on(folder).status is Status.DONE
+    report = report_on(folder)
+    assert (report.status, report.code) == (Status.DONE, "")
 
 
 @pytest.mark.parametrize(
@@ -195,14 +180,10 @@ def test_a_task_of_a_done_run_is_cleared_without_its_plan(folder: Folder, record
 
 def test_a_plan_of_an_earlier_life_does_not_count(folder: Folder) -> None:
     done(folder)
+    assert report_on(folder, states_of(plan="failed")).status is Status.FAILED, "it was killed after its record"
     record(folder, "plan", token="", error="the index exists", refused=True)
     report = report_on(folder, states_of(plan="failed"))
     assert (report.status, report.detail, report.total) == (Status.REFUSED, "the index exists", 0)
-
-
-def test_a_plan_that_was_killed_after_its_record_does_not_count(folder: Folder) -> None:
-    done(folder)
-    assert report_on(folder, states_of(plan="failed")).status is Status.FAILED
 
 
 @pytest.mark.parametrize("earlier", [True, False])
@@ -225,6 +206,7 @@ def test_a_chunk_whose_task_was_lost_without_a_word(folder: Folder) -> None:
     (lost,) = report.failed_items
     assert (lost.table, lost.worker, lost.chunk) == ("Object", "w2", 3)
     assert lost.message.startswith("the task extract[1] ended as 'failed' and left no error")
+    assert lost.kind == report.code == "lost_task"
     assert report.error_ext == {"Object": {"w2": {"3": lost.message}}}
     assert report.detail == lost.message
 
@@ -258,14 +240,18 @@ def test_a_chunk_that_failed_on_all_replicas_is_one_chunk(folder: Folder) -> Non
     assert report.error_ext == {"Object": {"w1": {"1": "no table"}, "w2": {"1": "lost"}}}
 
 
-def test_a_failure_that_a_later_try_mended_is_not_reported(folder: Folder) -> None:
-    plan_in(folder)
-    stage_in(folder, 1, 2, 3)
-    # The record of a try that staged chunk 1 after all, but died before it could write its own record.
-    record(folder, "extract", 0, error="1 of 2 chunks failed", failures=[failure(1)])
-    record(folder, "publish")
+@pytest.mark.parametrize(
+    ("task", "error", "bad"),
+    # The one is of a try that staged the chunk after all, but died before it could write its own record.
+    [("extract", "1 of 2 chunks failed", False), ("load", "", True)],
+    ids=["a later try mended it", "duplicate keys"],
+)
+def test_a_published_build_with_failures_in_a_record(folder: Folder, task: str, error: str, bad: bool) -> None:
+    done(folder)
+    record(folder, task, 0, error=error, failures=[failure(1)])
     report = report_on(folder)
-    assert (report.status, report.failed, report.error_ext) == (Status.DONE, 0, {})
+    assert report.status is (Status.FAILED if bad else Status.DONE)
+    assert (report.failed, bool(report.error_ext)) == (int(bad), bad)
 
 
 def test_records_and_runs_of_another_plan_are_ignored(folder: Folder) -> None:
@@ -298,24 +284,6 @@ def test_codes_come_from_what_was_recorded(folder: Folder) -> None:
     assert {item.chunk: item.kind.value for item in report.failed_items} == {1: "access", 2: "access", 3: "disk_full"}
     assert report.code == "access"
     assert report.as_dict()["failed_items"][0]["kind"] == "access"
-
-
-def test_a_task_that_left_no_word_is_lost(folder: Folder) -> None:
-    plan_in(folder)
-    report = report_on(folder, states_of(extract_0="failed", extract_1="failed"))
-    assert {item.kind.value for item in report.failed_items} == {"lost_task"}
-    assert report.code == "lost_task"
-
-
-def test_a_done_build_has_no_code(folder: Folder) -> None:
-    done(folder)
-    assert report_on(folder).code == ""
-
-
-def test_a_published_build_with_failures_is_not_done(folder: Folder) -> None:
-    done(folder)
-    record(folder, "load", 0, failures=[failure(1)])
-    assert report_on(folder).status is Status.FAILED
 
 
 def test_the_earliest_steps_error_explains(folder: Folder) -> None:
@@ -407,13 +375,8 @@ def test_each_chunk_is_either_counted_or_failed(
         mine_here = {chunk for chunk in chunks if chunk < number}
         if not mine_here & there:
             there |= mine_here
-    bad_keys = {f.chunk for t, i, k, _, fs in _last(left) if t == "load" and k == TOKEN for f in fs if f.chunk < number}
+    last = {(task, index): (token, failures) for task, index, token, _, failures in left}
+    loads = [fs for (task, _), (token, fs) in last.items() if (task, token) == ("load", TOKEN)]
+    bad_keys = {f.chunk for fs in loads for f in fs if f.chunk < number}
     assert {f.chunk for f in report.failed_items} == (set(range(number)) - there) | bad_keys
     assert report.status is (Status.DONE if publish and not report.failed else Status.FAILED)
-
-
-def _last(
-    left: list[tuple[str, int, str, str, list[Failure]]],
-) -> list[tuple[str, int, str, str, list[Failure]]]:
-    """Of records of one task instance the last."""
-    return list({(item[0], item[1]): item for item in left}.values())

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_reindex.core.windows import MAX_MAPPED_TASKS
@@ -52,6 +52,7 @@ def worlds(draw: st.DrawFn) -> tuple[dict[int, list[str]], dict[str, dict[int, T
 
 
 @given(worlds())
+@example(({}, {}, WORKERS))
 @examples(150)
 def test_each_chunk_is_assigned_once_to_the_best_replica(
     world: tuple[dict[int, list[str]], dict[str, dict[int, TableInfo]], list[str]],
@@ -102,10 +103,6 @@ def test_full_replicas_share_the_work(sizes: list[int]) -> None:
     assert max(loads) - min(loads) <= max(sizes) + CHUNK_OVERHEAD_ROWS
 
 
-def test_nothing_to_assign() -> None:
-    assert assign({}, {}, WORKERS) == {}
-
-
 @st.composite
 def assignments(draw: st.DrawFn) -> dict[str, list[PlannedChunk]]:
     """Chunks of up to 30 workers, of very different sizes and numbers."""
@@ -121,6 +118,7 @@ def assignments(draw: st.DrawFn) -> dict[str, list[PlannedChunk]]:
 
 
 @given(assigned=assignments(), per_task=st.sampled_from([1, 100, 5_000, 10**6]), spare=st.integers(0, 60))
+@example(assigned={}, per_task=100, spare=1)
 @examples(80)
 def test_each_chunk_is_in_one_group_of_one_worker(
     assigned: dict[str, list[PlannedChunk]], per_task: int, spare: int
@@ -164,10 +162,6 @@ def test_airflows_limit_holds_for_large_catalogs(workers: int, chunks: int) -> N
 def test_a_table_is_read_by_a_few_tasks_a_worker_when_it_is_worth_it(rows: int, groups: int) -> None:
     assigned = {w: [planned(i + 100 * n, w, rows=rows) for i in range(50)] for n, w in enumerate(("w1", "w2"))}
     assert len(make_groups(assigned, 10**9)) == 2 * groups
-
-
-def test_no_chunks_no_groups() -> None:
-    assert make_groups({}, 100) == ()
 
 
 def test_group_label() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import MySQLdb
 import pytest
@@ -16,12 +15,6 @@ from airflow_reindex.director.model import records
 from airflow_reindex.director.model.records import SPLIT, read_group, read_groups, read_plan, read_split, write_plan
 from airflow_reindex.director.model.split import make_split
 from tests.support.samples import TOKEN, make_plan, manifest, planned
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    """A run's folder."""
-    return Folder.at(str(tmp_path / "run"))
 
 
 def test_a_task_that_dies_silently_is_known_to_have_started(folder: Folder) -> None:
@@ -54,12 +47,8 @@ def test_a_record_reads_back(folder: Folder) -> None:
 def test_an_error_is_recorded_and_goes_on(
     folder: Folder, error: Exception, text: str, code: str, refused: bool
 ) -> None:
-    def fail() -> None:
-        with recorded(folder, "plan"):
-            raise error
-
-    with pytest.raises(type(error)):
-        fail()
+    with pytest.raises(type(error)), recorded(folder, "plan"):
+        raise error
     (record,) = task_records(folder)
     assert (record.error, record.code, record.refused) == (text, code, refused)
     assert record.ended_at

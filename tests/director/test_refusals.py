@@ -77,20 +77,17 @@ class TestRefusals:
 
     def test_not_published(self, registered: Register, build: Factory) -> None:
         name = registered(published=False)
-        text = refused(build(name))
-        assert f"the director table 'Object' of the database '{name}' is not published." in text
+        assert f"the director table 'Object' of the database '{name}' is not published." in refused(build(name))
 
     def test_no_key_configured(self, registered: Register, build: Factory, sandbox: Sandbox) -> None:
         name = registered()
         configure(sandbox, f"UPDATE config_database_table SET director_key = '' WHERE `database` = '{name}'")
-        text = refused(build(name))
-        assert f"director table has not been properly configured in database '{name}'" in text
+        assert f"director table has not been properly configured in database '{name}'" in refused(build(name))
 
     def test_no_schema(self, registered: Register, build: Factory, sandbox: Sandbox) -> None:
         name = registered()
         configure(sandbox, f"DELETE FROM config_database_table_schema WHERE `database` = '{name}'")
-        text = refused(build(name))
-        assert f"no schema found for director table 'Object' of database '{name}'" in text
+        assert f"no schema found for director table 'Object' of database '{name}'" in refused(build(name))
 
     @pytest.mark.parametrize("column", ["objectId", "subChunkId"])
     def test_columns_missing_in_the_schema(

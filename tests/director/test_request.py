@@ -15,18 +15,9 @@ NAMES = {"database": "lsst", "director_table": "Object"}
 
 def test_defaults() -> None:
     request = BuildRequest.parse(NAMES)
-    assert request == BuildRequest(
-        database="lsst",
-        director_table="Object",
-        rebuild=False,
-        local=False,
-        unique_primary_key=None,
-        director_key=None,
-        keep_previous=False,
-        force_takeover=False,
-        dry_run=False,
-        allow_unlisted_chunks=False,
-    )
+    assert request == BuildRequest(**NAMES)  # type: ignore[arg-type]
+    assert not any(getattr(request, name) for name in FLAGS)
+    assert request.unique_primary_key is request.director_key is None
     assert request.index_table == "lsst__Object"
 
 
@@ -85,16 +76,13 @@ def test_unknown_params_do_no_harm() -> None:
     assert BuildRequest.parse({**NAMES, "qserv_conn_id": "q", "x": 1}) == BuildRequest.parse(NAMES)
 
 
-@pytest.mark.parametrize(
-    "value", [True, 1, 2, -1, 1.0, 10**30, "1", " 1 ", "+1", "-1", "01", "true", "TRUE", "Yes", "on", "17"]
-)
-def test_yes(value: object) -> None:
-    assert flag(value, "local") is True
+YES = [True, 1, 2, -1, 1.0, 10**30, "1", " 1 ", "+1", "-1", "01", "true", "TRUE", "Yes", "on", "17"]
+NO = [False, 0, 0.0, -0.0, "0", "-0", "00", "false", "False", "no", " off "]
 
 
-@pytest.mark.parametrize("value", [False, 0, 0.0, -0.0, "0", "-0", "00", "false", "False", "no", " off "])
-def test_no(value: object) -> None:
-    assert flag(value, "local") is False
+@pytest.mark.parametrize(("value", "meant"), [*((value, True) for value in YES), *((value, False) for value in NO)])
+def test_flags(value: object, meant: bool) -> None:
+    assert flag(value, "local") is meant
 
 
 @pytest.mark.parametrize(

@@ -13,24 +13,14 @@ from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import REPORT
 from airflow_reindex.director.model.runs import RUNS, manifests
 from airflow_reindex.director.report import drop_build
-from sandbox.catalog.catalog import CatalogSummary, truth
-from sandbox.servers.cluster import Sandbox
 from tests.director.failing import change
-from tests.director.sky import Sky
+from tests.director.sky import Sky, killed_after
 from tests.support.build import Build, Factory, assert_same, count_reads
 from tests.support.claims import finish
 
 DAG = "build_director_index"
 
 pytestmark = pytest.mark.usefixtures("clean")
-
-
-@pytest.fixture
-def changing(sandbox: Sandbox, sky: CatalogSummary) -> Sky:
-    """A catalog of the test's own."""
-    made = Sky(sandbox, sky)
-    assert_same(made.rows(), truth(sky.spec).index_rows())
-    return made
 
 
 def end(run: Build) -> None:
@@ -54,9 +44,7 @@ def test_a_change_after_each_failed_run_is_read_and_nothing_else(
         run.plan()
         run.extract_all()
         assert sorted(reads) == sorted(changed if number else changing.everything())
-    run.split()
-    run.load_all()
-    run.publish()
+    run.complete()
     assert_same(run.index(), changing.rows())
 
 
@@ -120,28 +108,19 @@ def test_a_dry_run_leaves_kept_runs_alone(changing: Sky, build: Factory, tmp_pat
 
 @pytest.mark.parametrize("moves", [0, 1, 2, 3, 5])
 def test_a_plan_that_dies_while_it_takes_over_kept_runs_can_be_made_again(
-    changing: Sky, build: Factory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, moves: int
+    changing: Sky, build: Factory, tmp_path: Path, moves: int
 ) -> None:
-    kept, left, real = Folder.at(str(tmp_path / "kept")), moves, Folder.move_from
+    kept = Folder.at(str(tmp_path / "kept"))
     first = build(changing.made.spec.database, run_id="first", rebuild=1)
     first.kept, first.rows_in_memory = kept, 800
     first.plan()
     end(first)
     changing.change(changing.chunks[3:4])
 
-    def move_from(self: Folder, other: Folder, name: str) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-        real(self, other, name)
-
     second = build(changing.made.spec.database, run_id="second", rebuild=1)
     second.kept = kept
-    with monkeypatch.context() as patch:
-        patch.setattr(Folder, "move_from", move_from)
-        with pytest.raises(KeyboardInterrupt):
-            second.plan()
+    with killed_after(moves):
+        second.plan()
     plan = second.plan()
     at_once = 6
     assert len(changing.everything()) - 2 * at_once <= plan.adopted_chunks < len(changing.everything())

@@ -6,20 +6,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from airflow_reindex.core.failures import DataError
-from airflow_reindex.director import steps
 from airflow_reindex.director.coordination import claim, scheduler
 from airflow_reindex.director.coordination.scheduler import GroupScheduler
 from airflow_reindex.director.extract import extractor
 from airflow_reindex.director.extract import task as extraction
 from airflow_reindex.director.model.plan import Plan
-from airflow_reindex.director.model.records import read_plan
 from airflow_reindex.director.mysql.client import Connect, session
 from sandbox.catalog.catalog import CatalogSpec
 from sandbox.fixtures import CatalogFactory
@@ -60,37 +58,15 @@ class Counted:
         return opened
 
 
-def in_slots(run: Build, slots: int) -> list[BaseException]:
-    """Extract all groups, so many at a time, as Airflow would; the errors."""
-    failed: list[BaseException] = []
-    token, groups, lock = run.plan_made.token, iter(range(len(run.plan_made.groups))), threading.Lock()
-
-    def slot() -> None:
-        while True:
-            with lock:
-                number = next(groups, None)
-            if number is None:
-                return
-            try:
-                steps.extract_group(run.servers, run.folder, read_plan(run.folder, token), number, run.memory)
-            except Exception as error:
-                failed.append(error)
-
-    threads = [threading.Thread(target=slot, daemon=True) for _ in range(slots)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=180)
-    assert not any(thread.is_alive() for thread in threads), "a task waits for good"
-    return failed
-
-
-def publish(run: Build) -> None:
-    """All steps after the extracts."""
-    run.split()
-    run.load_all()
-    run.publish()
-    run.finish()
+@contextmanager
+def occupied(run: Build, *workers: str) -> Iterator[None]:
+    """Another build has all connections of some workers."""
+    with ExitStack() as stack:
+        for worker in workers:
+            for _ in range(run.servers.worker_connections):
+                other = GroupScheduler(stack.enter_context(session(run.servers.czar)), "other build", 4)
+                assert other.acquire_slot(worker)
+        yield
 
 
 @pytest.fixture
@@ -125,11 +101,12 @@ def test_tasks_that_turn_to_each_others_worker_do_not_wait_for_good(
         yield from real(source, given, chunk)
 
     monkeypatch.setattr(extractor, "stream", stream)
-    assert in_slots(run, 2) == []
+    assert run.extract_in_slots(2) == []
     assert set(counted.most.values()) == {1}
     assert set(counted.now.values()) == {0}
     assert run.staged_chunks() == sorted(chunk.chunk for group in plan.groups for chunk in group)
-    publish(run)
+    run.complete()
+    run.finish()
     assert_published(run, made)
 
 
@@ -147,11 +124,12 @@ def test_no_worker_gets_more_connections_than_it_may(catalog: CatalogFactory, bu
         # Each task turns to another worker in its midst.
         table = f"`{made.spec.database}`.`Object_{group[len(group) // 2].chunk}`"
         run_sql(run.sandbox.workers[group[0].workers[0]], f"DROP TABLE {table}")
-    assert in_slots(run, 5) == []
+    assert run.extract_in_slots(5) == []
     assert set(counted.most.values()) <= {*range(1, connections + 1)}
     assert set(counted.now.values()) == {0}
     assert run.staged_chunks() == sorted(chunk.chunk for group in plan.groups for chunk in group)
-    publish(run)
+    run.complete()
+    run.finish()
     assert_published(run, made)
 
 
@@ -174,11 +152,7 @@ def test_a_group_that_fails_is_not_read_again_and_again_by_a_task_that_waits(
         return rows
 
     monkeypatch.setattr(extractor, "stream", stream)
-    with ExitStack() as stack:
-        for _ in range(run.servers.worker_connections):
-            assert GroupScheduler(stack.enter_context(session(run.servers.czar)), "other build", 4).acquire_slot(
-                own[0].workers[0]
-            )
+    with occupied(run, own[0].workers[0]):
         task = threading.Thread(target=run.extract, args=(0,), daemon=True)
         task.start()
         wait_until(lambda: len(reads) == len(there))
@@ -191,7 +165,8 @@ def test_a_group_that_fails_is_not_read_again_and_again_by_a_task_that_waits(
         run.extract(1)
     monkeypatch.setattr(extractor, "stream", real)
     run.extract(1)
-    publish(run)
+    run.complete()
+    run.finish()
     assert_published(run, made)
 
 
@@ -203,11 +178,7 @@ def test_a_task_whose_group_another_one_has_read_has_nothing_to_do(
     run.rows_per_task = 10**6
     plan = run.plan()
     reads = count_reads(monkeypatch)
-    with ExitStack() as stack:
-        for _ in range(run.servers.worker_connections):
-            assert GroupScheduler(stack.enter_context(session(run.servers.czar)), "other", 4).acquire_slot(
-                plan.groups[0][0].workers[0]
-            )
+    with occupied(run, plan.groups[0][0].workers[0]):
         task = threading.Thread(target=run.extract, args=(0,), daemon=True)
         task.start()
         wait_until(lambda: set(run.staged_chunks()) == {chunk.chunk for chunk in plan.groups[1]})
@@ -264,10 +235,7 @@ def test_a_lost_claim_ends_the_wait_for_a_worker(
         except Exception as error:
             errors.append(type(error).__name__)
 
-    with ExitStack() as stack:
-        for worker in run.servers.workers:
-            for _ in range(run.servers.worker_connections):
-                assert GroupScheduler(stack.enter_context(session(run.servers.czar)), "other", 4).acquire_slot(worker)
+    with occupied(run, *run.servers.workers):
         task = threading.Thread(target=wait, daemon=True)
         task.start()
         task.join(timeout=0.5)

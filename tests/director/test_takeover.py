@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from unittest import mock
 
 import MySQLdb
 import numpy as np
@@ -18,6 +18,7 @@ from airflow_reindex.director.model.records import read_plan
 from airflow_reindex.director.model.runs import manifests
 from sandbox.catalog.catalog import CatalogSummary, truth
 from sandbox.servers.cluster import Sandbox
+from tests.director.sky import killed_after
 from tests.support.build import Build, Factory, assert_same, count_reads, run_sql
 from tests.support.claims import assert_published, before_first_call, claim_row, claims, finish
 
@@ -96,7 +97,7 @@ class TestTakeover:
         first, second = self.after_a_failure(sky, build)
         done = first.staged_chunks()
         with monkeypatch.context() as patch:
-            patch.setattr(claim, "sweep", fail_with(MySQLdb.OperationalError(2013, "Lost connection to server")))
+            patch.setattr(claim, "sweep", mock.Mock(side_effect=MySQLdb.OperationalError(2013, "Lost connection")))
             with pytest.raises(MySQLdb.OperationalError):
                 second.plan()
         assert claim_row(second) == "second"
@@ -125,25 +126,14 @@ class TestTakeover:
 
     @pytest.mark.parametrize("moves", [0, 1, 2, 5])
     def test_plan_that_dies_in_mid_adoption_can_be_made_again(
-        self, sky: CatalogSummary, build: Factory, monkeypatch: pytest.MonkeyPatch, moves: int
+        self, sky: CatalogSummary, build: Factory, moves: int
     ) -> None:
         first, second = self.after_a_failure(sky, build, rows_in_memory=300)
-        done, left = set(first.staged_chunks()), moves
+        done = set(first.staged_chunks())
         at_once = max(len(manifest.chunks) for manifest in manifests(first.folder))
         assert at_once < len(done)
-        real = Folder.move_from
-
-        def move_from(self: Folder, other: Folder, name: str) -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise KeyboardInterrupt
-            real(self, other, name)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Folder, "move_from", move_from)
-            with pytest.raises(KeyboardInterrupt):
-                second.plan()
+        with killed_after(moves):
+            second.plan()
         # At most the manifest is lost whose files were on their way.
         adopted = second.plan().adopted_chunks
         assert len(done) - at_once * (moves > 0) <= adopted <= len(done)
@@ -180,14 +170,4 @@ class TestTakeover:
 
     @staticmethod
     def assert_swept(run: Build) -> None:
-        """The run's folder is empty."""
         assert Folder.at(run.folder.url).names() == []
-
-
-def fail_with(error: Exception) -> Callable[..., None]:
-    """A function that always fails."""
-
-    def fail(*_: object) -> None:
-        raise error
-
-    return fail

@@ -13,16 +13,14 @@ import MySQLdb
 import pytest
 
 from airflow_reindex.core.claims import Keeper
-from airflow_reindex.core.failures import ClaimLostError, ConflictError, RequestError
-from airflow_reindex.director import steps
+from airflow_reindex.core.failures import ClaimLostError, ConflictError
 from airflow_reindex.director.coordination import claim, throttle
 from airflow_reindex.director.coordination.index_build import IndexBuild
 from airflow_reindex.director.coordination.scheduler import GroupScheduler
 from airflow_reindex.director.coordination.throttle import ConnectionSlots, Pace, Watch
 from airflow_reindex.director.extract import extractor, task
 from airflow_reindex.director.model.limits import Limits
-from airflow_reindex.director.model.records import read_plan, read_split
-from airflow_reindex.director.model.request import BuildRequest
+from airflow_reindex.director.model.records import read_split
 from airflow_reindex.director.mysql.client import Connection, prepare, session
 from sandbox.catalog.catalog import CatalogSpec
 from sandbox.fixtures import CatalogFactory
@@ -94,12 +92,6 @@ def test_blocks_are_small_when_throttled() -> None:
     assert throttle.LEAST_BLOCK_ROWS <= watch.block_rows <= 10**5
 
 
-@pytest.mark.parametrize("value", [-1, "x", True, 1.5, 999])
-def test_limits_are_whole_numbers_that_make_sense(value: Any) -> None:
-    with pytest.raises(RequestError, match="max_rows_per_second"):
-        BuildRequest.parse({"database": "a", "director_table": "b", "max_rows_per_second": value})
-
-
 def loaded(run: Build) -> int:
     """Rows that are committed."""
     split = read_split(run.folder)
@@ -112,8 +104,7 @@ def loaded(run: Build) -> int:
 def large(catalog: CatalogFactory, build: Factory, monkeypatch: pytest.MonkeyPatch) -> Build:
     """A build of 60,000 rows in slices of 2,000, about to load."""
     monkeypatch.setattr(Build, "slice_rows", 2_000)
-    made = catalog(CatalogSpec(rows=60_000, chunks=20, seed=21))
-    run = build(made.spec.database)
+    run = build(catalog(CatalogSpec(rows=60_000, chunks=20, seed=21)).spec.database)
     run.rows_per_task = 10**6
     run.to_load()
     return run
@@ -188,33 +179,11 @@ def test_a_slow_worker_does_not_hold_up_the_other(
                 busy[worker] -= 1
 
     monkeypatch.setattr(extractor, "stream", stream)
-    # As Airflow would start them with two slots: in the order of their numbers.
-    queue, failed = iter(range(len(plan.groups))), []
-
-    def slot() -> None:
-        while True:
-            with lock:
-                number = next(queue, None)
-            if number is None:
-                return
-            try:
-                steps.extract_group(run.servers, run.folder, read_plan(run.folder, plan.token), number, run.memory)
-            except BaseException as error:
-                failed.append(error)
-                raise
-
-    threads = [threading.Thread(target=slot) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failed == []
+    assert run.extract_in_slots(2) == []
     assert set(most.values()) == {1}, "one connection a worker at a time"
     others = [i for i, worker in enumerate(order) if worker != slow]
     assert others[-1] < len(order) * 0.8, "the fast worker was done long before the slow one"
     assert sorted(run.staged_chunks()) == sorted(c.chunk for group in plan.groups for c in group), "each chunk once"
-    run.split()
-    run.load_all()
-    run.publish()
+    run.complete()
     run.finish()
     assert_published(run, made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -106,24 +107,21 @@ class TestSettings:
         assert_same(run.index(), truth(sky.spec).index_rows())
 
 
-def cut_in_half(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.truncate(path.stat().st_size // 2)
-
-
-def cut_to_nothing(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.truncate(0)
-
-
 def zero_a_block(path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 4 // 512 * 512)
         file.write(bytes(4_096))
 
 
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "cut in half": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "cut to nothing": lambda path: os.truncate(path, 0),
+    "a block of zeros": zero_a_block,
+}
+
+
 class TestDamage:
-    @pytest.mark.parametrize("damage", [cut_in_half, cut_to_nothing, zero_a_block])
+    @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
     def test_damaged_table(
         self, sky: CatalogSummary, build: Factory, sandbox: Sandbox, tmp_path: Path, damage: Callable[[Path], None]
     ) -> None:

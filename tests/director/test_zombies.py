@@ -18,7 +18,7 @@ from airflow_reindex.director.extract import extractor
 from airflow_reindex.director.load import loader
 from airflow_reindex.director.model.records import read_plan, read_split
 from airflow_reindex.director.model.runs import manifests
-from airflow_reindex.director.model.split import RunFiles, Split
+from airflow_reindex.director.model.split import RunFiles
 from airflow_reindex.director.mysql import client
 from airflow_reindex.director.publish import proof
 from sandbox.catalog.catalog import CatalogSummary
@@ -48,7 +48,7 @@ class TestZombies:
         first, second = runs
         first.to_load()
         first.load(0)
-        plan, ranges = first.plan_made, split_of(first)
+        plan, ranges = first.plan_made, read_split(first.folder)
         finish_whole(second)
         before = live_state(first)
         for step in (
@@ -70,7 +70,7 @@ class TestZombies:
         first, second = runs
         first.to_load()
         first.load(0)
-        plan, ranges, staged = first.plan_made, split_of(first), list(manifests(first.folder))
+        plan, ranges, staged = first.plan_made, read_split(first.folder), list(manifests(first.folder))
         finish_whole(second)
         before = live_state(first)
         # As if they had read everything just before.
@@ -109,7 +109,7 @@ class TestZombies:
     ) -> None:
         first, second = runs
         first.plan()
-        beat_fast(monkeypatch)
+        monkeypatch.setattr(claim, "BEAT_SECONDS", 0.01)
         real = extractor.stream
 
         def stream(connection: Any, plan: Any, chunk: int) -> Iterator[Any]:
@@ -144,7 +144,7 @@ class TestZombies:
     ) -> None:
         first, second = runs
         first.to_load()
-        plan, ranges = first.plan_made, split_of(first)
+        plan, ranges = first.plan_made, read_split(first.folder)
         with ThreadPoolExecutor(1) as pool:
             futures: list[Any] = []
 
@@ -228,11 +228,6 @@ class TestZombies:
         assert_published(second, sky)
 
 
-def split_of(run: Build) -> Split:
-    """The split in the run's folder."""
-    return read_split(run.folder)
-
-
 def live_state(run: Build) -> tuple[Any, ...]:
     """What no zombie may change: the live index as a table of its own, its sums, and all working tables."""
     live = f"qservMeta.`{run.request.index_table}`"
@@ -242,8 +237,3 @@ def live_state(run: Build) -> tuple[Any, ...]:
     )
     sums = run_sql(run.sandbox.czar, f"SELECT COUNT(*), SUM(CRC32(CONCAT(objectId, '-', subChunkId))) FROM {live}")
     return found, sums, run.working_tables(), tables_of(run.sandbox, "qservMeta")
-
-
-def beat_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Signs of life every 10 ms."""
-    monkeypatch.setattr(claim, "BEAT_SECONDS", 0.01)

@@ -18,7 +18,6 @@ CONN = "AIRFLOW_CONN_COLLECTIONS_DEFAULT"
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
-    """Set the connection."""
     monkeypatch.setenv(CONN, json.dumps(fields))
 
 
@@ -46,32 +45,28 @@ def test_lancedb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert CollectionHook().store.find("nothing") is None
 
 
-def test_lancedb_without_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    connect(monkeypatch, conn_type="lancedb")
-    with pytest.raises(RequestError, match="folder or s3"):
-        _ = CollectionHook().store
-
-
-def test_other_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    connect(monkeypatch, conn_type="mysql", host="localhost")
-    with pytest.raises(RequestError, match="has the type 'mysql': collections are reached by one of type postgres or"):
-        _ = CollectionHook().store
-
-
-def test_no_such_connection() -> None:
-    with pytest.raises(RequestError, match="there is no Airflow connection 'collections_none'"):
-        _ = CollectionHook("collections_none").store
-
-
-def test_connection_that_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("conn_id", "fields", "complaint"),
+    [
+        ("collections_default", {"conn_type": "lancedb"}, "folder or s3"),
+        (
+            "collections_default",
+            {"conn_type": "mysql", "host": "localhost"},
+            "has the type 'mysql': collections are reached by one of type postgres or",
+        ),
+        ("collections_none", {}, "there is no Airflow connection 'collections_none'"),
+        ("secret_db", {}, "may not be used"),
+    ],
+    ids=["LanceDB without a place", "other type", "no such connection", "connection that is not offered"],
+)
+def test_refusals(monkeypatch: pytest.MonkeyPatch, conn_id: str, fields: dict[str, str], complaint: str) -> None:
+    connect(monkeypatch, **fields)
     monkeypatch.setenv("AIRFLOW_CONN_SECRET_DB", "{}")
-    with pytest.raises(RequestError, match="may not be used"):
-        _ = CollectionHook("secret_db").store
+    with pytest.raises(RequestError, match=complaint):
+        _ = CollectionHook(conn_id).store
 
 
 class TestQueries:
-    """Sets of queries."""
-
     def test_file(self, tmp_path: Path) -> None:
         path = tmp_path / "queries.txt"
         path.write_text("one\n\n two \none\n")
@@ -87,17 +82,13 @@ class TestQueries:
         [
             (None, "there is no query set 'top'; this deployment defines: none"),
             ({"path": "/nowhere/queries.txt"}, "cannot be read"),
+            ({"path": "/dev/null"}, "has no queries"),
             ({"sql": "SELECT 1"}, "needs either 'path', or 'conn_id' and 'sql'"),
         ],
     )
     def test_refusals(self, definition: Any, complaint: str) -> None:
         with pytest.raises(RequestError, match=complaint):
             read_queries("top", {"top": definition} if definition else {})
-
-    def test_empty_file(self, tmp_path: Path) -> None:
-        (tmp_path / "empty").touch()
-        with pytest.raises(RequestError, match="has no queries"):
-            read_queries("top", {"top": {"path": str(tmp_path / "empty")}})
 
 
 def test_switch_hook_of_the_deployment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,19 +106,19 @@ def test_s3_by_airflows_hook(connection: Any) -> None:
         assert config.s3["addressing_style"] == "path", "the connection's own settings are kept"
 
 
-def test_s3_never_falls_back_to_the_machines_credentials(connection: Any) -> None:
-    connection("files_http", {"conn_type": "http", "host": "example.org"})
-    with pytest.raises(RequestError, match="'files_http' has the type 'http', not 'aws'"):
-        make_loader("files", {"files": {"kind": "s3", "aws_conn_id": "files_http"}})
-
-
-def test_a_connection_that_is_no_database(connection: Any) -> None:
-    connection("files_http", {"conn_type": "http", "host": "example.org"})
-    with pytest.raises(RequestError, match="'files_http' is none of a database"):
-        make_loader("rows", {"rows": {"kind": "sql", "conn_id": "files_http", "query": QUERY}})
-    connection("files_odd", {"conn_type": "nonsense", "host": "example.org"})
-    with pytest.raises(RequestError, match="'files_odd' cannot be used: Unknown hook type"):
-        make_loader("rows", {"rows": {"kind": "sql", "conn_id": "files_odd", "query": QUERY}})
+@pytest.mark.parametrize(
+    ("conn_type", "definition", "words"),
+    [
+        # S3 never falls back to the machine's credentials.
+        ("http", {"kind": "s3", "aws_conn_id": "odd"}, "'odd' has the type 'http', not 'aws'"),
+        ("http", {"kind": "sql", "conn_id": "odd", "query": QUERY}, "'odd' is none of a database"),
+        ("nonsense", {"kind": "sql", "conn_id": "odd", "query": QUERY}, "'odd' cannot be used: Unknown hook type"),
+    ],
+)
+def test_connections_of_another_type(connection: Any, conn_type: str, definition: dict[str, str], words: str) -> None:
+    connection("odd", {"conn_type": conn_type, "host": "example.org"})
+    with pytest.raises(RequestError, match=words):
+        make_loader("x", {"x": definition})
 
 
 @pytest.fixture(scope="module")
@@ -182,8 +182,7 @@ def test_errors_of_postgres(rows: Any, postgres: Postgres, database: str, connec
         with pytest.raises(RequestError, match="the database of 'rows_db'"):
             rows(query).load([item("1"), item("2")])
     loader = rows()
-    described = postgres.airflow_connection(database)
-    connection("rows_db", {**described, "host": "127.0.0.1", "port": 1})
+    connection("rows_db", {**postgres.airflow_connection(database), "host": "127.0.0.1", "port": 1})
     away = make_loader("rows", {"rows": {"kind": "sql", "conn_id": "rows_db", "query": QUERY}})[0]
     with pytest.raises(TransientError, match="the database of 'rows_db'"):
         away.load([item("1")])

@@ -36,7 +36,6 @@ numbers = itertools.count()
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[FlakyStore]:
-    """An S3 server."""
     with FlakyStore() as store:
         store.client().create_bucket(Bucket="staging")
         yield store
@@ -173,9 +172,7 @@ def test_a_build_on_an_object_store(
         (one, *_) = manifests(run.folder)
         run.folder.remove(one.name)
         run.extract(one.group)
-        run.split()
-        run.load_all()
-        run.publish()
+        run.complete()
         assert_same(run.index(), truth(made.spec).index_rows())
 
 

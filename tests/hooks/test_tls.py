@@ -77,31 +77,21 @@ def reach(servers: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Reach:
     return make
 
 
-def test_without_tls_nothing_is_encrypted(reach: Reach) -> None:
-    assert cipher(reach(None).czar) == ""
-
-
-def test_with_tls_the_connection_is_encrypted(reach: Reach, authority: Path) -> None:
-    assert cipher(reach({"ca": str(authority / "ca.pem")}).czar) != ""
+@pytest.mark.parametrize("tls", [None, {}, {"mode": "VERIFY_IDENTITY"}])
+def test_the_right_server_is_accepted(reach: Reach, authority: Path, tls: dict[str, str] | None) -> None:
+    extra = None if tls is None else {"ca": str(authority / "ca.pem"), **tls}
+    assert bool(cipher(reach(extra).czar)) == (tls is not None), "with TLS the connection is encrypted"
 
 
 def test_server_of_a_foreign_authority_is_refused(reach: Reach, tmp_path: Path) -> None:
-    foreign = make_certificates(tmp_path)
-    assert refusal(reach({"ca": str(foreign / "ca.pem")}).czar) == TLS_ERROR
+    assert refusal(reach({"ca": str(make_certificates(tmp_path) / "ca.pem")}).czar) == TLS_ERROR
 
 
-def test_mode_that_verifies_accepts_the_right_server(reach: Reach, authority: Path) -> None:
-    tls = {"ca": str(authority / "ca.pem"), "mode": "VERIFY_IDENTITY"}
-    assert cipher(reach(tls).czar) != ""
-
-
-def test_mode_that_verifies_refuses_a_server_without_tls(reach: Reach, authority: Path) -> None:
-    tls = {"ca": str(authority / "ca.pem"), "mode": "VERIFY_IDENTITY"}
-    assert refusal(reach(tls).workers["worker-1"]) == TLS_ERROR
-
-
-def test_authority_alone_means_that_the_server_is_verified(reach: Reach, authority: Path) -> None:
-    assert refusal(reach({"ca": str(authority / "ca.pem")}).workers["worker-1"]) == TLS_ERROR
+@pytest.mark.parametrize("mode", [{}, {"mode": "VERIFY_IDENTITY"}], ids=["an authority alone", "with a mode"])
+def test_a_server_without_tls_is_refused_when_servers_are_verified(
+    reach: Reach, authority: Path, mode: dict[str, str]
+) -> None:
+    assert refusal(reach({"ca": str(authority / "ca.pem"), **mode}).workers["worker-1"]) == TLS_ERROR
 
 
 def test_server_without_tls_is_refused_in_any_mode(reach: Reach) -> None:

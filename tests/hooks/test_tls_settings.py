@@ -93,7 +93,6 @@ def test_what_asks_and_what_does_not(tmp_path: Any) -> None:
 
 
 def postgres(monkeypatch: pytest.MonkeyPatch, **extra: Any) -> Any:
-    """The store of a connection to PostgreSQL."""
     fields = {"conn_type": "postgres", **LOGIN, "schema": "vectors", "extra": extra}
     monkeypatch.setenv("AIRFLOW_CONN_COLLECTIONS_DEFAULT", json.dumps(fields))
     return CollectionHook("collections_default").store

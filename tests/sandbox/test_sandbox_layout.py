@@ -90,34 +90,23 @@ def test_overlap_rows_differ_from_their_source_in_key_and_chunk_only() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    within=st.integers(0, 20),
-    across=st.integers(0, 20),
-    nulls=st.integers(0, 20),
-    missing=st.integers(0, 4),
-    no_sub_chunk=st.integers(0, 4),
-    seed=st.integers(0, 1000),
-)
-def test_faults_are_as_many_as_asked_for(
-    within: int, across: int, nulls: int, missing: int, no_sub_chunk: int, seed: int
-) -> None:
-    layout = lay_out(
-        replace(
-            SMALL,
-            seed=seed,
-            duplicates_within=within,
-            duplicates_across=across,
-            null_keys=nulls,
-            missing=missing,
-            no_sub_chunk=no_sub_chunk,
-        )
+    asked=st.fixed_dictionaries(
+        {
+            **dict.fromkeys(("duplicates_within", "duplicates_across", "null_keys"), st.integers(0, 20)),
+            **dict.fromkeys(("missing", "no_sub_chunk"), st.integers(0, 4)),
+            "seed": st.integers(0, 1000),
+        }
     )
+)
+def test_faults_are_as_many_as_asked_for(asked: dict[str, int]) -> None:
+    layout = lay_out(replace(SMALL, **asked))  # type: ignore[arg-type]
     truth, faults = layout.truth, layout.faults
     keys, counts = np.unique(truth.keys[~truth.is_null], return_counts=True)
     twice = set(keys[counts == 2].tolist())
     assert counts.max() <= 2
     assert twice == {*faults.duplicates_within, *faults.duplicates_across}
-    assert len(faults.duplicates_within) == within
-    assert len(faults.duplicates_across) == across
+    assert len(faults.duplicates_within) == asked["duplicates_within"]
+    assert len(faults.duplicates_across) == asked["duplicates_across"]
     for key, chunk in faults.duplicates_within.items():
         assert truth.chunk_ids[truth.keys == key].tolist() == [chunk, chunk]
     for key, chunks in faults.duplicates_across.items():
@@ -125,11 +114,11 @@ def test_faults_are_as_many_as_asked_for(
         assert chunks[0] != chunks[1]
     null_chunks, null_counts = np.unique(truth.chunk_ids[truth.is_null], return_counts=True)
     assert dict(zip(null_chunks.tolist(), null_counts.tolist(), strict=True)) == faults.null_keys
-    assert sum(faults.null_keys.values()) == nulls
-    assert len(set(faults.missing)) == missing
-    assert len(set(faults.no_sub_chunk)) == no_sub_chunk
+    assert sum(faults.null_keys.values()) == asked["null_keys"]
+    assert len(set(faults.missing)) == asked["missing"]
+    assert len(set(faults.no_sub_chunk)) == asked["no_sub_chunk"]
     broken = {*faults.missing, *faults.no_sub_chunk}
-    assert len(broken) == missing + no_sub_chunk
+    assert len(broken) == asked["missing"] + asked["no_sub_chunk"]
     assert broken.isdisjoint(null_chunks.tolist())
     assert broken.isdisjoint(faults.duplicates_within.values())
 

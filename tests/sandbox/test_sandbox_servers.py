@@ -18,11 +18,13 @@ from pathlib import Path
 import MySQLdb
 import pytest
 
+from airflow_reindex.director.mysql.client import query
 from sandbox.servers import datadir, processes
 from sandbox.servers.cluster import Sandbox
 from sandbox.servers.datadir import SandboxError
 from sandbox.servers.grants import ACCOUNT_HOSTS, CZAR_GRANTS, Grant, worker_grants
 from sandbox.servers.servers import MariaDBServer
+from tests.support.build import run_sql
 from tests.support.wait import wait_until
 
 PACKAGE_PARENT = Path(datadir.__file__).resolve().parents[2]
@@ -39,12 +41,6 @@ time.sleep(600)
 """
 
 
-def ask(server: MariaDBServer, statement: str, user: str = "root") -> list[tuple[object, ...]]:
-    with contextlib.closing(server.connect(user)) as connection, connection.cursor() as cursor:
-        cursor.execute(statement)
-        return list(cursor.fetchall())
-
-
 @pytest.fixture
 def own(tmp_path: Path, mariadb_template: Path) -> Iterator[Sandbox]:
     """A sandbox for tests that break it."""
@@ -59,7 +55,7 @@ def test_servers_answer_on_the_loopback_address_only(sandbox: Sandbox) -> None:
     assert list(sandbox.workers) == ["worker-1", "worker-2"]
     assert len({server.port for server in sandbox.servers}) == 3
     for server in sandbox.servers:
-        row = ask(server, "SELECT @@port, @@bind_address, @@secure_file_priv, @@local_infile, @@log_bin")[0]
+        row = run_sql(server, "SELECT @@port, @@bind_address, @@secure_file_priv, @@local_infile, @@log_bin")[0]
         assert row == (server.port, "127.0.0.1", f"{server.infile_dir}/", 1, 0)
 
 
@@ -73,8 +69,7 @@ def test_status_tells_what_runs(own: Sandbox) -> None:
 
 def test_a_killed_server_keeps_port_and_data(own: Sandbox) -> None:
     server = own.czar
-    ask(server, "CREATE TABLE qservMeta.t (a INT) ENGINE=InnoDB")
-    ask(server, "INSERT INTO qservMeta.t VALUES (42)")
+    run_sql(server, "CREATE TABLE qservMeta.t (a INT) ENGINE=InnoDB", "INSERT INTO qservMeta.t VALUES (42)")
     port, pid = server.port, server.pid
     server.kill()
     assert not server.is_running()
@@ -83,7 +78,7 @@ def test_a_killed_server_keeps_port_and_data(own: Sandbox) -> None:
     server.start()
     assert server.port == port
     assert server.pid != pid
-    assert ask(server, "SELECT a FROM qservMeta.t") == [(42,)]
+    assert run_sql(server, "SELECT a FROM qservMeta.t") == [(42,)]
 
 
 def test_down_works_with_a_dead_server_and_up_brings_all_back(own: Sandbox) -> None:
@@ -95,8 +90,9 @@ def test_down_works_with_a_dead_server_and_up_brings_all_back(own: Sandbox) -> N
     assert again.czar.passwords == passwords
     again.up()
     try:
-        assert ask(again.czar, "SELECT @@max_connections") == [(37,)]
-        assert ask(again.workers["worker-1"], "SELECT 1", "reindex") == [(1,)]
+        assert run_sql(again.czar, "SELECT @@max_connections") == [(37,)]
+        with contextlib.closing(again.workers["worker-1"].connect("reindex")) as connection:
+            assert query(connection, "SELECT 1") == [(1,)]
     finally:
         again.down()
 
@@ -119,7 +115,7 @@ def test_a_taken_port_is_left_to_its_owner(own: Sandbox) -> None:
         assert server.port == taken
         server.start(move=True)
         assert server.port != taken
-        assert ask(server, "SELECT @@port") == [(server.port,)]
+        assert run_sql(server, "SELECT @@port") == [(server.port,)]
 
 
 def test_a_server_that_does_not_start_shows_the_end_of_its_log(own: Sandbox) -> None:
@@ -193,12 +189,12 @@ def test_servers_without_an_owner_stay(tmp_path: Path) -> None:
 
 def test_the_account_has_exactly_its_grants_on_the_czar(sandbox: Sandbox) -> None:
     for host in ACCOUNT_HOSTS:
-        shown = {str(row[0]) for row in ask(sandbox.czar, f"SHOW GRANTS FOR 'reindex'@'{host}'")}
+        shown = {str(row[0]) for row in run_sql(sandbox.czar, f"SHOW GRANTS FOR 'reindex'@'{host}'")}
         assert {without_password(text) for text in shown} == {as_shown(grant, host) for grant in CZAR_GRANTS}
 
 
 def test_the_account_has_nothing_on_a_worker_without_a_catalog(own: Sandbox) -> None:
-    shown = ask(own.workers["worker-1"], "SHOW GRANTS FOR 'reindex'@'127.0.0.1'")
+    shown = run_sql(own.workers["worker-1"], "SHOW GRANTS FOR 'reindex'@'127.0.0.1'")
     assert [without_password(str(row[0])) for row in shown] == ["GRANT USAGE ON *.* TO `reindex`@`127.0.0.1`"]
 
 
@@ -216,7 +212,7 @@ def test_a_database_grant_does_not_match_like_a_pattern() -> None:
 
 def test_nobody_gets_in_without_a_password(sandbox: Sandbox) -> None:
     for server in sandbox.servers:
-        accounts = ask(server, "SELECT user, host FROM mysql.user WHERE user <> 'mariadb.sys'")
+        accounts = run_sql(server, "SELECT user, host FROM mysql.user WHERE user <> 'mariadb.sys'")
         assert set(accounts) == {(user, host) for user in ("root", "reindex") for host in ("localhost", "127.0.0.1")}
         for user in ("root", "reindex", ""):
             for where in ({"host": "127.0.0.1", "port": server.port}, {"unix_socket": str(server.socket)}):

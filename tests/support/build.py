@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,30 @@ class Build:
         for group in range(len(self.plan_made.groups)):
             self.extract(group)
 
+    def extract_in_slots(self, slots: int) -> list[BaseException]:
+        """All tasks `extract`, so many at a time, as Airflow would start them; the errors."""
+        failed: list[BaseException] = []
+        token, groups, lock = self.plan_made.token, iter(range(len(self.plan_made.groups))), threading.Lock()
+
+        def slot() -> None:
+            while True:
+                with lock:
+                    number = next(groups, None)
+                if number is None:
+                    return
+                try:
+                    steps.extract_group(self.servers, self.folder, read_plan(self.folder, token), number, self.memory)
+                except Exception as error:
+                    failed.append(error)
+
+        threads = [threading.Thread(target=slot, daemon=True) for _ in range(slots)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=180)
+        assert not any(thread.is_alive() for thread in threads), "a task waits for good"
+        return failed
+
     def split(self) -> Split:
         """The task `split`."""
         return steps.split_build(
@@ -145,11 +170,17 @@ class Build:
         self.extract_all()
         self.split()
 
-    def run(self) -> Published:
-        """The whole build."""
-        self.to_load()
+    def complete(self) -> Published:
+        """All tasks after the extracts."""
+        self.split()
         self.load_all()
         return self.publish()
+
+    def run(self) -> Published:
+        """The whole build."""
+        self.plan()
+        self.extract_all()
+        return self.complete()
 
     def finish(self) -> None:
         """What the task `aggregate` does on the server once the report is written."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest import mock
 
 import MySQLdb
 import pytest
@@ -17,11 +18,6 @@ from tests.system.conftest import Run
 
 SMALL = CatalogSpec(rows=20_000, chunks=30, replicas=2)
 Trigger = Callable[..., Run]
-
-
-def away(*_: object) -> None:
-    """What the driver raises for a server that is down."""
-    raise MySQLdb.OperationalError(2002, "Can't connect to server")
 
 
 def test_build_and_rebuild(sandbox: Sandbox, catalog: CatalogFactory, trigger: Trigger) -> None:
@@ -61,6 +57,7 @@ def test_server_that_is_away_when_all_is_done(
     sandbox: Sandbox, catalog: CatalogFactory, trigger: Trigger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = catalog(CatalogSpec(rows=3_000, chunks=10, seed=31))
+    away = mock.Mock(side_effect=MySQLdb.OperationalError(2002, "Can't connect to server"))
     monkeypatch.setattr(steps, "finish_build", away)
     run = trigger(database=made.spec.database, director_table="Object")
     assert run.state == "success"

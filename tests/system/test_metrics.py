@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import psycopg
 import pytest
@@ -35,7 +36,6 @@ def meter() -> Iterator[Meter]:
 
 
 def task_of(run: Run, task_id: str) -> tuple[Any, Any]:
-    """A task and its instance."""
     return DagBag().dags[run.dag_run.dag_id].get_task(task_id), run.dag_run.get_task_instance(task_id)
 
 
@@ -100,12 +100,7 @@ def test_failed_build(catalog: CatalogFactory, trigger: Trigger, meter: Meter) -
     assert extracted(run, "publish").outputs[0].outputFacets == {}, "nothing was written"
 
 
-def test_reindex(
-    vectors: psycopg.Connection[Any],
-    run_dag: Trigger,
-    server: EmbeddingServer,
-    meter: Meter,
-) -> None:
+def test_reindex(vectors: psycopg.Connection[Any], run_dag: Trigger, server: EmbeddingServer, meter: Meter) -> None:
     make_source(vectors, texts(20) | {"o000007": {"text": "poison"}, "o000013": {"other": 1}})
     server.faults.append(Fault("poison", status=400))
     both = {"source_embedding_model_id": OLD, "dest_embedding_model_id": NEW}
@@ -134,9 +129,6 @@ def test_refused_run(vectors: psycopg.Connection[Any], run_dag: Trigger, meter: 
 
 
 def test_lineage_that_fails_fails_no_task(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def away(*_: object) -> None:
-        raise OSError("the staging place is away")
-
-    monkeypatch.setattr(staging, "run_folder", away)
+    monkeypatch.setattr(staging, "run_folder", mock.Mock(side_effect=OSError("the staging place is away")))
     assert PublishOperator(task_id="publish").get_openlineage_facets_on_complete(Run(None)) is None
     assert "no lineage of this task" in caplog.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -173,12 +174,8 @@ def test_equal_requests_join_and_leaving_stops_nothing(
     # A client that does not have the patience.
     with pytest.raises(httpx.ReadTimeout), httpx.Client(base_url=deployment.url, timeout=1.0) as hasty:
         ask(hasty, **body)
-    answers: list[dict[str, Any]] = []
-    threads = [threading.Thread(target=lambda: answers.append(ask(client, **body))) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda _: ask(client, **body), range(3)))
     assert answers == [{"success": 1, "error": "", "error_ext": {}, "warning": ""}] * 3
     with deployment.client("admin") as admin:
         found = admin.get(f"{DAG}/dagRuns", params={"run_id_pattern": f"qserv__{database}"}).raise_for_status().json()
@@ -191,18 +188,14 @@ def test_two_requests_at_the_same_instant_are_one_run(
     client: httpx.Client, deployment: Deployment, catalog: CatalogFactory
 ) -> None:
     made = catalog(CatalogSpec(rows=2_000, chunks=10, seed=42), fresh=True)
-    barrier, ids = threading.Barrier(4), []
+    barrier = threading.Barrier(4)
 
-    def send() -> None:
+    def send(_: int) -> str:
         barrier.wait()
-        ids.append(ask(client, made.spec.database, wait=0, version=55)["run_id"])
+        return str(ask(client, made.spec.database, wait=0, version=55)["run_id"])
 
-    threads = [threading.Thread(target=send) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(ids) == 4
+    with ThreadPoolExecutor(4) as pool:
+        ids = list(pool.map(send, range(4)))
     assert len(set(ids)) == 1, ids
     with deployment.client("admin") as admin:
         assert deployment.wait(admin, ids[0]) == "success"
