@@ -12,8 +12,9 @@ from airflow_reindex.director.model.plan import PlannedChunk
 from airflow_reindex.director.planning import planning
 from sandbox.servers.cluster import Sandbox
 from sandbox.servers.postgres import Postgres
-from tests.faults.moving import Factory, moving
+from tests.faults.moving import moving
 from tests.support.build import Build
+from tests.support.reindex import Factory
 
 
 @pytest.fixture(scope="session")

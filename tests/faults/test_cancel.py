@@ -13,11 +13,11 @@ from sandbox.catalog.catalog import CatalogSpec, generate
 from sandbox.servers.cluster import Sandbox
 from sandbox.servers.postgres import Postgres
 from tests.faults.contents import Changing
-from tests.faults.moving import ITEMS, Factory, assert_readers_follow, claimants, connect, moving, relations
+from tests.faults.moving import ITEMS, assert_readers_follow, claimants, connect, moving, relations
 from tests.support.build import Build, assert_same, run_sql
 from tests.support.claims import claim_row, claims
 from tests.support.collection_contents import assert_moved, finish
-from tests.support.reindex import NEW, OLD, rows_of
+from tests.support.reindex import NEW, OLD, Factory, rows_of
 from tests.support.task_process import TaskProcess
 from tests.support.wait import wait_until
 

@@ -15,10 +15,10 @@ from airflow_reindex.vectors import steps as reindex_steps
 from sandbox.catalog.catalog import CatalogSpec, generate
 from sandbox.servers.cluster import Sandbox
 from tests.faults.contents import Changing
-from tests.faults.moving import ITEMS, Factory, assert_readers_follow, claimants, connect
+from tests.faults.moving import ITEMS, assert_readers_follow, claimants, connect
 from tests.support.build import Build, assert_same, run_sql
 from tests.support.collection_contents import assert_moved, finish
-from tests.support.reindex import NEW, OLD, spec_of
+from tests.support.reindex import NEW, OLD, Factory, spec_of
 
 SPEC = CatalogSpec(database="sky_replanned", rows=12_000, chunks=12, empty_chunks=0)
 MEMORY = 512 << 20

@@ -15,11 +15,11 @@ from airflow_reindex.director.model.records import read_split
 from sandbox.catalog.catalog import CatalogSpec, generate
 from sandbox.servers.cluster import Sandbox
 from tests.faults.contents import Changing
-from tests.faults.moving import ITEMS, Factory, assert_readers_follow, claimants, connect
+from tests.faults.moving import ITEMS, assert_readers_follow, claimants, connect
 from tests.support.build import Build, assert_same, run_sql, waits_for_lock
 from tests.support.claims import claim_row
 from tests.support.collection_contents import assert_moved, finish, waiting_for_lock
-from tests.support.reindex import NEW, OLD
+from tests.support.reindex import NEW, OLD, Factory
 from tests.support.task_process import TaskProcess
 from tests.support.wait import wait_until
 

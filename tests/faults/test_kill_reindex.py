@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import TransientError
@@ -19,12 +18,9 @@ from sandbox.servers.postgres import Postgres
 from tests.faults.contents import note
 from tests.faults.moving import connect
 from tests.support.collection_contents import assert_moved, assert_vectors, follower, keys_seen
-from tests.support.reindex import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.reindex import DIMENSIONS, NEW, OLD, Factory, Reindex, make_source, rows_of, texts
 from tests.support.task_process import WRITE_PARTS, TaskProcess
 from tests.support.wait import wait_until
-
-Admin = psycopg.Connection[Any]
-Factory = Callable[..., Reindex]
 
 ITEMS, KILLS = 1500, 4
 #: What a killed task may have embedded in vain: one batch, and what its threads hold besides.

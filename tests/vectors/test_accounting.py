@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import ClaimLostError, DataError, RequestError, TransientError
@@ -21,10 +20,7 @@ from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.model.loader import Content
 from airflow_reindex.vectors.report import UNDONE
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
-from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, spec_of, texts
-
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
+from tests.support.reindex import NEW, OLD, Admin, Factory, Reindex, make_source, rows_of, spec_of, texts
 
 
 def listed(run: Reindex) -> list[FailedItem]:

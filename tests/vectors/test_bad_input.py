@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import psycopg
 import pytest
 from psycopg import sql
 
@@ -15,10 +13,7 @@ from airflow_reindex.core.failures import ConflictError, ReindexError, RequestEr
 from airflow_reindex.core.task_records import PLAN
 from airflow_reindex.vectors.model.store import Pointer
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
-from tests.support.reindex import DIMENSIONS, NEW, OLD, Reindex, make_source, spec_of, texts
-
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
+from tests.support.reindex import DIMENSIONS, NEW, OLD, Admin, Factory, Reindex, make_source, spec_of, texts
 
 BLUE = {"deploy_as_blue": True, "alias": "products"}
 

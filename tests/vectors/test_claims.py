@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Any
 
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import ClaimLostError, ConflictError, ReindexError
@@ -14,11 +11,8 @@ from airflow_reindex.vectors import steps
 from airflow_reindex.vectors.planning import planning
 from sandbox.servers.embedding_server import EmbeddingServer
 from tests.support.collection_contents import add_item, assert_moved, finish, remove_item, text_of
-from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.reindex import NEW, OLD, Admin, Factory, Reindex, make_source, rows_of, texts
 from tests.support.wait import wait_until
-
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
 
 
 @pytest.fixture(autouse=True)

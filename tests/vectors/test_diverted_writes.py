@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import ConflictError
@@ -14,10 +11,7 @@ from airflow_reindex.vectors.model.collection import Vectors
 from sandbox.servers.embedding_answers import hash_vectors
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
 from tests.support.collection_contents import add_item, assert_vectors, finish, keys_seen, remove_item, text_of
-from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, texts
-
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
+from tests.support.reindex import NEW, OLD, Admin, Factory, Reindex, make_source, rows_of, texts
 
 
 @pytest.fixture

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import DataError
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
-from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, texts
-
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
+from tests.support.reindex import NEW, OLD, Admin, Factory, Reindex, make_source, rows_of, texts
 
 
 def source_with(admin: Admin, total: int, bad: Iterable[int]) -> list[str]:

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import psycopg
 import pytest
 
-from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, texts
-
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
+from tests.support.reindex import NEW, OLD, Admin, Factory, make_source, rows_of, texts
 
 
 @pytest.mark.parametrize("total", [0, 1, 15, 16, 17, 64, 65, 80])

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import ConflictError, RequestError
 from airflow_reindex.vectors.cutover.rollback import RolledBack, roll_back
 from airflow_reindex.vectors.model.store import Pointer
 from tests.support.collection_contents import add_item, finish, follower, keys_seen, remove_item
-from tests.support.reindex import NEW, OLD, Reindex, make_source, texts
-
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
+from tests.support.reindex import NEW, OLD, Admin, Factory, Reindex, make_source, texts
 
 
 @pytest.fixture

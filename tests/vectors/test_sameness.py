@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import DataError, RequestError
@@ -18,10 +17,8 @@ from airflow_reindex.vectors.stores.pgvector.schema import Names
 from sandbox.servers.embedding_answers import hash_vectors
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
 from tests.support.collection_contents import follower
-from tests.support.reindex import DIMENSIONS, NEW, PART, Reindex, make_source, rows_of, spec_of, texts
+from tests.support.reindex import DIMENSIONS, NEW, PART, Admin, Factory, make_source, rows_of, spec_of, texts
 
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
 Embed = Callable[[str, list[str]], Vectors]
 
 BLUE = {"deploy_as_blue": True, "alias": "products"}

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import ConflictError, DataError, RequestError
@@ -26,11 +24,8 @@ from tests.support.collection_contents import (
     text_of,
     waiting_for_lock,
 )
-from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.reindex import NEW, OLD, Admin, Factory, Reindex, make_source, rows_of, texts
 from tests.support.wait import wait_until
-
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
 
 
 @pytest.fixture

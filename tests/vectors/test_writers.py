@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import psycopg
 import pytest
@@ -26,11 +25,8 @@ from tests.support.collection_contents import (
     remove_item,
     waiting_for_lock,
 )
-from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, spec_of, texts
+from tests.support.reindex import NEW, OLD, Admin, Factory, Reindex, make_source, rows_of, spec_of, texts
 from tests.support.wait import wait_until
-
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
 
 
 @dataclass

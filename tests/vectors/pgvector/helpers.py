@@ -15,6 +15,7 @@ from airflow_reindex.vectors.stores.pgvector import PgVectorStore
 from airflow_reindex.vectors.stores.pgvector.schema import locate
 from tests.vectors.contract.samples import item
 
+Admin = psycopg.Connection[Any]
 DIMENSIONS = 8
 
 
@@ -57,7 +58,7 @@ def embedded_all(keys: Iterable[str], **more: Any) -> list[Embedded]:
 
 
 def make_source(
-    connection: psycopg.Connection[Any],
+    connection: Admin,
     collection_id: str,
     count: int,
     *,
@@ -96,6 +97,6 @@ def make_source(
         )
 
 
-def all_rows(connection: psycopg.Connection[Any], table: sql.Identifier) -> list[tuple[Any, ...]]:
+def all_rows(connection: Admin, table: sql.Identifier) -> list[tuple[Any, ...]]:
     """A table's rows as text, sorted."""
     return sorted(connection.execute(sql.SQL("SELECT t::text FROM {} t").format(table)).fetchall())

@@ -18,9 +18,8 @@ from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector
 from sandbox.servers.postgres import Postgres
 from tests.support.collection_contents import waiting_for_lock
 from tests.support.wait import wait_until
-from tests.vectors.pgvector.helpers import embedded_all, info, make_source, take
+from tests.vectors.pgvector.helpers import Admin, embedded_all, info, make_source, take
 
-Admin = psycopg.Connection[Any]
 BLUE = Pointer(alias="live", collection_id="blue", embedding_model_id="m1", run_id="r1")
 GREEN = Pointer(
     alias="live",

@@ -19,9 +19,7 @@ from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector, in
 from airflow_reindex.vectors.stores.pgvector.collection import PgVectorCollection
 from airflow_reindex.vectors.stores.pgvector.schema import Names
 from sandbox.servers.postgres import Postgres
-from tests.vectors.pgvector.helpers import embedded_all, info, make_source, take
-
-Admin = psycopg.Connection[Any]
+from tests.vectors.pgvector.helpers import Admin, embedded_all, info, make_source, take
 
 
 @pytest.fixture

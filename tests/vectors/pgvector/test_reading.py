@@ -6,15 +6,12 @@ import json
 import threading
 from typing import Any
 
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.vectors.stores.pgvector import PgVectorStore
 from sandbox.servers.postgres import Postgres
-from tests.vectors.pgvector.helpers import make_source
-
-Admin = psycopg.Connection[Any]
+from tests.vectors.pgvector.helpers import Admin, make_source
 
 
 def insert(admin: Admin, key: str, payload: str | None = None, **columns: Any) -> None:

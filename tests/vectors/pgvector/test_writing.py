@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import ClaimLostError, ConflictError, DataError, RequestError, TransientError
@@ -19,6 +18,7 @@ from sandbox.servers.postgres import Postgres
 from tests.vectors.contract.samples import item
 from tests.vectors.pgvector.helpers import (
     DIMENSIONS,
+    Admin,
     all_rows,
     embedded,
     embedded_all,
@@ -27,8 +27,6 @@ from tests.vectors.pgvector.helpers import (
     mark,
     take,
 )
-
-Admin = psycopg.Connection[Any]
 
 
 @pytest.fixture
