@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import psycopg
 from psycopg import sql
 
-from airflow_reindex.core.claims import Claim, Owner
 from airflow_reindex.vectors.model.collection import CollectionInfo, Embedded, Item, SyncState
-from airflow_reindex.vectors.stores.pgvector import PgVectorStore
 from airflow_reindex.vectors.stores.pgvector.schema import locate
 from tests.vectors.contract.samples import item
 
@@ -24,21 +22,6 @@ def info(collection_id: str, **changes: Any) -> CollectionInfo:
     return CollectionInfo(
         **{"embedding_model_id": "model", "dimensions": DIMENSIONS, **changes}, collection_id=collection_id
     )
-
-
-def claim(dest: str, token: str = "token", *, source: str = "src", run: str = "run") -> Claim:
-    """A claim of a run."""
-    return Claim(dest=dest, source=source, token=token, owner=Owner("here", "dag", run, "host", "folder"))
-
-
-def take(store: PgVectorStore, dest: str, token: str = "token", **more: str) -> str:
-    """Take a claim, whoever has it."""
-
-    def judge(found: Sequence[Claim]) -> Claim | None:
-        return next((other for other in found if other.dest == dest), None)
-
-    store.take(claim(dest, token, **more), judge)
-    return token
 
 
 def mark(version: bytes = b"v" * 16, **changes: Any) -> SyncState:

@@ -9,7 +9,8 @@ from airflow_reindex.vectors.model.store import Pointer
 from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector
 from airflow_reindex.vectors.stores.pgvector.schema import Names
 from sandbox.servers.postgres import Postgres
-from tests.vectors.pgvector.helpers import Admin, claim, embedded_all, info, make_source, take
+from tests.vectors.contract.samples import claim, take
+from tests.vectors.pgvector.helpers import Admin, embedded_all, info, make_source
 
 #: As version 0.1 made them.
 OLD = """
