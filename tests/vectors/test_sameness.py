@@ -203,10 +203,3 @@ def test_numbers_of_another_width(
     run.specs[NEW] = spec_of(NEW, server)
     assert run.run()["status"] == "done"
     assert rows_of(admin, NEW).keys() == texts(20).keys()
-
-
-def test_float32_in_base64(admin: Admin, reindex: Factory, server: EmbeddingServer) -> None:
-    make_source(admin, texts(20))
-    run = reindex()
-    run.specs[NEW] = spec_of(NEW, server, options={"encoding_format": "base64"})
-    assert run.run()["status"] == "done"
