@@ -147,7 +147,13 @@ class Build:
 
     def run(self) -> Published:
         """The whole build."""
-        self.to_load()
+        self.plan()
+        self.extract_all()
+        return self.rest()
+
+    def rest(self) -> Published:
+        """All that follows the extraction."""
+        self.split()
         self.load_all()
         return self.publish()
 

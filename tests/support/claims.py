@@ -26,9 +26,7 @@ def claim_row(run: Build) -> str:
 def finish(run: Build) -> None:
     """All that is left of a planned build."""
     run.extract_all()
-    run.split()
-    run.load_all()
-    run.publish()
+    run.rest()
     run.finish()
 
 
