@@ -232,10 +232,7 @@ def test_window_delivered_twice(make: Factory) -> None:
 
 
 def test_switch_delivered_twice(make: Factory) -> None:
-    run = make()
-    run.plan()
-    run.windows()
-    run.verify()
+    run = make().to_switch()
     with ExitStack() as stack, connect(run) as admin:
         one = stack.enter_context(TaskProcess(run, "switch", at=f"{VECTORS}.cutover.switch:_repoint")).wait()
         other = stack.enter_context(TaskProcess(run, "switch"))

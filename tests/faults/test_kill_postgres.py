@@ -153,10 +153,7 @@ def test_server_dies_in_mid_index_build(make: Factory) -> None:
 
 @pytest.mark.parametrize("moment", one_of(SWITCHES, "views in mid-transaction"))
 def test_server_dies_in_the_switch(make: Factory, moment: str) -> None:
-    run = make(deploy_as_blue=True, alias="products")
-    run.plan()
-    run.windows()
-    run.verify()
+    run = make(deploy_as_blue=True, alias="products").to_switch()
     at, following = SWITCHES[moment]
     embedded = run.embedded()
     with TaskProcess(run, "switch", at=at) as task:

@@ -167,6 +167,13 @@ class Reindex:
             tools, self.folder, self.owner, hook=self.hook, lock_seconds=2
         ))  # fmt: skip
 
+    def to_switch(self) -> Reindex:
+        """All tasks before the switch."""
+        self.plan()
+        self.windows()
+        self.verify()
+        return self
+
     def hook(self, pointer: Pointer) -> None:
         """What the deployment is told of a switch."""
         self.hooked.append(pointer)
@@ -179,9 +186,7 @@ class Reindex:
 
     def run(self) -> dict[str, Any]:
         """The whole reindex."""
-        self.plan()
-        self.windows()
-        self.verify()
+        self.to_switch()
         if self.request.deploy_as_blue:
             self.switch()
         return self.report()

@@ -32,11 +32,7 @@ from tests.support.wait import wait_until
 def run(admin: Admin, reindex: Factory) -> Reindex:
     """A run that has verified and is about to switch."""
     make_source(admin, texts(40))
-    run = reindex(deploy_as_blue=True, alias="products", max_failed=5)
-    run.plan()
-    run.windows()
-    run.verify()
-    return run
+    return reindex(deploy_as_blue=True, alias="products", max_failed=5).to_switch()
 
 
 def user_object(admin: Admin) -> None:
@@ -60,10 +56,7 @@ class Hook(list[Pointer]):
 def test_it_is_refused_while_the_destination_has_other_rows(admin: Admin, reindex: Factory) -> None:
     """A row of others, which is to go, and which somebody keeps there: what the catch-up removes comes back."""
     make_source(admin, texts(40))
-    run = reindex(deploy_as_blue=True, alias="products", overwrite_foreign=True)
-    run.plan()
-    run.windows()
-    run.verify()
+    run = reindex(deploy_as_blue=True, alias="products", overwrite_foreign=True).to_switch()
     admin.execute("INSERT INTO dbo_new_model (object_id) VALUES ('foreign')")
     admin.execute(
         "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
@@ -281,10 +274,7 @@ def test_a_task_that_is_cleared_after_the_switch_leaves_the_live_destination_alo
 
 def test_the_source_goes_only_after_the_switch(admin: Admin, reindex: Factory) -> None:
     make_source(admin, texts(40))
-    run = reindex(deploy_as_blue=True, alias="products", delete_source=True)
-    run.plan()
-    run.windows()
-    run.verify()
+    run = reindex(deploy_as_blue=True, alias="products", delete_source=True).to_switch()
     there: list[bool] = []
 
     def work() -> None:
