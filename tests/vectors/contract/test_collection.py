@@ -42,8 +42,9 @@ class TestReading:
         assert (dest.integrity_errors(None, None).incomplete, dest.integrity_errors(None, None).orphans) == ((), 0)
 
     @pytest.mark.parametrize("batch", [1, 2, 3, 4, 100])
-    def test_keys_in_one_order(self, dest: Collection, batch: int) -> None:
+    def test_keys_in_one_order(self, dest: Collection, place: Place, batch: int) -> None:
         fill(dest, reversed(KEYS))
+        place.copy("dst", "a", "copy")
         lists = list(dest.keys(batch))
         assert all(1 <= len(keys) <= batch for keys in lists)
         assert [key for keys in lists for key in keys] == KEYS
