@@ -62,6 +62,6 @@ class Audit:
 
     def report(self) -> Report:
         with session(self.servers.czar) as czar:
-            present = state_of(czar, self.servers.tables(self.request))
+            present = state_of(czar, self.servers.tables(read_plan(self.folder).request))
         report, _ = outcome.make_report(self.folder, "run", STATES, "a", "b", present)
         return report

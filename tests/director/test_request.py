@@ -17,7 +17,8 @@ def test_defaults() -> None:
     request = BuildRequest.parse(NAMES)
     assert request == BuildRequest(**NAMES)  # type: ignore[arg-type]
     assert not any(getattr(request, name) for name in FLAGS)
-    assert request.unique_primary_key is request.director_key is None
+    assert request.unique_primary_key is None
+    assert request.director_key is None
     assert request.index_table == "lsst__Object"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,12 @@ from airflow_reindex.director.model.plan import PlannedChunk
 from airflow_reindex.director.planning import planning
 from sandbox.servers.cluster import Sandbox
 from sandbox.servers.postgres import Postgres
-from tests.faults.moving import Factory, moving
+from tests.faults.contents import Changing
+from tests.faults.moving import moving
 from tests.support.build import Build
+from tests.support.reindex import Factory
+
+_SUB_CHUNKS = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +39,15 @@ def shaky_build(shaky: Sandbox, tmp_path: Path) -> Callable[..., Build]:
         return Build(shaky, tmp_path / "staging", database, run_id, params)
 
     return make
+
+
+@pytest.fixture
+def build(sky: Changing, shaky_build: Callable[..., Build]) -> Callable[..., Build]:
+    """A factory of runs over a live index that is out of date."""
+    database = sky.spec.database
+    shaky_build(database, run_id="before", rebuild=1, force_takeover=1).run()
+    sky.change(list(sky.placement), next(_SUB_CHUNKS))
+    return lambda run_id="run": shaky_build(database, run_id=run_id, rebuild=1)
 
 
 @pytest.fixture(scope="module")

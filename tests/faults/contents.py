@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 import numpy as np
 
-from sandbox.catalog.catalog import CatalogSpec, truth
+from sandbox.catalog.catalog import CatalogSpec, generate, truth
 from sandbox.servers.cluster import Sandbox
-from tests.support.build import Columns, run_sql, tables_of
+from tests.support.build import Build, Columns, assert_same, run_sql, tables_of
 
 #: Rows, keys, and all three columns of each row.
 _PROOF = "COUNT(*), COUNT(DISTINCT objectId), SUM(CRC32(CONCAT_WS('-', objectId, chunkId, subChunkId)))"
@@ -23,13 +23,13 @@ class Changing:
     """
     A catalog whose rows get other sub-chunks from one build to the next, so that old and new index differ.
 
-    :param sandbox: where it lies, each chunk on one worker.
+    :param sandbox: where it is made, each chunk on one worker.
     :param spec: the catalog.
-    :param placement: the workers of each chunk.
     """
 
-    def __init__(self, sandbox: Sandbox, spec: CatalogSpec, placement: dict[int, str]) -> None:
-        self.sandbox, self.spec, self.placement = sandbox, spec, placement
+    def __init__(self, sandbox: Sandbox, spec: CatalogSpec) -> None:
+        self.sandbox, self.spec = sandbox, spec
+        self.placement = {chunk: workers[0] for chunk, workers in generate(sandbox, spec).placement.items()}
         self._truth = truth(spec).index_rows()
         self.live = f"qservMeta.`{spec.database}__{spec.table}`"
 
@@ -67,3 +67,11 @@ class Changing:
         """The index database holds the index and nothing else of this catalog."""
         names = [name for name in tables_of(self.sandbox, "qservMeta") if self.spec.database in name or "#" in name]
         assert names == [f"{self.spec.database}__{self.spec.table}"]
+
+    def check_done(self, run: Build) -> None:
+        """Let a published build end: the index is what the catalog says, and nothing else is left."""
+        run.finish()
+        assert_same(run.index(), self.rows)
+        assert run.working_tables() == []
+        self.check_table()
+        self.check_alone()

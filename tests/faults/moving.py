@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import psycopg
 
 from airflow_reindex.vectors.model.store import Pointer
 from sandbox.servers.embedding_server import EmbeddingServer
 from sandbox.servers.postgres import Postgres
 from tests.support.collection_contents import follower, keys_seen
-from tests.support.reindex import DIMENSIONS, OLD, Reindex, make_source, texts
+from tests.support.reindex import DIMENSIONS, OLD, Admin, Factory, Reindex, make_source, texts
 
 ITEMS = 300
 _NUMBERS = itertools.count()
-
-#: `make("second", force_takeover=True)`: a run in the test's database.
-Factory = Callable[..., Reindex]
 
 
 @contextmanager
@@ -45,7 +40,7 @@ def moving(postgres: Postgres, staging: Path) -> Iterator[Factory]:
         postgres.drop_database(name)
 
 
-def connect(run: Reindex) -> psycopg.Connection[Any]:
+def connect(run: Reindex) -> Admin:
     """Whoever may do everything."""
     return run.postgres.connect(run.database)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from contextlib import closing
 
@@ -12,41 +11,22 @@ from airflow_reindex.core.failures import DataError, ReindexError, RequestError
 from airflow_reindex.director import steps
 from airflow_reindex.director.model.records import read_plan, read_split
 from airflow_reindex.vectors import steps as reindex_steps
-from sandbox.catalog.catalog import CatalogSpec, generate
+from sandbox.catalog.catalog import CatalogSpec
 from sandbox.servers.cluster import Sandbox
 from tests.faults.contents import Changing
-from tests.faults.moving import ITEMS, Factory, assert_readers_follow, claimants, connect
-from tests.support.build import Build, assert_same, run_sql
+from tests.faults.moving import ITEMS, assert_readers_follow, claimants, connect
+from tests.support.build import Build, run_sql
 from tests.support.collection_contents import assert_moved, finish
-from tests.support.reindex import NEW, OLD, spec_of
+from tests.support.reindex import NEW, OLD, Factory, spec_of
 
 SPEC = CatalogSpec(database="sky_replanned", rows=12_000, chunks=12, empty_chunks=0)
 MEMORY = 512 << 20
-_SUB_CHUNKS = itertools.count(1)
 
 
 @pytest.fixture
 def sky(shaky: Sandbox) -> Changing:
     """A catalog of the test's own, with a live index that is out of date."""
-    made = generate(shaky, SPEC)
-    return Changing(shaky, SPEC, {chunk: workers[0] for chunk, workers in made.placement.items()})
-
-
-@pytest.fixture
-def build(sky: Changing, shaky_build: Callable[..., Build]) -> Callable[..., Build]:
-    """A factory of runs."""
-    shaky_build(SPEC.database, run_id="before", rebuild=1, force_takeover=1).run()
-    sky.change(list(sky.placement), next(_SUB_CHUNKS))
-    return lambda run_id="run": shaky_build(SPEC.database, run_id=run_id, rebuild=1)
-
-
-def assert_done(sky: Changing, run: Build) -> None:
-    """The index is what the catalog says, and nothing else is left."""
-    run.finish()
-    assert_same(run.index(), sky.rows)
-    assert run.working_tables() == []
-    sky.check_table()
-    sky.check_alone()
+    return Changing(shaky, SPEC)
 
 
 def test_other_size_of_tasks_from_the_split_on(
@@ -67,7 +47,7 @@ def test_other_size_of_tasks_from_the_split_on(
     run.load_all()
     assert sky.proof() == before
     assert run.publish().rows == SPEC.rows
-    assert_done(sky, run)
+    sky.check_done(run)
 
 
 def test_other_size_of_tasks_from_the_plan_on(sky: Changing, build: Callable[..., Build]) -> None:
@@ -86,7 +66,7 @@ def test_other_size_of_tasks_from_the_plan_on(sky: Changing, build: Callable[...
     run.load_all()
     assert sky.proof() == before
     assert run.publish().rows == SPEC.rows
-    assert_done(sky, run)
+    sky.check_done(run)
 
 
 def move(sky: Changing, chunk: int) -> str:
@@ -130,7 +110,7 @@ def test_chunk_that_moves_to_another_worker(sky: Changing, build: Callable[..., 
     assert sky.proof() != old
     workers = {c.chunk: c.worker for m in steps.staged_runs(second.folder, second.plan_made) for c in m.chunks}
     assert workers[chunk] == sky.placement[chunk]
-    assert_done(sky, second)
+    sky.check_done(second)
 
 
 def test_other_size_of_windows(make: Factory) -> None:

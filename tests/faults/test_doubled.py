@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -12,14 +11,14 @@ import pytest
 
 from airflow_reindex.core.failures import ConflictError, ReindexError
 from airflow_reindex.director.model.records import read_split
-from sandbox.catalog.catalog import CatalogSpec, generate
+from sandbox.catalog.catalog import CatalogSpec
 from sandbox.servers.cluster import Sandbox
 from tests.faults.contents import Changing
-from tests.faults.moving import ITEMS, Factory, assert_readers_follow, claimants, connect
-from tests.support.build import Build, assert_same, run_sql, waits_for_lock
+from tests.faults.moving import ITEMS, assert_readers_follow, claimants, connect
+from tests.support.build import Build, run_sql, waits_for_lock
 from tests.support.claims import claim_row
 from tests.support.collection_contents import assert_moved, finish, waiting_for_lock
-from tests.support.reindex import NEW, OLD
+from tests.support.reindex import NEW, OLD, Factory
 from tests.support.task_process import TaskProcess
 from tests.support.wait import wait_until
 
@@ -39,32 +38,18 @@ ASLEEP_MOVING = {
     "verify": ("verify", None, f"{VECTORS}.stores.pgvector.collection:PgVectorCollection.build_index"),
     "switch": ("switch", None, f"{VECTORS}.stores.pgvector:PgVectorStore.hold_writers"),
 }
-_SUB_CHUNKS = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
 def sky(shaky: Sandbox) -> Changing:
     """A catalog that changes."""
-    made = generate(shaky, SPEC)
-    return Changing(shaky, SPEC, {chunk: workers[0] for chunk, workers in made.placement.items()})
-
-
-@pytest.fixture
-def build(sky: Changing, shaky_build: Callable[..., Build]) -> Callable[..., Build]:
-    """A factory of runs over a live index that is out of date."""
-    shaky_build(SPEC.database, run_id="before", rebuild=1, force_takeover=1).run()
-    sky.change(list(sky.placement), next(_SUB_CHUNKS))
-    return lambda run_id="run": shaky_build(SPEC.database, run_id=run_id, rebuild=1)
+    return Changing(shaky, SPEC)
 
 
 def assert_done(sky: Changing, run: Build) -> None:
     """The index is what the catalog says, and nothing else is left."""
-    run.finish()
-    assert_same(run.index(), sky.rows)
-    assert run.working_tables() == []
+    sky.check_done(run)
     assert list(run.sandbox.czar.infile_dir.glob(f"reindex-*{run.plan_made.token}*")) == []
-    sky.check_table()
-    sky.check_alone()
 
 
 def test_extract_delivered_twice(sky: Changing, build: Callable[..., Build]) -> None:
@@ -83,9 +68,7 @@ def test_extract_delivered_twice(sky: Changing, build: Callable[..., Build]) -> 
     assert len(staged) == len(set(staged))
     run.extract_all()
     assert run.staged_chunks() == sorted(chunk.chunk for group in plan.groups for chunk in group)
-    run.split()
-    run.load_all()
-    assert run.publish().rows == SPEC.rows
+    assert run.complete().rows == SPEC.rows
     assert_done(sky, run)
 
 
@@ -161,9 +144,7 @@ def test_plan_delivered_twice(sky: Changing, build: Callable[..., Build], moment
     (name,) = [name for name in run.working_tables() if name.startswith("claim_")]
     assert name.endswith(run.plan_made.token)
     run.extract_all()
-    run.split()
-    run.load_all()
-    assert run.publish().rows == SPEC.rows
+    assert run.complete().rows == SPEC.rows
     assert_done(sky, run)
 
 
@@ -186,9 +167,7 @@ def test_two_runs_plan_at_the_same_instant(sky: Changing, build: Callable[..., B
     run = runs[winner]
     assert claim_row(run) == winner
     run.extract_all()
-    run.split()
-    run.load_all()
-    run.publish()
+    run.complete()
     assert_done(sky, run)
 
 
@@ -253,10 +232,7 @@ def test_window_delivered_twice(make: Factory) -> None:
 
 
 def test_switch_delivered_twice(make: Factory) -> None:
-    run = make()
-    run.plan()
-    run.windows()
-    run.verify()
+    run = make().to_switch()
     with ExitStack() as stack, connect(run) as admin:
         one = stack.enter_context(TaskProcess(run, "switch", at=f"{VECTORS}.cutover.switch:_repoint")).wait()
         other = stack.enter_context(TaskProcess(run, "switch"))

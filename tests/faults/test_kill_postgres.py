@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sandbox.servers.embedding_server import EmbeddingServer
 from sandbox.servers.postgres import Postgres
 from tests.faults.moving import connect
 from tests.support.collection_contents import assert_moved, assert_vectors, follower, keys_seen
-from tests.support.reindex import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.reindex import DIMENSIONS, NEW, OLD, Factory, Reindex, make_source, rows_of, texts
 from tests.support.task_process import TaskProcess
 from tests.support.wait import wait_until
 
@@ -34,8 +34,6 @@ SWITCHES = {
     "views in mid-transaction": (f"{WRITE}.aliases:point", OLD),
     "views are switched": ("airflow_reindex.vectors.cutover.switch:note_hooked", NEW),
 }
-
-Factory = Callable[..., Reindex]
 
 
 def one_of(moments: Iterable[str], quick: str) -> list[ParameterSet]:
@@ -155,10 +153,7 @@ def test_server_dies_in_mid_index_build(make: Factory) -> None:
 
 @pytest.mark.parametrize("moment", one_of(SWITCHES, "views in mid-transaction"))
 def test_server_dies_in_the_switch(make: Factory, moment: str) -> None:
-    run = make(deploy_as_blue=True, alias="products")
-    run.plan()
-    run.windows()
-    run.verify()
+    run = make(deploy_as_blue=True, alias="products").to_switch()
     at, following = SWITCHES[moment]
     embedded = run.embedded()
     with TaskProcess(run, "switch", at=at) as task:

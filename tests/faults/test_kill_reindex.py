@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import TransientError
@@ -19,12 +18,9 @@ from sandbox.servers.postgres import Postgres
 from tests.faults.contents import note
 from tests.faults.moving import connect
 from tests.support.collection_contents import assert_moved, assert_vectors, follower, keys_seen
-from tests.support.reindex import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.reindex import DIMENSIONS, NEW, OLD, Factory, Reindex, make_source, rows_of, texts
 from tests.support.task_process import WRITE_PARTS, TaskProcess
 from tests.support.wait import wait_until
-
-Admin = psycopg.Connection[Any]
-Factory = Callable[..., Reindex]
 
 ITEMS, KILLS = 1500, 4
 #: What a killed task may have embedded in vain: one batch, and what its threads hold besides.
@@ -141,17 +137,9 @@ def test_killed_while_the_index_is_built(shaky: Factory) -> None:
     assert run.report()["status"] == "done"
 
 
-def to_switch(run: Reindex) -> Reindex:
-    """All tasks before the switch."""
-    run.plan()
-    run.windows()
-    run.verify()
-    return run
-
-
 def verified(shaky: Factory, **params: Any) -> Reindex:
     """A run that has verified, whose readers see the old collection."""
-    return to_switch(shaky(deploy_as_blue=True, alias="products", **params))
+    return shaky(deploy_as_blue=True, alias="products", **params).to_switch()
 
 
 def assert_readers_see_a_whole_collection(run: Reindex) -> str:
@@ -295,19 +283,18 @@ def test_killed_in_a_narrow_window(shaky: Factory, chance: Random, window: str, 
     run = shaky(deploy_as_blue=True, alias="products")
     struck = 0
     if step != "plan":
-        to_switch(run)
+        run.to_switch()
     for _ in range(kills):
         if step == "switch" and assert_readers_see_a_whole_collection(run) == NEW:
             # Switched before it died: a retry finishes it, and another run moves to the same place again.
             run.switch()
-            run = shaky(deploy_as_blue=True, alias="products")
-            to_switch(run)
+            run = verified(shaky)
         struck += strike(run, step, None, at, seconds, chance)
         assert assert_readers_see_a_whole_collection(run) in (("",) if step == "plan" else ("", NEW))
         assert len(run.store().claims()) <= 1
     note(f"{window}: {struck} of {kills} kills struck")
     if step == "plan":
-        to_switch(run)
+        run.to_switch()
     run.switch()
     assert assert_readers_see_a_whole_collection(run) == NEW
     with connect(run) as admin:

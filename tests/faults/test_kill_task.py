@@ -72,9 +72,7 @@ def test_killed_extract_stages_nothing_twice(
     expected = sorted(chunk.chunk for group in plan.groups for chunk in group)
     assert run.staged_chunks() == expected
     note(f"{killed} of {KILLS} kills struck; files: {len(run.folder.names(RUNS))}")
-    run.split()
-    run.load_all()
-    assert run.publish().rows == sky.rows
+    assert run.complete().rows == sky.rows
     run.finish()
     assert_same(run.index(), truth(SPEC).index_rows())
 
@@ -174,9 +172,7 @@ def test_killed_helper_gives_back_what_it_held(
         run.extract(1)
     run.extract(0)
     assert run.staged_chunks() == sorted(chunk.chunk for group in plan.groups for chunk in group)
-    run.split()
-    run.load_all()
-    run.publish()
+    run.complete()
     run.finish()
     assert_same(run.index(), truth(SPEC).index_rows())
 

@@ -68,8 +68,9 @@ def fails(step: Callable[..., object], *values: int) -> str:
     return describe(caught.value)
 
 
-def assert_done(run: Build) -> None:
-    """The index is complete, and nothing else is left."""
+def finish(run: Build) -> None:
+    """Publish, and the proof: the index is complete, and nothing else is left."""
+    assert run.publish().rows == SPEC.rows
     run.finish()
     assert_same(run.index(), truth(SPEC).index_rows())
     assert run.working_tables() == []
@@ -79,8 +80,7 @@ def publish_all(run: Build) -> None:
     """What follows the extraction, and the proof."""
     run.split()
     run.load_all()
-    assert run.publish().rows == SPEC.rows
-    assert_done(run)
+    finish(run)
 
 
 def group_of(run: Build, worker: str) -> int:
@@ -131,8 +131,7 @@ def test_locked_row_of_the_shadow_table(run: Build, rival: Any) -> None:
     assert run_sql(run.sandbox.czar, f"SELECT COUNT(*) FROM {working_table(run, 'slices')}") == [(0,)]
     rival.rollback()
     run.load_all()
-    assert run.publish().rows == SPEC.rows
-    assert_done(run)
+    finish(run)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -143,8 +142,7 @@ def test_locked_shadow_table_while_publishing(run: Build, rival: Any) -> None:
     rival.store_result()
     assert "errno: 1205" in fails(run.publish)
     rival.rollback()
-    assert run.publish().rows == SPEC.rows
-    assert_done(run)
+    finish(run)
 
 
 def test_deadlock(run: Build, rival: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,8 +168,7 @@ def test_deadlock(run: Build, rival: Any, monkeypatch: pytest.MonkeyPatch) -> No
     waiting.join()
     rival.rollback()
     run.load_all()
-    assert run.publish().rows == SPEC.rows
-    assert_done(run)
+    finish(run)
 
 
 class Full:
@@ -220,8 +217,7 @@ def test_czar_without_a_connection_to_spare(run: Build, shaky: Sandbox) -> None:
     run.load_all()
     with Full(shaky.czar):
         assert "errno: 1040" in fails(run.publish)
-    assert run.publish().rows == SPEC.rows
-    assert_done(run)
+    finish(run)
 
 
 @pytest.mark.parametrize("way", ["socket", "driver"])
@@ -261,8 +257,7 @@ def test_killed_connections_to_the_czar(run: Build, shaky: Sandbox, monkeypatch:
     fails(run.publish)
     # It was swapped in by then.
     assert len(run.index()[0]) == SPEC.rows
-    assert run.publish().rows == SPEC.rows
-    assert_done(run)
+    finish(run)
 
 
 def test_statement_killed_in_the_midst_of_a_load(run: Build, shaky: Sandbox, rival: Any) -> None:
@@ -283,8 +278,7 @@ def test_statement_killed_in_the_midst_of_a_load(run: Build, shaky: Sandbox, riv
     assert run_sql(shaky.czar, f"SELECT COUNT(*) FROM {working_table(run, 'slices')}") == [(0,)]
     rival.rollback()
     run.load_all()
-    assert run.publish().rows == SPEC.rows
-    assert_done(run)
+    finish(run)
 
 
 def test_a_broken_connection_hides_no_error(run: Build, shaky: Sandbox) -> None:

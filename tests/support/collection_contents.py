@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import psycopg
 from psycopg import sql
 
 from airflow_reindex.vectors.sync.session import claim_of
 from sandbox.servers.embedding_answers import hash_vectors
-from tests.support.reindex import DIMENSIONS, NEW, OLD, Reindex
-
-Admin = psycopg.Connection[Any]
+from tests.support.reindex import DIMENSIONS, NEW, OLD, Admin, Reindex
 
 
 def _count(admin: Admin, statement: str, **names: str) -> int:

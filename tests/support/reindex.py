@@ -36,6 +36,8 @@ from airflow_reindex.vectors.sync.context import ReindexContext
 from sandbox.servers.embedding_server import EmbeddingServer
 from sandbox.servers.postgres import Postgres
 
+Admin = psycopg.Connection[Any]
+
 OLD, NEW = "old_model", "new_model"
 DIMENSIONS = {OLD: 4, NEW: 8}
 #: The most characters in a part.
@@ -165,6 +167,13 @@ class Reindex:
             tools, self.folder, self.owner, hook=self.hook, lock_seconds=2
         ))  # fmt: skip
 
+    def to_switch(self) -> Reindex:
+        """All tasks before the switch."""
+        self.plan()
+        self.windows()
+        self.verify()
+        return self
+
     def hook(self, pointer: Pointer) -> None:
         """What the deployment is told of a switch."""
         self.hooked.append(pointer)
@@ -177,9 +186,7 @@ class Reindex:
 
     def run(self) -> dict[str, Any]:
         """The whole reindex."""
-        self.plan()
-        self.windows()
-        self.verify()
+        self.to_switch()
         if self.request.deploy_as_blue:
             self.switch()
         return self.report()
@@ -205,7 +212,11 @@ class Reindex:
             return {text: count for text, count in counts.items() if text not in asked}
 
 
-def make_source(connection: psycopg.Connection[Any], rows: Mapping[str, Any], collection_id: str = OLD) -> None:
+#: The fixture `reindex`.
+Factory = Callable[..., Reindex]
+
+
+def make_source(connection: Admin, rows: Mapping[str, Any], collection_id: str = OLD) -> None:
     """A collection as EmbeddingStudio makes it, with one part an object."""
     dimensions = DIMENSIONS.get(collection_id, 4)
     objects, parts = sql.Identifier(f"dbo_{collection_id}"), sql.Identifier(f"dbop_{collection_id}")
@@ -233,7 +244,7 @@ def texts(count: int) -> dict[str, dict[str, str]]:
     return {f"o{number:06}": {"text": f"text number {number}"} for number in range(count)}
 
 
-def rows_of(connection: psycopg.Connection[Any], collection_id: str) -> dict[str, tuple[Any, Any]]:
+def rows_of(connection: Admin, collection_id: str) -> dict[str, tuple[Any, Any]]:
     """Payload and storage metadata of a collection's originals."""
     found = connection.execute(
         sql.SQL("SELECT object_id, payload, storage_meta FROM {} WHERE original_id IS NULL").format(

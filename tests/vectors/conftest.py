@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from airflow_reindex.vectors.embedding.backends import http
 from sandbox.servers.embedding_server import EmbeddingServer
 from sandbox.servers.postgres import Postgres
-from tests.support.reindex import DIMENSIONS, Reindex
+from tests.support.reindex import DIMENSIONS, Admin, Factory, Reindex
 
 _NUMBERS = itertools.count()
 
@@ -41,14 +40,14 @@ def server() -> Iterator[EmbeddingServer]:
 
 
 @pytest.fixture
-def admin(postgres: Postgres, vectors: str) -> Iterator[psycopg.Connection[Any]]:
+def admin(postgres: Postgres, vectors: str) -> Iterator[Admin]:
     """A connection to the new database that may do everything."""
     with postgres.connect(vectors) as connection:
         yield connection
 
 
 @pytest.fixture
-def reindex(postgres: Postgres, vectors: str, server: EmbeddingServer, tmp_path: Path) -> Callable[..., Reindex]:
+def reindex(postgres: Postgres, vectors: str, server: EmbeddingServer, tmp_path: Path) -> Factory:
     """A factory of runs in the new database: `reindex("second", batch_size=4)`."""
 
     def make(run_id: str = "run", **params: Any) -> Reindex:

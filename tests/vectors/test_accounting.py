@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
-from airflow_reindex.core.failures import ClaimLostError, DataError, RequestError, TransientError
+from airflow_reindex.core.failures import DataError, RequestError, TransientError
 from airflow_reindex.core.task_records import TASKS, TaskRecord
 from airflow_reindex.vectors.account import FAILED, read_failed
 from airflow_reindex.vectors.embedding.bisect import PROBE
@@ -21,10 +20,7 @@ from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.model.loader import Content
 from airflow_reindex.vectors.report import UNDONE
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
-from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, spec_of, texts
-
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
+from tests.support.reindex import NEW, OLD, Admin, Factory, Reindex, make_source, rows_of, spec_of, texts
 
 
 def listed(run: Reindex) -> list[FailedItem]:
@@ -245,15 +241,6 @@ def test_a_plan_that_was_killed(admin: Admin, reindex: Factory) -> None:
     assert (run.report()["status"], run.report()["total"]) == ("failed", 0)
 
 
-def test_a_dry_run_is_pending(admin: Admin, reindex: Factory) -> None:
-    make_source(admin, texts(20))
-    run = reindex(dry_run=True)
-    run.plan()
-    report = run.report()
-    assert (report["status"], report["total"], report["notes"]["items"]) == ("pending", 0, 20)
-    assert report["detail"] == "dry run: the checks passed, nothing was changed"
-
-
 @pytest.mark.parametrize("fault", [{"status": 503}, {"status": 429}, {"status": 500}, {"drop": True}, {"body": "{"}])
 def test_a_server_that_recovers(admin: Admin, reindex: Factory, server: EmbeddingServer, fault: dict[str, Any]) -> None:
     make_source(admin, texts(40))
@@ -333,16 +320,3 @@ def test_only_the_failed_items_of_another_run(admin: Admin, reindex: Factory) ->
     assert second.failed() == {"o000030": "on_downloading"}
     assert second.embedded()["changed"] == 1
     assert rows_of(admin, NEW) == {k: row for k, row in rows_of(admin, OLD).items() if k != "o000030"}
-
-
-def test_a_run_that_lost_its_claim_changes_nothing(admin: Admin, reindex: Factory) -> None:
-    make_source(admin, texts(20))
-    run = reindex()
-    run.plan()
-    reindex("second", force_takeover=True).plan()
-    with pytest.raises(ClaimLostError):
-        run.window(0)
-    run.task_states["reindex_1"] = "upstream_failed"
-    assert rows_of(admin, NEW) == {}
-    report = run.report()
-    assert (report["status"], report["count"], report["failed"]) == ("failed", 0, 20)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import DataError
@@ -23,10 +22,7 @@ from airflow_reindex.vectors.model.splitting import Splitter
 from sandbox.servers.embedding_answers import hash_vectors
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
 from sandbox.servers.objects import ObjectStore
-from tests.support.reindex import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
-
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
+from tests.support.reindex import DIMENSIONS, NEW, OLD, Admin, Factory, Reindex, make_source, rows_of, texts
 
 BAD, ITS_TEXT = "o000005", "text number 5"
 _BUCKETS = (f"bad-items-{number}" for number in itertools.count())

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Any
 
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import ClaimLostError, ConflictError, ReindexError
@@ -14,11 +11,8 @@ from airflow_reindex.vectors import steps
 from airflow_reindex.vectors.planning import planning
 from sandbox.servers.embedding_server import EmbeddingServer
 from tests.support.collection_contents import add_item, assert_moved, finish, remove_item, text_of
-from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.reindex import NEW, Admin, Factory, Reindex, make_source, rows_of, texts
 from tests.support.wait import wait_until
-
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
 
 
 @pytest.fixture(autouse=True)
@@ -42,13 +36,6 @@ def age(admin: Admin, seconds: float) -> None:
 def owners(admin: Admin) -> list[str]:
     """The runs that hold claims."""
     return [run for (run,) in admin.execute("SELECT run_id FROM airflow_reindex.claims").fetchall()]
-
-
-def test_a_second_run_is_refused(admin: Admin, reindex: Factory) -> None:
-    reindex("first").plan()
-    with pytest.raises(ConflictError, match=r"'new_model' is being built by run 'first' .*force_takeover=true"):
-        reindex("second").plan()
-    assert owners(admin) == ["first"]
 
 
 @pytest.mark.parametrize("state", ["success", "failed"])
@@ -234,15 +221,3 @@ def test_of_plans_at_the_same_moment_one_wins(admin: Admin, reindex: Factory) ->
     winner.windows()
     winner.verify()
     assert_moved(admin)
-
-
-def test_a_refused_run_leaves_no_traces(admin: Admin, reindex: Factory) -> None:
-    first = reindex("first")
-    first.plan()
-    before = admin.execute("SELECT token, alive_at FROM airflow_reindex.claims").fetchall()
-    second = reindex("second")
-    with pytest.raises(ConflictError):
-        second.plan()
-    assert admin.execute("SELECT token, alive_at FROM airflow_reindex.claims").fetchall() == before
-    assert second.report()["status"] == "refused"
-    assert rows_of(admin, OLD).keys() == texts(40).keys()

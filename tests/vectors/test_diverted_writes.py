@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-import psycopg
 import pytest
 
-from airflow_reindex.core.failures import ConflictError
 from airflow_reindex.vectors.model.collection import Vectors
 from sandbox.servers.embedding_answers import hash_vectors
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
 from tests.support.collection_contents import add_item, assert_vectors, finish, keys_seen, remove_item, text_of
-from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, texts
-
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
+from tests.support.reindex import NEW, OLD, Admin, Factory, Reindex, make_source, texts
 
 
 @pytest.fixture
@@ -138,13 +131,3 @@ def test_an_item_whose_new_vectors_failed_once_is_tried_again(
     third.specs[NEW] = spec
     assert third.run()["status"] == "done"
     assert third.embedded()["passage: text number 7"] == asked + 1
-
-
-def test_a_destination_of_others_is_only_taken_when_it_is_said(admin: Admin, reindex: Factory) -> None:
-    make_source(admin, texts(20))
-    make_source(admin, {"theirs": {"text": "theirs"}}, NEW)
-    with pytest.raises(ConflictError, match="writes_go_to=dest"):
-        reindex("refused").plan()
-    assert rows_of(admin, NEW).keys() == {"theirs"}
-    assert reindex("taken", writes_go_to="dest").run()["status"] == "done"
-    assert rows_of(admin, NEW).keys() == texts(20).keys() | {"theirs"}

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import TransientError
@@ -14,10 +13,7 @@ from airflow_reindex.vectors.model.collection import Vectors
 from sandbox.servers.embedding_answers import hash_vectors
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
 from tests.support.collection_contents import assert_moved
-from tests.support.reindex import DIMENSIONS, NEW, OLD, Reindex, make_source, rows_of, texts
-
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
+from tests.support.reindex import DIMENSIONS, NEW, OLD, Admin, Factory, make_source, rows_of, texts
 
 
 @pytest.mark.parametrize(

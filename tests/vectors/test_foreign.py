@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import DataError
@@ -14,10 +12,7 @@ from airflow_reindex.vectors.model.collection import Vectors
 from sandbox.servers.embedding_answers import hash_vectors
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
 from tests.support.collection_contents import add_item, assert_moved, assert_vectors, finish, remove_item, text_of
-from tests.support.reindex import NEW, OLD, Reindex, make_source, texts
-
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
+from tests.support.reindex import NEW, OLD, Admin, Factory, Reindex, make_source, texts
 
 
 @pytest.fixture

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import DataError
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
-from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, texts
-
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
+from tests.support.reindex import NEW, OLD, Admin, Factory, Reindex, make_source, rows_of, texts
 
 
 def source_with(admin: Admin, total: int, bad: Iterable[int]) -> list[str]:
@@ -182,10 +178,7 @@ def test_a_switch_after_mending(admin: Admin, reindex: Factory) -> None:
 
 def test_failures_that_only_the_switch_meets(admin: Admin, reindex: Factory, server: EmbeddingServer) -> None:
     make_source(admin, texts(20))
-    run = reindex(deploy_as_blue=True, alias="products", max_failed=0)
-    run.plan()
-    run.windows()
-    run.verify()
+    run = reindex(deploy_as_blue=True, alias="products", max_failed=0).to_switch()
     admin.execute("UPDATE dbo_old_model SET payload = '{\"text\": \"refuse\"}' WHERE object_id = 'o000007'")
     server.faults.append(Fault(contains="refuse", status=400))
     with pytest.raises(DataError, match="1 of 20 items failed, and max_failed=0 allows no switch"):

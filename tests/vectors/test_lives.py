@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import ClaimLostError, TransientError
@@ -17,10 +13,7 @@ from airflow_reindex.vectors.model.plan import ITEMS
 from airflow_reindex.vectors.report import STEPS
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
 from tests.support.collection_contents import finish
-from tests.support.reindex import Reindex, make_source, texts
-
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
+from tests.support.reindex import Admin, Factory, Reindex, make_source, texts
 
 
 @pytest.fixture

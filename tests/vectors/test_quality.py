@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import psycopg
-
 from airflow_reindex.vectors import steps
 from airflow_reindex.vectors.cutover.comparison import QUALITY
-from tests.support.reindex import NEW, OLD, Reindex, make_source, texts
+from tests.support.reindex import NEW, OLD, Admin, Factory, make_source, texts
 
 
-def test_side_by_side(admin: psycopg.Connection[Any], reindex: Callable[..., Reindex]) -> None:
+def test_side_by_side(admin: Admin, reindex: Factory) -> None:
     make_source(admin, texts(40))
     # The source gets vectors of its own by a run in the other direction.
     first = reindex()

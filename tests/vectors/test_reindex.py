@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import psycopg
 import pytest
 
-from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, texts
-
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
+from tests.support.reindex import NEW, OLD, Admin, Factory, make_source, rows_of, texts
 
 
 @pytest.mark.parametrize("total", [0, 1, 15, 16, 17, 64, 65, 80])
@@ -36,17 +29,3 @@ def test_second_run_embeds_nothing(admin: Admin, reindex: Factory) -> None:
     assert second.run()["status"] == "done"
     new = {text for text, count in second.embedded().items() if count != before.get(text)}
     assert len(new) == 1, "only the probe of the plan"
-
-
-def test_switch(admin: Admin, reindex: Factory) -> None:
-    make_source(admin, texts(40))
-    run = reindex(deploy_as_blue=True, alias="products")
-    report = run.run()
-    assert report["status"] == "done", report["detail"]
-    rows = admin.execute("SELECT object_id, payload FROM dbo_products").fetchall()
-    assert dict(rows) == texts(40)
-    assert admin.execute("SELECT count(*) FROM dbop_products").fetchone() == (80,)
-    assert [pointer.collection_id for pointer in run.hooked] == [NEW]
-    pointer = run.store().pointer("products")
-    assert pointer is not None
-    assert (pointer.embedding_model_id, pointer.previous_collection_id) == (NEW, OLD)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import DataError, RequestError
@@ -18,10 +17,8 @@ from airflow_reindex.vectors.stores.pgvector.schema import Names
 from sandbox.servers.embedding_answers import hash_vectors
 from sandbox.servers.embedding_server import EmbeddingServer, Fault
 from tests.support.collection_contents import follower
-from tests.support.reindex import DIMENSIONS, NEW, PART, Reindex, make_source, rows_of, spec_of, texts
+from tests.support.reindex import DIMENSIONS, NEW, PART, Admin, Factory, make_source, rows_of, spec_of, texts
 
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
 Embed = Callable[[str, list[str]], Vectors]
 
 BLUE = {"deploy_as_blue": True, "alias": "products"}
@@ -206,10 +203,3 @@ def test_numbers_of_another_width(
     run.specs[NEW] = spec_of(NEW, server)
     assert run.run()["status"] == "done"
     assert rows_of(admin, NEW).keys() == texts(20).keys()
-
-
-def test_float32_in_base64(admin: Admin, reindex: Factory, server: EmbeddingServer) -> None:
-    make_source(admin, texts(20))
-    run = reindex()
-    run.specs[NEW] = spec_of(NEW, server, options={"encoding_format": "base64"})
-    assert run.run()["status"] == "done"

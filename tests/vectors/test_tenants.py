@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import ConflictError
 from airflow_reindex.vectors import orphans
 from airflow_reindex.vectors.model.store import Pointer
 from tests.support.collection_contents import assert_moved, finish, text_of
-from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, texts
+from tests.support.reindex import NEW, OLD, Admin, Factory, Reindex, make_source, rows_of, texts
 
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
 SWITCHED = {"deploy_as_blue": True, "alias": "products"}
 ONE, OTHER = "tenant_one", "tenant_other"
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import psycopg
 import pytest
@@ -26,11 +25,8 @@ from tests.support.collection_contents import (
     remove_item,
     waiting_for_lock,
 )
-from tests.support.reindex import NEW, OLD, Reindex, make_source, rows_of, spec_of, texts
+from tests.support.reindex import NEW, OLD, Admin, Factory, Reindex, make_source, rows_of, spec_of, texts
 from tests.support.wait import wait_until
-
-Factory = Callable[..., Reindex]
-Admin = psycopg.Connection[Any]
 
 
 @dataclass
@@ -127,9 +123,7 @@ def move_under(run: Reindex, writer: Writer) -> None:
     """A whole run while a writer writes, until the hook of the switch stops it."""
     with writer:
         run.hooked = Stopper(writer)
-        run.plan()
-        run.windows()
-        run.verify()
+        run.to_switch()
         run.switch()
     assert min(writer.done.values()) > 100, "the writer was hardly at work"
 
@@ -231,10 +225,7 @@ def test_a_writer_that_does_not_end_keeps_readers_where_they_are(
     admin: Admin, reindex: Factory, vectors: str, postgres: Postgres
 ) -> None:
     make_source(admin, texts(40))
-    run = reindex(deploy_as_blue=True, alias="products")
-    run.plan()
-    run.windows()
-    run.verify()
+    run = reindex(deploy_as_blue=True, alias="products").to_switch()
     run.store().repoint(Pointer(alias="products", collection_id=OLD, embedding_model_id=OLD), None)
     with postgres.connect(vectors) as writer, writer.transaction():
         writer.execute("""UPDATE dbo_old_model SET payload = '{"text": "late"}' WHERE object_id = 'o000001'""")

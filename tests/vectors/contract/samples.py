@@ -60,9 +60,10 @@ def respect(found: Sequence[Claim]) -> Claim | None:
     return None
 
 
-def take(store: Store, dest: str, token: str = "token") -> None:
+def take(store: Store, dest: str, token: str = "token") -> str:
     """Take a claim, whoever has it."""
     store.take(claim(dest, token), lambda found: next((other for other in found if other.dest == dest), None))
+    return token
 
 
 def created(store: Store, collection_id: str, **changes: Any) -> Collection:

@@ -41,11 +41,12 @@ class TestReading:
         assert dest.search(np.ones(DIMENSIONS, np.float32), 5, exact=True) == []
         assert (dest.integrity_errors(None, None).incomplete, dest.integrity_errors(None, None).orphans) == ((), 0)
 
-    @pytest.mark.parametrize("batch", [1, 2, 4, 100])
-    def test_keys_in_one_order(self, dest: Collection, batch: int) -> None:
+    @pytest.mark.parametrize("batch", [1, 2, 3, 4, 100])
+    def test_keys_in_one_order(self, dest: Collection, place: Place, batch: int) -> None:
         fill(dest, reversed(KEYS))
+        place.copy("dst", "a", "copy")
         lists = list(dest.keys(batch))
-        assert all(len(keys) <= batch for keys in lists)
+        assert all(1 <= len(keys) <= batch for keys in lists)
         assert [key for keys in lists for key in keys] == KEYS
 
     def test_ranges(self, dest: Collection) -> None:
@@ -132,9 +133,9 @@ class TestWriting:
         assert mark.content == "etag"
 
     def test_nothing_at_all(self, dest: Collection) -> None:
-        assert dest.put(TOKEN, []) == []
-        dest.fail(TOKEN, {})
-        dest.delete(TOKEN, [])
+        assert dest.put("no claim", []) == []
+        dest.fail("no claim", {})
+        dest.delete("no claim", [])
         assert dest.states(None, None) == {}
 
     @pytest.mark.parametrize("metric", ["cosine", "euclid", "dot"])
@@ -167,9 +168,10 @@ class TestWriting:
     def test_a_users_copy_is_not_overwritten(self, dest: Collection, place: Place) -> None:
         fill(dest, ["a"])
         place.copy("dst", "a", "copy")
+        dest.put(TOKEN, [embedded(item("a"))])
         for only_unchanged in (False, True):
             with pytest.raises(DataError, match="a user's copy"):
-                dest.put(TOKEN, [embedded(item("copy"))], only_unchanged=only_unchanged)
+                dest.put(TOKEN, [embedded(item("b")), embedded(item("copy"))], only_unchanged=only_unchanged)
         assert (dest.count(), dest.count_user_objects()) == (1, 1)
 
     def test_failures(self, dest: Collection) -> None:
@@ -217,6 +219,7 @@ class TestWriting:
                 change()
         assert contents(dest) == before
         assert not dest.has_index()
+        assert dest.put("new owner", [embedded(item("c"))]) == []
 
     def test_many_threads(self, dest: Collection) -> None:
         def work(number: int) -> None:

@@ -50,12 +50,14 @@ class TestCollections:
         assert other.find("dst") == wanted
         other.close()
         assert store.find("ds") is None
+        with pytest.raises(RequestError, match="has no collection 'ds'"):
+            store.open("ds")
         assert store.open("dst").count() == 0
 
     @pytest.mark.parametrize("change", [{"dimensions": 5}, {"metric": "dot"}, {"embedding_model_id": "other"}])
     @pytest.mark.usefixtures("dest")
     def test_another_collection_of_that_name(self, store: Store, change: dict[str, object]) -> None:
-        with pytest.raises(ConflictError):
+        with pytest.raises(ConflictError, match="made of something else"):
             store.create("token-dst", info("dst", **change))
         assert store.find("dst") == info("dst")
 
@@ -109,6 +111,7 @@ class TestClaims:
         store.release(claim("dst"))
         store.release(claim("dst"))
         assert store.claims() == []
+        assert not store.touch(claim("dst"))
 
     def test_judge_decides(self, store: Store) -> None:
         take(store, "dst", "first")
@@ -120,7 +123,7 @@ class TestClaims:
         assert {found.token for found in store.claims()} == {"first", "elsewhere"}
         replaced = store.take(claim("dst", "second"), lambda found: next(c for c in found if c.dest == "dst"))
         assert replaced is not None
-        assert replaced.token == "first"
+        assert replace(replaced, silent=0.0) == claim("dst", "first")
         assert {found.token for found in store.claims()} == {"second", "elsewhere"}
         assert not store.touch(claim("dst", "first"))
 

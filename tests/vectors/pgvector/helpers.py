@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import psycopg
 from psycopg import sql
 
-from airflow_reindex.core.claims import Claim, Owner
 from airflow_reindex.vectors.model.collection import CollectionInfo, Embedded, Item, SyncState
-from airflow_reindex.vectors.stores.pgvector import PgVectorStore
 from airflow_reindex.vectors.stores.pgvector.schema import locate
 from tests.vectors.contract.samples import item
 
+Admin = psycopg.Connection[Any]
 DIMENSIONS = 8
 
 
@@ -23,21 +22,6 @@ def info(collection_id: str, **changes: Any) -> CollectionInfo:
     return CollectionInfo(
         **{"embedding_model_id": "model", "dimensions": DIMENSIONS, **changes}, collection_id=collection_id
     )
-
-
-def claim(dest: str, token: str = "token", *, source: str = "src", run: str = "run") -> Claim:
-    """A claim of a run."""
-    return Claim(dest=dest, source=source, token=token, owner=Owner("here", "dag", run, "host", "folder"))
-
-
-def take(store: PgVectorStore, dest: str, token: str = "token", **more: str) -> str:
-    """Take a claim, whoever has it."""
-
-    def judge(found: Sequence[Claim]) -> Claim | None:
-        return next((other for other in found if other.dest == dest), None)
-
-    store.take(claim(dest, token, **more), judge)
-    return token
 
 
 def mark(version: bytes = b"v" * 16, **changes: Any) -> SyncState:
@@ -57,7 +41,7 @@ def embedded_all(keys: Iterable[str], **more: Any) -> list[Embedded]:
 
 
 def make_source(
-    connection: psycopg.Connection[Any],
+    connection: Admin,
     collection_id: str,
     count: int,
     *,
@@ -96,6 +80,6 @@ def make_source(
         )
 
 
-def all_rows(connection: psycopg.Connection[Any], table: sql.Identifier) -> list[tuple[Any, ...]]:
+def all_rows(connection: Admin, table: sql.Identifier) -> list[tuple[Any, ...]]:
     """A table's rows as text, sorted."""
     return sorted(connection.execute(sql.SQL("SELECT t::text FROM {} t").format(table)).fetchall())

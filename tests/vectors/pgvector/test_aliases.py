@@ -18,9 +18,9 @@ from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector
 from sandbox.servers.postgres import Postgres
 from tests.support.collection_contents import waiting_for_lock
 from tests.support.wait import wait_until
-from tests.vectors.pgvector.helpers import embedded_all, info, make_source, take
+from tests.vectors.contract.samples import take
+from tests.vectors.pgvector.helpers import Admin, embedded_all, info, make_source
 
-Admin = psycopg.Connection[Any]
 BLUE = Pointer(alias="live", collection_id="blue", embedding_model_id="m1", run_id="r1")
 GREEN = Pointer(
     alias="live",
@@ -168,11 +168,6 @@ class TestRepoint:
 
 
 class TestCheckAlias:
-    def test_free_and_own(self, pair: PgVectorStore) -> None:
-        pair.check_alias("live")
-        pair.repoint(BLUE, None)
-        pair.check_alias("live")
-
     @pytest.mark.parametrize("alias", ["", "x" * 60, "a\nb", "blue"])
     def test_refused(self, pair: PgVectorStore, alias: str) -> None:
         with pytest.raises(RequestError, match="alias"):

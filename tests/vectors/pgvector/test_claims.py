@@ -3,54 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-
-from airflow_reindex.core.claims import Claim
 from airflow_reindex.core.failures import ConflictError
 from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector
 from sandbox.servers.postgres import Postgres
-from tests.vectors.pgvector.helpers import claim, take
-
-
-def respect(found: Sequence[Claim]) -> None:
-    """Leave every claim to its owner."""
-    if found:
-        raise ConflictError("taken")
-
-
-def test_claim_s_life(store: PgVectorStore) -> None:
-    mine = claim("dst", "t1")
-    assert store.take(mine, respect) is None
-    (seen,) = store.claims()
-    assert (seen.dest, seen.source, seen.token, seen.owner) == ("dst", "src", "t1", mine.owner)
-    assert 0 <= seen.silent < 5
-    assert store.touch(mine)
-    store.release(mine)
-    store.release(mine)
-    assert store.claims() == []
-    assert not store.touch(mine)
-
-
-def test_takeover(store: PgVectorStore) -> None:
-    take(store, "dst", "t1", run="first")
-    replaced = store.take(claim("dst", "t2"), lambda found: found[0])
-    assert replaced is not None
-    assert (replaced.token, replaced.owner.run_id) == ("t1", "first")
-    assert not store.touch(claim("dst", "t1"))
-    store.release(claim("dst", "t1"))
-    assert [one.token for one in store.claims()] == ["t2"]
-
-
-def test_refusal_changes_nothing(store: PgVectorStore) -> None:
-    take(store, "dst", "t1")
-    with pytest.raises(ConflictError, match="taken"):
-        store.take(claim("dst", "t2"), respect)
-    with pytest.raises(ConflictError, match="being built"):
-        store.take(claim("dst", "t2"), lambda _: None)
-    assert [one.token for one in store.claims()] == ["t1"]
+from tests.vectors.contract.samples import claim, respect, take
 
 
 def test_silence_is_by_the_server_s_clock(store: PgVectorStore, postgres: Postgres, database: str) -> None:

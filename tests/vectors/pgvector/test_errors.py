@@ -13,7 +13,7 @@ from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector
 from airflow_reindex.vectors.stores.pgvector.connections import SETTINGS, Connections
 from airflow_reindex.vectors.stores.pgvector.errors import translate
 from sandbox.servers.postgres import Postgres
-from tests.vectors.pgvector.helpers import make_source
+from tests.vectors.pgvector.helpers import Admin, make_source
 
 
 def store_of(postgres: Postgres, database: str, **parameters: Any) -> PgVectorStore:
@@ -204,7 +204,7 @@ class TestSettings:
             with postgres.connect() as boss:
                 boss.execute(f'ALTER ROLE reindex IN DATABASE "{database}" RESET ALL')
 
-    def test_rows_that_a_policy_hides(self, store: PgVectorStore, admin: psycopg.Connection[Any]) -> None:
+    def test_rows_that_a_policy_hides(self, store: PgVectorStore, admin: Admin) -> None:
         make_source(admin, "src", 5)
         assert store.open("src").count() == 5
         admin.execute("ALTER TABLE dbo_src ENABLE ROW LEVEL SECURITY")

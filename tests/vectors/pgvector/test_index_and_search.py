@@ -19,9 +19,8 @@ from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector, in
 from airflow_reindex.vectors.stores.pgvector.collection import PgVectorCollection
 from airflow_reindex.vectors.stores.pgvector.schema import Names
 from sandbox.servers.postgres import Postgres
-from tests.vectors.pgvector.helpers import embedded_all, info, make_source, take
-
-Admin = psycopg.Connection[Any]
+from tests.vectors.contract.samples import take
+from tests.vectors.pgvector.helpers import Admin, embedded_all, info, make_source
 
 
 @pytest.fixture
@@ -60,12 +59,6 @@ class TestBuild:
             admin.execute("DELETE FROM dbo_dst")
         dest.build_index("token")
         assert index_definitions(admin) == definitions
-
-    def test_writes_go_on_afterwards(self, dest: PgVectorCollection) -> None:
-        dest.build_index("token")
-        dest.put("token", embedded_all(["1", "new"]))
-        dest.delete("token", ["2"])
-        assert dest.integrity_errors(None, None).incomplete == ()
 
     def test_unfinished_one_is_replaced(self, dest: PgVectorCollection, admin: Admin) -> None:
         dest.build_index("token")
@@ -205,19 +198,6 @@ class TestSearch:
 
 
 class TestSample:
-    def test_small(self, dest: PgVectorCollection) -> None:
-        assert dest.sample(7).shape == (7, 8)
-        everything = dest.sample(1000)
-        assert everything.shape == (400, 8)
-        assert everything.dtype == np.float32
-        stored = {vector.tobytes() for one in embedded_all(map(str, range(200))) for vector in one.vectors}
-        assert {vector.tobytes() for vector in everything} == stored
-
-    def test_empty(self, store: PgVectorStore) -> None:
-        take(store, "dst")
-        store.create("token", info("dst"))
-        assert store.open("dst").sample(5).shape == (0, 8)
-
     def test_large(self, store: PgVectorStore, admin: Admin) -> None:
         make_source(admin, "src", 15_000, index=False)
         admin.execute("ANALYZE dbop_src")

@@ -6,15 +6,12 @@ import json
 import threading
 from typing import Any
 
-import psycopg
 import pytest
 
 from airflow_reindex.core.failures import RequestError
 from airflow_reindex.vectors.stores.pgvector import PgVectorStore
 from sandbox.servers.postgres import Postgres
-from tests.vectors.pgvector.helpers import make_source
-
-Admin = psycopg.Connection[Any]
+from tests.vectors.pgvector.helpers import Admin, make_source
 
 
 def insert(admin: Admin, key: str, payload: str | None = None, **columns: Any) -> None:
@@ -25,11 +22,6 @@ def insert(admin: Admin, key: str, payload: str | None = None, **columns: Any) -
 
 
 class TestFind:
-    def test_unknown(self, store: PgVectorStore) -> None:
-        assert store.find("src") is None
-        with pytest.raises(RequestError, match="has no collection 'src'"):
-            store.open("src")
-
     def test_without_a_note(self, store: PgVectorStore, admin: Admin) -> None:
         make_source(admin, "src", 3)
         found = store.find("src")
@@ -69,21 +61,6 @@ class TestFind:
 
 
 class TestKeys:
-    @pytest.mark.parametrize("batch", [1, 2, 5, 7, 100])
-    def test_one_ordered_pass(self, store: PgVectorStore, admin: Admin, batch: int) -> None:
-        make_source(admin, "src", 10)
-        insert(admin, "copy", original_id="o0000001", user_id="u")
-        lists = list(store.open("src").keys(batch))
-        assert [key for keys in lists for key in keys] == [f"o{n:07}" for n in range(10)]
-        assert max(map(len, lists)) <= batch
-        assert all(lists)
-        assert store.open("src").count() == 10
-        assert store.open("src").count_user_objects() == 1
-
-    def test_empty(self, store: PgVectorStore, admin: Admin) -> None:
-        make_source(admin, "src", 0)
-        assert list(store.open("src").keys(10)) == []
-
     def test_keys_that_are_there_all_the_time_are_seen_once(
         self, store: PgVectorStore, admin: Admin, postgres: Postgres
     ) -> None:
@@ -155,13 +132,6 @@ class TestVersions:
         versions = store.open("src").versions(None, None)
         assert versions["a"] == versions["b"]
 
-    def test_are_those_of_the_items(self, store: PgVectorStore, admin: Admin) -> None:
-        make_source(admin, "src", 3)
-        source = store.open("src")
-        assert {one.object_id: one.version for one in source.items(["o0000000", "o0000001", "o0000002", "?"])} == (
-            source.versions(None, None)
-        )
-
     def test_since(self, store: PgVectorStore, admin: Admin) -> None:
         make_source(admin, "src", 5)
         source = store.open("src")
@@ -215,13 +185,6 @@ class TestItems:
         assert (one.storage_meta, one.user_id, one.session_id) == ({"index": 1}, "u", "s")
         (none,) = store.open("src").items(["null"])
         assert (none.payload_json, none.storage_meta_json, none.user_id) == (None, None, None)
-
-    def test_copies_are_no_items(self, store: PgVectorStore, admin: Admin) -> None:
-        make_source(admin, "src", 1)
-        insert(admin, "copy", original_id="o0000000", user_id="u")
-        source = store.open("src")
-        assert source.items(["copy"]) == []
-        assert set(source.versions(None, None)) == {"o0000000"}
 
 
 def test_nothing_has_been_prepared(store: PgVectorStore, admin: Admin) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import psycopg
 import pytest
 from psycopg import sql
 
@@ -12,9 +9,9 @@ from airflow_reindex.vectors.model.store import Pointer
 from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector
 from airflow_reindex.vectors.stores.pgvector.schema import Names
 from sandbox.servers.postgres import Postgres
-from tests.vectors.pgvector.helpers import claim, embedded_all, info, make_source, take
+from tests.vectors.contract.samples import claim, take
+from tests.vectors.pgvector.helpers import Admin, embedded_all, info, make_source
 
-Admin = psycopg.Connection[Any]
 #: As version 0.1 made them.
 OLD = """
 CREATE SCHEMA airflow_reindex;

@@ -7,28 +7,25 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import psycopg
 import pytest
 
-from airflow_reindex.core.failures import ClaimLostError, ConflictError, DataError, RequestError, TransientError
-from airflow_reindex.vectors.model.collection import CollectionInfo, DestState, Embedded, SyncState
+from airflow_reindex.core.failures import DataError, RequestError, TransientError
+from airflow_reindex.vectors.model.collection import DestState, Embedded, SyncState
 from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector, writing
 from airflow_reindex.vectors.stores.pgvector.collection import PgVectorCollection
 from airflow_reindex.vectors.stores.pgvector.schema import Names
 from sandbox.servers.postgres import Postgres
-from tests.vectors.contract.samples import item
+from tests.vectors.contract.samples import item, take
 from tests.vectors.pgvector.helpers import (
     DIMENSIONS,
+    Admin,
     all_rows,
     embedded,
     embedded_all,
     info,
     make_source,
     mark,
-    take,
 )
-
-Admin = psycopg.Connection[Any]
 
 
 @pytest.fixture
@@ -67,12 +64,6 @@ class TestCreate:
         found = admin.execute(indexes).fetchall()
         assert len(found) == len(set(found)) == 6
 
-    @pytest.mark.usefixtures("dest")
-    @pytest.mark.parametrize("other", [{"embedding_model_id": "m2"}, {"dimensions": 9}, {"metric": "dot"}])
-    def test_made_of_something_else(self, store: PgVectorStore, other: dict[str, Any]) -> None:
-        with pytest.raises(ConflictError, match="made of something else"):
-            store.create("token", info("dst", **other))
-
     def test_collection_of_embeddingstudio(self, store: PgVectorStore, admin: Admin) -> None:
         make_source(admin, "dst", 2)
         take(store, "dst")
@@ -87,11 +78,6 @@ class TestCreate:
         take(store, "dst")
         with pytest.raises(RequestError, match="collection 'dst'"):
             store.create("token", info("dst", **changes))
-        assert store.find("dst") is None
-
-    def test_needs_the_claim(self, store: PgVectorStore) -> None:
-        with pytest.raises(ClaimLostError):
-            store.create("token", info("dst"))
         assert store.find("dst") is None
 
     def test_ids_are_ordered_as_in_the_source(self, store: PgVectorStore, admin: Admin) -> None:
@@ -137,34 +123,6 @@ class TestPut:
             source.versions(None, None)["a"], mark(source.items(["a"])[0].version)
         )
 
-    def test_replaces_all_parts(self, dest: PgVectorCollection, admin: Admin) -> None:
-        dest.put("token", [embedded(item("a"), 5), embedded(item("b"), 1)])
-        dest.put("token", [embedded(item("a", 2), 2, seed=9, content="etag")])
-        parts = admin.execute("SELECT part_id FROM dbop_dst ORDER BY 1").fetchall()
-        assert [part for (part,) in parts] == ["a:0", "a:1", "a:average", "b:0", "b:average"]
-        assert dest.states("a", "b").keys() == {"b"}
-        assert dest.states(None, None, ["a", "z"]).keys() == {"a"}
-        found = dest.states(None, "a")["a"].sync
-        assert found is not None
-        assert found.content == "etag"
-
-    def test_user_s_copies_stay(self, dest: PgVectorCollection, admin: Admin) -> None:
-        dest.put("token", embedded_all("a"))
-        admin.execute("INSERT INTO dbo_dst VALUES ('copy', NULL, NULL, 'a', 'u')")
-        admin.execute("INSERT INTO dbop_dst VALUES ('copy:0', 'copy', '[1,2,3,4,5,6,7,8]')")
-        dest.put("token", embedded_all("a"))
-        assert dest.count_user_objects() == 1
-        with pytest.raises(DataError, match="a user's copy"):
-            dest.put("token", embedded_all(["b", "copy"]))
-        assert dest.count() == 1
-        dest.delete("token", ["a", "unknown"])
-        assert contents(admin) == [[], [], []]
-
-    def test_copy_is_no_original(self, dest: PgVectorCollection, admin: Admin) -> None:
-        admin.execute("INSERT INTO dbo_dst VALUES ('copy', NULL, NULL, 'a', 'u')")
-        dest.delete("token", ["copy"])
-        assert dest.count_user_objects() == 1
-
     @pytest.mark.parametrize(
         "bad",
         [
@@ -186,18 +144,6 @@ class TestPut:
             dest.put("token", [*embedded_all("ab", parts=4), bad])
         assert contents(admin) == before
 
-    def test_nothing_to_do(self, dest: PgVectorCollection) -> None:
-        assert dest.put("no claim", []) == []
-        dest.fail("no claim", {})
-        dest.delete("no claim", [])
-
-    def test_several_threads(self, dest: PgVectorCollection) -> None:
-        batches = [embedded_all(f"{n}-{i}" for i in range(50)) for n in range(12)]
-        with ThreadPoolExecutor(6) as pool:
-            list(pool.map(lambda batch: dest.put("token", batch), batches))
-        assert dest.count() == 600
-        assert dest.integrity_errors(None, None).incomplete == ()
-
     def test_vectors_go_out_in_blocks(self) -> None:
         blocks = list(writing.copy_blocks(embedded_all(map(str, range(3000))), DIMENSIONS))
         assert len(blocks) > 1
@@ -205,22 +151,6 @@ class TestPut:
 
 
 class TestFencing:
-    def test_zombie_writes_nothing(self, store: PgVectorStore, dest: PgVectorCollection, admin: Admin) -> None:
-        dest.put("token", embedded_all("ab"))
-        take(store, "dst", "heir")
-        before = contents(admin)
-        for act in (
-            lambda: dest.put("token", embedded_all("abc")),
-            lambda: dest.put("token", embedded_all("abc"), only_unchanged=True),
-            lambda: dest.fail("token", {"a": mark(stage="other")}),
-            lambda: dest.delete("token", ["a"]),
-            lambda: dest.build_index("token"),
-        ):
-            with pytest.raises(ClaimLostError):
-                act()
-        assert contents(admin) == before
-        dest.put("heir", embedded_all("abc"))
-
     def test_takeover_waits_for_a_write(
         self, store: PgVectorStore, dest: PgVectorCollection, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -276,11 +206,6 @@ class TestOnlyUnchanged:
         versions = dest.versions(None, None)
         dest.put("token", [embedded(item(key, version=versions[key]), parts=3) for key in keys])
 
-    def test_own_rows_are_replaced(self, dest: PgVectorCollection) -> None:
-        self.land(dest, "a", "b")
-        assert self.put(dest, "a", "b", "c") == []
-        assert [one.payload for one in dest.items("abc")] == ["new"] * 3
-
     def test_what_others_did_stays(self, dest: PgVectorCollection, admin: Admin) -> None:
         self.land(dest, "a", "b", "c", "d")
         admin.execute("UPDATE dbo_dst SET payload = '\"theirs\"' WHERE object_id = 'a'")
@@ -298,10 +223,6 @@ class TestOnlyUnchanged:
             "e": "theirs",
             "f": "new",
         }
-
-    def test_failed_before(self, dest: PgVectorCollection) -> None:
-        dest.fail("token", {"a": mark(stage="other")})
-        assert self.put(dest, "a") == []
 
     def test_writer_that_comes_in_between(
         self, dest: PgVectorCollection, admin: Admin, monkeypatch: pytest.MonkeyPatch
@@ -349,14 +270,6 @@ class TestFailAndDamage:
     def test_damage_is_cut(self, dest: PgVectorCollection, admin: Admin) -> None:
         admin.execute("INSERT INTO dbo_dst SELECT i::text FROM generate_series(1, 150) i")
         assert len(dest.integrity_errors(None, None).incomplete) == 100
-
-
-def test_other_dimensions_are_read_from_the_table(store: PgVectorStore, admin: Admin) -> None:
-    take(store, "dst")
-    store.create("token", CollectionInfo(collection_id="dst", embedding_model_id="m", dimensions=300, metric="euclid"))
-    found = store.find("dst")
-    assert found is not None
-    assert (found.dimensions, found.metric) == (300, "euclid")
 
 
 def test_server_that_goes_away_and_comes_back(postgres: Postgres, admin: Admin, dest: PgVectorCollection) -> None:
