@@ -7,10 +7,11 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.system
+
 _BLOCK = """
 import sys
 
-pytestmark = pytest.mark.system
 for name in {blocked!r}:
     sys.modules[name] = None
 {work}

@@ -11,13 +11,14 @@ from zipfile import ZipFile
 
 import pytest
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = "import sys; from hatchling.build import build_wheel; build_wheel(sys.argv[1])"
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys
 import airflow_reindex
 
-pytestmark = pytest.mark.system
 names = [found.name for found in pkgutil.walk_packages(airflow_reindex.__path__, "airflow_reindex.")]
 for name in names:
     importlib.import_module(name)

@@ -193,7 +193,7 @@ class TestDrop:
         store.drop("dst")
         store.drop("dst")
         assert store.find("dst") is None
-        assert one(admin, "SELECT count(*) FROM airflow_reindex.vectors") == 0
+        assert one(admin, "SELECT count(*) FROM airflow_reindex.collections") == 0
         assert one(admin, "SELECT to_regclass('airflow_reindex.marks_dst')") is None
 
     def test_followed(self, pair: PgVectorStore) -> None:

@@ -15,7 +15,7 @@ from tests.vectors.pgvector.helpers import Admin, embedded_all, info, make_sourc
 #: As version 0.1 made them.
 OLD = """
 CREATE SCHEMA airflow_reindex;
-CREATE TABLE airflow_reindex.vectors (collection_id text PRIMARY KEY, embedding_model_id text NOT NULL,
+CREATE TABLE airflow_reindex.collections (collection_id text PRIMARY KEY, embedding_model_id text NOT NULL,
   dimensions integer NOT NULL, metric text NOT NULL, m integer NOT NULL, ef_construction integer NOT NULL,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE TABLE airflow_reindex.claims (dest text PRIMARY KEY, source text NOT NULL, token text NOT NULL UNIQUE,
@@ -117,7 +117,7 @@ def test_marks_go_to_the_schema_whose_rows_they_are_of(
         made.open("dst").put(schema, embedded_all("abc" if schema == "two" else "x"))
         made.release(claim("dst", schema))
         made.close()
-    admin.execute("DELETE FROM airflow_reindex.vectors WHERE schema_name = 'one'")
+    admin.execute("DELETE FROM airflow_reindex.collections WHERE schema_name = 'one'")
     make_old(admin, "two")
     one, two = (store_in(postgres, database, schema) for schema in ("one", "two"))
     assert {key: state.sync is not None for key, state in two.open("dst").states(None, None).items()} == {
