@@ -133,9 +133,9 @@ class TestWriting:
         assert mark.content == "etag"
 
     def test_nothing_at_all(self, dest: Collection) -> None:
-        assert dest.put("no claim", []) == []
-        dest.fail("no claim", {})
-        dest.delete("no claim", [])
+        assert dest.put(TOKEN, []) == []
+        dest.fail(TOKEN, {})
+        dest.delete(TOKEN, [])
         assert dest.states(None, None) == {}
 
     @pytest.mark.parametrize("metric", ["cosine", "euclid", "dot"])

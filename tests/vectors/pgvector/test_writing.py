@@ -144,6 +144,11 @@ class TestPut:
             dest.put("token", [*embedded_all("ab", parts=4), bad])
         assert contents(admin) == before
 
+    def test_nothing_to_do(self, dest: PgVectorCollection) -> None:
+        assert dest.put("no claim", []) == []
+        dest.fail("no claim", {})
+        dest.delete("no claim", [])
+
     def test_vectors_go_out_in_blocks(self) -> None:
         blocks = list(writing.copy_blocks(embedded_all(map(str, range(3000))), DIMENSIONS))
         assert len(blocks) > 1
