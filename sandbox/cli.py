@@ -44,6 +44,9 @@ _SPEC_HELP = {
     "no_sub_chunk": "fault: chunk tables without the column subChunkId",
 }
 
+#: The DAGs of the checkout that the sandbox lies in.
+DAGS = Path(__file__).resolve().parents[1] / "dags"
+
 
 def build_parser() -> argparse.ArgumentParser:
     """:returns: the parser of the command line"""
@@ -147,14 +150,14 @@ def _demo(options: argparse.Namespace) -> int:
     from sandbox.demo import demo  # needs the extra `sandbox`
 
     parts = tuple(options.parts) or tuple(demo.PARTS)
-    demo.run(options.state, Path(__file__).resolve().parents[2] / "dags", parts)
+    demo.run(options.state, DAGS, parts)
     return 0
 
 
 def _cluster(options: argparse.Namespace) -> int:
     from sandbox.demo import demo_cluster  # needs the extra `sandbox`
 
-    demo_cluster.run(options.state.absolute(), Path(__file__).resolve().parents[2] / "dags")
+    demo_cluster.run(options.state.absolute(), DAGS)
     return 0
 
 

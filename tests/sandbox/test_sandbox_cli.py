@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.catalog.catalog import CatalogSpec
-from sandbox.cli import build_parser, main
+from sandbox.cli import DAGS, build_parser, main
 from sandbox.servers.cluster import Sandbox
 
 
@@ -81,3 +81,7 @@ def test_the_catalog_command_has_the_defaults_of_the_spec() -> None:
     assert CatalogSpec(**chosen) == CatalogSpec()
     options = build_parser().parse_args(["catalog", "--not-unique", "--missing-everywhere"])
     assert (options.unique, options.missing_everywhere) == (False, True)
+
+
+def test_the_demonstration_finds_the_dags() -> None:
+    assert (DAGS / "build_director_index.py").is_file()
