@@ -25,7 +25,7 @@ from airflow_reindex.director.mysql.bulk_load import write_text
 from airflow_reindex.director.mysql.types import Checksum, Rows
 from tests.support.samples import make_plan
 
-MEMORY = 384 << 20
+MEMORY = 512 << 20
 BATCH = 50_000
 RUN_ROWS, WINDOW_ROWS = (rows_that_fit(MEMORY, m.BYTES_PER_ROW) for m in (run_buffer, merge))
 

@@ -12,11 +12,11 @@ from tests.director.memory_probe import BATCH, WINDOW_ROWS
 
 pytestmark = pytest.mark.system
 
-MEMORY_MIB = 384
+MEMORY_MIB = 512
 #: What a task of a real deployment was seen to take more than the probe with the same rows.
 AIRFLOW_MIB = 32
 #: Twice what an extract task holds; more than what a load task holds.
-ROWS = 6_250_000
+ROWS = 12_500_000
 
 
 def measure(folder: Path, kind: str, rows: int = ROWS, capacity: int = ROWS, first: int = ROWS) -> int:
