@@ -204,7 +204,7 @@ class RangeLoader:
 
 
 class Prefetcher:
-    """Prefetcher: computes the next item in a thread while the last one is used; at the end it removes unused files."""
+    """Computes the next item in a thread while the last one is used; at the end it removes unused files."""
 
     def __init__(self, texts: Iterator[LoadFile]) -> None:
         self._texts = texts
