@@ -16,7 +16,7 @@ from airflow_reindex.director.extract.run_buffer import layout
 from airflow_reindex.director.model.plan import Plan, PlannedChunk
 from airflow_reindex.director.model.records import write_plan
 from airflow_reindex.director.model.request import BuildRequest
-from airflow_reindex.director.model.runs import RUNS, Manifest, StagedChunk, StagedFile, write_run
+from airflow_reindex.director.model.runs import RUNS, Manifest, StagedChunk, StagedFile, read_part, write_run
 from airflow_reindex.director.mysql.types import Checksum, Rows
 
 #: 10 or 100 for a longer search, which then takes other examples each time; `make unit` takes a fraction.
@@ -130,3 +130,8 @@ def stage_in(folder: Folder, *chunks: int, name: str = "a", token: str = TOKEN, 
     """Leave a manifest of some chunks."""
     made = manifest(name, chunks, token=token, group=group)
     folder.write_json(made.name, made.as_dict())
+
+
+def content(folder: Folder, name: str) -> list[Row]:
+    """All rows of a staged file."""
+    return [row for piece in read_part(folder, name, None, None) for row in tuples(piece)]

@@ -15,6 +15,8 @@ from airflow_reindex.vectors.model.collection import Collection, CollectionInfo,
 from airflow_reindex.vectors.model.store import Store
 
 DIMENSIONS = 4
+#: The token with which the fixture `dest` is claimed.
+TOKEN = "token-dst"
 CONFIG_HASH = b"r" * 16
 
 

@@ -1,220 +1,28 @@
-"""Rows from the driver to sorted runs: nothing that the index cannot hold, no chunk by halves."""
+"""Chunks from their workers: each by the first replica that gives all of it."""
 
 from __future__ import annotations
 
-import datetime
-from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import MySQLdb
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 from MySQLdb.constants import FIELD_TYPE
 
-from airflow_reindex.core.failures import ClaimLostError, DataError, SpaceError, TransientError
+from airflow_reindex.core.failures import ClaimLostError, DataError, TransientError
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.coordination.throttle import Watch
-from airflow_reindex.director.extract import extractor, run_buffer
+from airflow_reindex.director.extract import extractor
 from airflow_reindex.director.extract.extractor import Extractor, stream, unaccounted
-from airflow_reindex.director.extract.run_buffer import RunBuffer, layout
+from airflow_reindex.director.extract.run_buffer import RunBuffer
 from airflow_reindex.director.extract.task import missing_chunks
-from airflow_reindex.director.model import runs
 from airflow_reindex.director.model.inventory import TableInfo
-from airflow_reindex.director.model.plan import Plan
-from airflow_reindex.director.model.runs import RUNS, StagedChunk, accounted, manifests, read_part
+from airflow_reindex.director.model.runs import accounted, manifests
 from airflow_reindex.director.mysql import client, integer_reader
 from airflow_reindex.director.mysql.client import is_transient
 from airflow_reindex.director.mysql.integer_reader import IntegerReader
-from airflow_reindex.director.mysql.tuples import as_rows
-from airflow_reindex.director.mysql.types import Checksum, IntegerType, Rows
-from tests.support.samples import TOKEN, Row, examples, make_plan, manifest, planned, rows_of, staged, tuples
-
-BIGINT = IntegerType.parse("BIGINT", "k")
-BIG_UNSIGNED = IntegerType.parse("BIGINT UNSIGNED", "k")
-INT = IntegerType.parse("INT", "k")
-TINY = IntegerType.parse("TINYINT UNSIGNED", "k")
-
-
-@pytest.mark.parametrize(
-    ("key", "sub_chunk", "batch"),
-    [
-        (BIGINT, INT, [(-(1 << 63), -(1 << 31)), ((1 << 63) - 1, (1 << 31) - 1)]),
-        (BIG_UNSIGNED, INT, [((1 << 64) - 1, 0), (0, (1 << 31) - 1)]),
-        (INT, TINY, [(-(1 << 31), 255), ((1 << 31) - 1, 0)]),
-        (BIG_UNSIGNED, BIG_UNSIGNED, [((1 << 64) - 1, (1 << 64) - 1)]),
-        (BIGINT, BIG_UNSIGNED, [(-1, (1 << 64) - 1)]),
-        (BIG_UNSIGNED, INT, [((1 << 64) - 1, -1)]),
-    ],
-)
-def test_extreme_values_are_kept(key: IntegerType, sub_chunk: IntegerType, batch: list[tuple[int, int]]) -> None:
-    rows = as_rows(batch, 7, "k", key, sub_chunk)
-    assert tuples(rows) == [(k, 7, s) for k, s in batch]
-    assert (rows.key.dtype, rows.sub_chunk.dtype) == (key.dtype, sub_chunk.dtype)
-
-
-@pytest.mark.parametrize(
-    ("key", "sub_chunk", "batch", "message"),
-    [
-        (BIGINT, INT, [(1, 1), (None, 1), (None, 2)], "column 'k' is NULL in 2 row.s. of 3 read"),
-        (BIGINT, INT, [(1, 1), (2, None)], "column 'subChunkId' is NULL in 1 row.s. of 2 read"),
-        (BIG_UNSIGNED, INT, [(None, None)], "column 'k' is NULL"),
-        (INT, INT, [(1 << 31, 1), (5, 1)], "column 'k' has 1 value.s. out of range for INT: 2147483648"),
-        (INT, INT, [(-(1 << 31) - 1, 1)], "column 'k' has 1 value.s. out of range"),
-        (BIGINT, INT, [(1 << 63, 1)], "column 'k' has 1 value.s. out of range for BIGINT: 9223372036854775808"),
-        (BIGINT, INT, [(-(1 << 63) - 1, 1)], "column 'k' has 1 value"),
-        (BIG_UNSIGNED, INT, [(-1, 1)], "column 'k' has 1 value.s. out of range for BIGINT UNSIGNED: -1"),
-        (BIG_UNSIGNED, INT, [(1 << 64, 1)], "column 'k' has 1 value"),
-        (
-            BIGINT,
-            TINY,
-            [(1, 255), (1, 256)],
-            "column 'subChunkId' has 1 value.s. out of range for TINYINT UNSIGNED: 256",
-        ),
-        (BIGINT, TINY, [(1, -1)], "column 'subChunkId' has 1 value"),
-        (BIGINT, INT, [("abc", 1)], "column 'k' has 1 value.s. out of range for BIGINT: 'abc'"),
-        (BIGINT, INT, [(1, b"abc")], "column 'subChunkId' has 1 value"),
-        (BIGINT, INT, [(datetime.date(2026, 1, 1), 1)], "column 'k' has 1 value"),
-        (BIGINT, INT, [(float("nan"), 1)], "column 'k' has 1 value"),
-    ],
-)
-def test_what_the_index_cannot_hold_is_refused(
-    key: IntegerType, sub_chunk: IntegerType, batch: list[tuple[Any, Any]], message: str
-) -> None:
-    with pytest.raises(DataError, match=message):
-        as_rows(batch, 7, "k", key, sub_chunk)
-
-
-def test_a_long_list_of_bad_values_is_a_sample() -> None:
-    with pytest.raises(DataError) as caught:
-        as_rows([((1 << 40) + i, 1) for i in range(100)], 7, "k", INT, INT)
-    assert "has 100 value(s)" in str(caught.value)
-    assert str(caught.value).count(str(1 << 40)[:6]) == 5
-
-
-CHUNK = st.tuples(
-    st.lists(st.integers(0, 9), max_size=6).map(tuple),  # rows of each batch
-    st.booleans(),  # whether it fails after these
-)
-
-
-def content(folder: Folder, name: str) -> list[Row]:
-    return [row for piece in read_part(folder, name, None, None) for row in tuples(piece)]
-
-
-@given(
-    chunks=st.lists(CHUNK, max_size=10),
-    capacity=st.sampled_from([1, 10, 13, 25, 1000]),
-    file_rows=st.sampled_from([7, 10_000]),
-)
-@example(chunks=[], capacity=10, file_rows=7)
-@example(chunks=[((), False)], capacity=10, file_rows=7)
-@examples(80)
-def test_manifests_hold_exactly_the_chunks_that_ended(
-    tmp_path: Path, chunks: list[tuple[tuple[int, ...], bool]], capacity: int, file_rows: int
-) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "GROUPS_IN_FILE", 1)
-        collect(Folder.at(str(tmp_path / uuid4().hex)), make_plan(group_rows=file_rows), chunks, capacity)
-
-
-def collect(folder: Folder, plan: Plan, chunks: list[tuple[tuple[int, ...], bool]], capacity: int) -> None:
-    """Stage chunks, and check what is staged."""
-    expected: dict[int, list[Row]] = {}
-    with RunBuffer(folder, plan, 3, capacity) as buffer:
-        key = 1_000_000
-        for number, (batches, fails) in enumerate(chunks):
-            rows: list[Row] = []
-            for size in batches:
-                batch = [(key - i * 7 % 1000, number, i) for i in range(size)]
-                key -= 1
-                rows += batch
-                buffer.add(rows_of([r[0] for r in batch], [number] * size, [r[2] for r in batch]))
-                assert buffer._used <= len(buffer._rows) == capacity
-            if fails:
-                buffer.drop_chunk()
-                continue
-            expected[number] = rows
-            total = Checksum.of(rows_of([r[0] for r in rows], [number] * len(rows), [r[2] for r in rows]))
-            buffer.end_chunk(StagedChunk(number, "w1", f"mark-{number}", total))
-        buffer.flush()
-    found = list(manifests(folder))
-    assert Counter(c.chunk for m in found for c in m.chunks) == Counter(list(expected))
-    assert accounted(found, TOKEN) == found
-    for m in found:
-        there = [row for file in m.files for row in content(folder, file.name)]
-        assert Counter(there) == Counter(row for c in m.chunks for row in expected[c.chunk])
-        whole = Checksum.of(rows_of([r[0] for r in there], [r[1] for r in there], [r[2] for r in there]))
-        assert whole == sum((c.checksum for c in m.chunks), Checksum())
-        assert (m.token, m.group, m.layout) == (TOKEN, 3, layout(plan))
-    files = [file for m in found for file in m.files]
-    most = min(capacity, plan.group_rows)
-    assert all(0 < file.rows <= most for file in files), "a run is no larger than the memory"
-    left = {f"{RUNS}/{name}" for name in folder.names(RUNS)}
-    assert left == {m.name for m in found} | {file.name for file in files}, "files that no manifest names"
-    assert buffer.written >= sum(file.bytes for file in files)
-
-
-def test_a_dropped_part_of_a_large_chunk_leaves_no_file(folder: Folder) -> None:
-    with RunBuffer(folder, make_plan(), 0, 10) as buffer:
-        for _ in range(5):
-            buffer.add(rows_of(range(10), [1] * 10, [0] * 10))
-        assert len(folder.names(RUNS)) >= 3
-        buffer.drop_chunk()
-        buffer.flush()
-    assert folder.names(RUNS) == []
-
-
-def fill_disk(monkeypatch: pytest.MonkeyPatch, left: int) -> None:
-    """After so many runs there is no room for another one."""
-    real = runs.write_run
-
-    def write(*args: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise SpaceError("no room")
-        return real(*args)
-
-    monkeypatch.setattr(run_buffer, "write_run", write)
-
-
-def test_what_was_complete_before_an_error_stays(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill_disk(monkeypatch, 3)
-
-    def fill() -> None:
-        with RunBuffer(folder, make_plan(), 0, 10) as buffer:
-            for chunk in range(9):
-                rows = rows_of(range(8), [chunk] * 8, [0] * 8)
-                buffer.add(rows)
-                buffer.end_chunk(staged(chunk, checksum=Checksum.of(rows)))
-            buffer.flush()
-
-    with pytest.raises(SpaceError):
-        fill()
-    found = list(manifests(folder))
-    assert [[chunk.chunk for chunk in m.chunks] for m in found] == [[0], [1], [2]]
-    assert [len(content(folder, file.name)) for m in found for file in m.files] == [8, 8, 8]
-
-
-@pytest.mark.parametrize("good", [0, 1, 3, 4])
-def test_a_part_that_cannot_be_written_leaves_nothing(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch, good: int
-) -> None:
-    fill_disk(monkeypatch, good)
-
-    def fill() -> None:
-        with RunBuffer(folder, make_plan(), 0, 10) as buffer:
-            buffer.add(rows_of(range(45), [1] * 45, [0] * 45))
-            buffer.end_chunk(staged(1))
-            buffer.flush()
-
-    with pytest.raises(SpaceError):
-        fill()
-    assert folder.names(RUNS) == []
+from airflow_reindex.director.mysql.types import Rows
+from tests.support.samples import TOKEN, Row, content, make_plan, manifest, planned, tuples
 
 
 class Tables:
@@ -417,17 +225,6 @@ def test_unaccounted_are_those_of_all_groups() -> None:
     plan = make_plan([[planned(9), planned(1)], [planned(4)], [planned(2)]])
     assert unaccounted(plan.groups, [manifest("a", [1, 2, 77])]) == [4, 9]
     assert unaccounted(plan.groups, [manifest("a", [1, 2]), manifest("b", [4, 9])]) == []
-
-
-def test_runs_of_other_columns_have_another_layout() -> None:
-    plans = [
-        make_plan(),
-        make_plan(key_type="BIGINT UNSIGNED"),
-        make_plan(key_column="id"),
-        make_plan(sub_chunk_type="BIGINT NOT NULL"),
-    ]
-    assert len({layout(plan) for plan in plans}) == 4
-    assert layout(make_plan(token="other")) == layout(make_plan())
 
 
 def test_transient_errors_are_those_that_a_retry_may_mend() -> None:
