@@ -1,7 +1,8 @@
-"""Sorted runs that somebody has changed after they were staged: nothing is published from them."""
+"""Runs and tables that somebody has changed since they were written: nothing is published from them."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from airflow_reindex.core.failures import Code, DataError
 from airflow_reindex.director.model.runs import manifests, read_part, write_run
 from sandbox.catalog.catalog import CatalogSummary
 from sandbox.servers.cluster import Sandbox
-from tests.support.build import Build, Factory, tables_of
+from tests.support.build import Build, Factory, run_sql, tables_of
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -49,4 +50,27 @@ def test_what_is_loaded_later_is_compared_with_the_chunks(
     with pytest.raises(DataError, match="their contents differ") as caught:
         run.publish()
     assert caught.value.code is Code.INDEX_DIFFERS
+    assert f"{sky.spec.database}__Object" not in tables_of(sandbox, "qservMeta")
+
+
+@pytest.mark.parametrize(
+    ("change", "rows"),
+    [("DELETE FROM {} LIMIT 1", 1), ("UPDATE {} SET subChunkId = subChunkId + 1 LIMIT 1", 0)],
+    ids=["rows", "contents"],
+)
+def test_what_is_in_the_table_is_compared_with_what_was_loaded(
+    sky: CatalogSummary, build: Factory, sandbox: Sandbox, change: str, rows: int
+) -> None:
+    run = build(sky.spec.database)
+    run.to_load()
+    run.load_all()
+    (shadow,) = [name for name in run.working_tables() if name.startswith("shadow")]
+    run_sql(sandbox.czar, change.format(f"airflow_reindex.`{shadow}`"))
+    with pytest.raises(DataError, match="in the shadow table") as caught:
+        run.publish()
+    assert caught.value.code is Code.INDEX_DIFFERS
+    loaded, found = (
+        int(text.replace(",", "")) for text in re.findall(r"([\d,]+) (?:rows were|are in)", str(caught.value))
+    )
+    assert loaded - found == rows
     assert f"{sky.spec.database}__Object" not in tables_of(sandbox, "qservMeta")
