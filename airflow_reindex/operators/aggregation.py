@@ -71,11 +71,12 @@ class AggregationOperator(ReindexOperator):
             f"; {report.detail}" if report.detail else "",
         )
         made = {self.OUTPUT[0]: getattr(report, self.OUTPUT[1])} if self.OUTPUT else {}
+        # First of all: a try after this one takes the report that stands, and counts nothing again.
+        if self.is_finished(report):
+            self.tidy(context, folder)
         metrics.count_run(context, report, made, kinds)
         if report.status is Status.DONE:
             self.announce(context, report.as_dict())
-        if self.is_finished(report):
-            self.tidy(context, folder)
         return self.conclude(context, report)
 
     def _standing_report(self, folder: Folder, states: Mapping[str, States]) -> dict[str, Any] | None:

@@ -56,6 +56,8 @@ def test_what_waited_in_vain_for_others() -> None:
     [
         (3, "Error writing file '/tmp/MY1' (Errcode: 28 \"No space left on device\")", True),
         (3, "Error writing file '/tmp/MY1' (Errcode: 5 \"Input/output error\")", False),
+        (1026, "Error writing file '/tmp/MLfd=40' (OS errno 28 - No space left on device)", True),
+        (1026, "Error writing file '/tmp/MLfd=40' (OS errno 5 - Input/output error)", False),
         (1030, 'Got error 28 "No space left on device" from storage engine Aria', True),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 import MySQLdb
 import pytest
@@ -211,6 +212,18 @@ def test_a_stream_gives_batches(tables: Tables) -> None:
     batches: list[Rows] = list(stream(IntegerReader(lambda: tables.connect("w1")), make_plan(), 2))
     assert [len(batch) for batch in batches] == [10, 10, 10, 5]
     assert [row for batch in batches for row in tuples(batch)] == truth(2)
+
+
+def test_a_connection_that_breaks_before_its_first_use_is_not_kept(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = MySQLdb.OperationalError(2013, "Lost connection")
+    monkeypatch.setattr(integer_reader, "usable", mock.Mock(side_effect=[lost, False]))
+    reader = IntegerReader(lambda: tables.connect("w1"))
+    with pytest.raises(MySQLdb.OperationalError):
+        list(stream(reader, make_plan(), 1))
+    assert [connection.closed for connection in tables.opened] == [True]
+    assert [row for batch in stream(reader, make_plan(), 1) for row in tuples(batch)] == truth(1)
 
 
 def test_missing_chunks_keep_their_order() -> None:

@@ -104,6 +104,16 @@ def test_the_plan_must_be_the_tasks_own(folder: Folder) -> None:
         read_plan(folder, "other")
 
 
+def test_a_plan_of_the_first_version_is_read(folder: Folder) -> None:
+    plan = make_plan([[planned(1, "w2", "w1")], [planned(2, "w1")]])
+    write_plan(folder, plan)
+    value = folder.read_json(PLAN)
+    assert value is not None
+    del value["group_workers"]
+    folder.write_json(PLAN, value)
+    assert read_plan(folder).first_workers == ("w2", "w1")
+
+
 def test_the_split_reads_back(folder: Folder) -> None:
     with pytest.raises(ReindexError, match="no split"):
         read_split(folder)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
@@ -72,13 +73,13 @@ def execute(task: Aggregate, copy: str = "success") -> dict[str, Any]:
     return task.execute(context)
 
 
-def test_a_run_that_is_done_is_announced_then_tidied(folder: Folder) -> None:
+def test_a_run_that_is_done_is_tidied_then_announced(folder: Folder) -> None:
     task = Aggregate(at=folder, status=Status.DONE)
     with metered() as meter:
         value = execute(task)
     assert value == folder.read_json(REPORT)
     assert value["children"] == {"plan": {"success": 1}, "copy": {"success": 1}}
-    assert task.done == ["account", "announce", "tidy"]
+    assert task.done == ["account", "tidy", "announce"]
     tags = {"job": "copy", "dag_id": "d"}
     assert meter.points("airflow.reindex.rows", **tags) == {(): 7}
     assert meter.points("airflow.reindex.failures", "kind", **tags) == {("access",): 2}
@@ -104,6 +105,18 @@ def test_killed_after_the_report_it_announces_again_and_accounts_no_more(folder:
     again = execute(task)
     assert task.done == ["announce"]
     assert {**again, "updated_at": ""} == {**first, "updated_at": ""}
+
+
+def test_what_fails_while_it_tidies_is_counted_once(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Aggregate(at=folder, status=Status.DONE)
+    with metered() as meter:
+        with monkeypatch.context() as patch:
+            patch.setattr(Folder, "remove", mock.Mock(side_effect=OSError("no space")))
+            with pytest.raises(OSError, match="no space"):
+                execute(task)
+        execute(task)
+    assert meter.points("airflow.reindex.rows", job="copy", dag_id="d") == {(): 7}
+    assert task.done == ["account", "tidy", "announce"]
 
 
 def test_a_task_that_failed_since_invalidates_the_report(folder: Folder) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import MySQLdb
 
-from airflow_reindex.core.failures import ClaimLostError, ConflictError, DataError, TransientError
+from airflow_reindex.core.failures import ClaimLostError, Code, ConflictError, DataError, TransientError
 from airflow_reindex.director.coordination.claim import lost
 from airflow_reindex.director.model.tables import IndexTables
 from airflow_reindex.director.mysql.client import (
@@ -147,7 +147,7 @@ class IndexBuild:
         execute(self.czar, f"ALTER TABLE {self.shadow} STATS_AUTO_RECALC=DEFAULT")
         for *_, kind, text in query(self.czar, f"ANALYZE TABLE {self.shadow}"):
             if kind.lower() == "error":
-                raise DataError(f"ANALYZE of the shadow table failed: {text}")
+                raise DataError(f"ANALYZE of the shadow table failed: {text}", code=Code.OTHER)
 
     def swap(self, check: Callable[[], None], *, rebuild: bool) -> None:
         """

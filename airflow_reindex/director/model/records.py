@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import BinaryIO
 
@@ -47,7 +48,11 @@ def remove_earlier(folder: Folder, *names: str) -> None:
 
 def read_plan(folder: Folder, token: str | None = None) -> Plan:
     """Read the run's plan, without its groups; parameters and errors are those of :func:`plan_value`."""
-    return Plan.from_dict(plan_value(folder, token))
+    plan = Plan.from_dict(plan_value(folder, token))
+    if plan.planned_chunks and not plan.group_workers:
+        # The first version wrote them into its groups only.
+        plan = replace(plan, group_workers=tuple(group[0].workers[0] for group in read_groups(folder, plan)))
+    return plan
 
 
 def read_groups(folder: Folder, plan: Plan) -> Iterator[tuple[PlannedChunk, ...]]:

@@ -48,7 +48,7 @@ _CODES = {
     **dict.fromkeys((LOCK_WAIT, 1213), Code.BUSY),
 }
 #: Of a temporary file, such as the binary log's cache, the server gives the system's error in its text alone.
-_SYSTEM_FULL = re.compile(r"\b(Errcode:|Got error) 28\b")
+_SYSTEM_FULL = re.compile(r"\b(Errcode:|OS errno|Got error) 28\b")
 
 
 _TIMEVAL = struct.Struct("@ll")

@@ -68,13 +68,17 @@ class IntegerReader:
         """The connection, for other statements too."""
         if self._connection is None:
             self._connection = self._connect()
-            if not self._driver_only and usable(self._connection):
-                try:
+            try:
+                if not self._driver_only and usable(self._connection):
                     self._wire = Wire(self._connection)
-                except (UnsupportedResultError, OSError):
-                    # Client library and server have negotiated a protocol that is not known here.
-                    self.close()
-                    self._connection = self._connect()
+            except (UnsupportedResultError, OSError):
+                # Client library and server have negotiated a protocol that is not known here.
+                self.close()
+                self._connection = self._connect()
+            except BaseException:
+                # The next statement would run on a connection that is broken, or by the driver alone.
+                self.close()
+                raise
         return self._connection
 
     def close(self) -> None:

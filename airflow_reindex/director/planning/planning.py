@@ -24,7 +24,7 @@ from airflow_reindex.director.model.request import BuildRequest
 from airflow_reindex.director.model.runs import RUNS, Manifest
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.model.tables import IndexTables, ensure_work_database
-from airflow_reindex.director.mysql.client import Connection, describe, session, table_exists, transaction
+from airflow_reindex.director.mysql.client import Connection, describe, mysql_reason, session, table_exists, transaction
 from airflow_reindex.director.mysql.disk_space import INDEX_BYTES, ServerDiskSpace
 from airflow_reindex.director.planning import checks
 from airflow_reindex.director.planning.completeness import check_complete, unlisted_notes
@@ -147,10 +147,11 @@ def _inventories(
     result, silent = inventory.inventories(servers.workers, request)
     for worker, error in silent.items():
         if scan:
+            code = mysql_reason(error).code
             raise TransientError(
                 f"worker '{worker}' does not answer, and with catalog=scan nobody else knows its chunks: "
                 f"{describe(error)}",
-                code=Code.CONNECTION,
+                code=Code.CONNECTION if code is Code.OTHER else code,
             ) from error
         log.warning(
             "worker %s does not answer, its chunks are read elsewhere where possible: %s", worker, describe(error)
