@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from airflow_reindex.core.claims import Owner
-from airflow_reindex.core.failures import RequestError
+from airflow_reindex.core.failures import ConflictError, RequestError
 from airflow_reindex.core.orphans import Orphan, OrphanState
 from airflow_reindex.director.coordination import claim
 from airflow_reindex.director.model.servers import Servers
@@ -117,6 +117,8 @@ def abandon(
 
     # No token is kept, not even the one that is taken for it: nobody builds.
     if dry_run:
+        if held.owner and (why := alive(held.owner, held.silent)):
+            raise ConflictError(why)
         return claim.sweepable(connection, tables, keep="none")
     token, _ = claim.acquire(connection, tables, owner, alive)
     taken, known = tables.name("claim", token), tables.name("claim", held.token)

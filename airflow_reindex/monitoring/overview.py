@@ -172,11 +172,13 @@ def _publication(snapshot: RunSnapshot, info: RunInfo) -> dict[str, Any] | None:
         return {"what": what, "state": "not done", "facts": {"Readers": "were not to be switched over by this run"}}
     if not done or record is None:
         return {"what": what, "state": "not done", "facts": {}}
+    # Runs of the first version have the last one under another name.
+    result = {"late_writes": record.result.get("stragglers"), **record.result}
     labels = {
         "alias": "Alias", "previous": "Before", "items": "Items", "caught_up": "Caught up under the lock",
         "late_writes": "Carried over after it", "roll_back": "To roll back",
     }  # fmt: skip
-    return {"what": what, "state": "done", "facts": {"At": _moment(record.ended_at), **_some(record.result, labels)}}
+    return {"what": what, "state": "done", "facts": {"At": _moment(record.ended_at), **_some(result, labels)}}
 
 
 def _moment(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.standard.exceptions import HITLRejectException
+from airflow.providers.standard.exceptions import HITLRejectException, HITLTimeoutError, HITLTriggerEventError
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
@@ -60,6 +60,14 @@ class ApproveOperator(ApprovalOperator):
                 raise ReindexError(
                     f"{who} rejected the switch: readers stay on the old collection", code=Code.REJECTED
                 ) from None
+            except HITLTimeoutError:
+                raise ReindexError(
+                    "nobody approved the switch in time: readers stay on the old collection. Clear 'approve' to ask "
+                    "again.",
+                    code=Code.REJECTED,
+                ) from None
+            except HITLTriggerEventError as error:
+                raise ReindexError(f"no approval could be asked for: {error}", code=Code.OTHER) from None
             record.result = {"approved_by": who}
         return answer
 

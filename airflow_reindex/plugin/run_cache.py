@@ -76,6 +76,11 @@ class RunCache:
             cached.snapshot, cached.failures = cached.reader.read(info), None
         cached.seen, cached.state, cached.stamps = time.monotonic(), state, stamps
 
+    def forget(self, info: RunInfo) -> None:
+        """Read the run anew at the next request."""
+        with self._lock:
+            self._runs.pop((info.dag_id, info.run_id), None)
+
     def listed(self, info: RunInfo) -> dict[str, Any]:
         """
         Return a run's overview for a list, which shows no phases: for an ended run the report is enough.

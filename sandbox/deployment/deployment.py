@@ -38,7 +38,7 @@ class Deployment:
 
     :param root: the folder of everything that is made
     :param dags: a folder with DAG files; each component that reads them has a copy of its own
-    :param settings: environment variables over those of the topology
+    :param settings: environment variables over those of the components' own
     """
 
     def __init__(self, root: Path, dags: Path, settings: Mapping[str, str] | None = None) -> None:
@@ -72,7 +72,7 @@ class Deployment:
     def start(self, name: str) -> None:
         """Start a component.
 
-        :param name: one of the topology's
+        :param name: one of :data:`~sandbox.deployment.deployment_spec.COMMANDS`
         """
         command = [*deployment_spec.COMMANDS[name]]
         if command[0] == "celery":
@@ -83,7 +83,7 @@ class Deployment:
     def kill(self, name: str) -> None:
         """Kill a component and all its processes, as a machine that loses power does.
 
-        :param name: one of the topology's
+        :param name: one of :data:`~sandbox.deployment.deployment_spec.COMMANDS`
         """
         process = self.processes.pop(name)
         with contextlib.suppress(ProcessLookupError):
@@ -105,19 +105,10 @@ class Deployment:
     def home(self, name: str) -> Path:
         """The folder of a component, its ``AIRFLOW_HOME``.
 
-        :param name: one of the topology's
+        :param name: one of :data:`~sandbox.deployment.deployment_spec.COMMANDS`
         :returns: the folder
         """
         return self.root / name
-
-    def add_dag(self, file: str, text: str) -> None:
-        """Give a DAG to all components.
-
-        :param file: its file's name
-        :param text: the file's content
-        """
-        for name in deployment_spec.COMMANDS:
-            (self.home(name) / "dags" / file).write_text(text)
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the command line ``airflow-reindex`` as somebody on a machine of the deployment does.
@@ -253,7 +244,7 @@ class Deployment:
     def tail(self, name: str) -> str:
         """The end of a component's output.
 
-        :param name: one of the topology's
+        :param name: one of :data:`~sandbox.deployment.deployment_spec.COMMANDS`
         :returns: some lines
         """
         return "\n".join([f"the end of {name}'s output:", *self._log(name).splitlines()[-40:]])

@@ -59,9 +59,10 @@ def watch(root: Path, owner_pid: int, owner: str, kind: str) -> None:
     :param owner: its mark of :func:`sandbox.servers.processes.identity`; process ids are used again
     :param kind: the servers' class as ``package.module:name``
     """
+    # Now: when the owner has ended, its virtual environment may be gone.
+    servers = pkgutil.resolve_name(kind)
     while processes.identity(owner_pid) == owner:
         time.sleep(_POLL_SECONDS)
-    servers = pkgutil.resolve_name(kind)
     if (root / servers.STATE).exists():
         servers.load(root).end_with_owner()
 

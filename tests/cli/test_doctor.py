@@ -13,6 +13,9 @@ import pytest
 
 from airflow_reindex.cli.__main__ import main
 from airflow_reindex.core.claims import Claim, Owner
+from airflow_reindex.core.failures import ConflictError
+from airflow_reindex.director.mysql.client import session
+from airflow_reindex.director.orphans import abandon
 from airflow_reindex.vectors.model.collection import CollectionInfo
 from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector
 from sandbox.catalog.catalog import CatalogSpec, truth
@@ -89,6 +92,9 @@ def test_a_run_at_work_is_left_alone(catalog: CatalogFactory, build: Factory, co
     assert status == 2
     assert "whose build has died" in error
     assert claims(run)
+    with session(run.servers.czar) as czar, pytest.raises(ConflictError, match="stop it first"):
+        # As when something older of the same index is an orphan.
+        abandon(czar, run.servers, run.request.index_table, Owner("t", "d", "r", "h", "f"), 300, dry_run=True)
 
 
 def test_giving_up_removes_all_but_the_live_index(died: Build, command: Doctor, catalog: CatalogFactory) -> None:

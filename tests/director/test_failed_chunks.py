@@ -15,7 +15,7 @@ from airflow_reindex.core.report import QUOTED_FAILURES, Failure, Status
 from airflow_reindex.core.run_outcome import task_states
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.model.records import write_plan
-from airflow_reindex.director.report import ERRORS, STEPS, make_report, write_failures
+from airflow_reindex.director.report import ERRORS, FAILURES, STEPS, make_report, write_failures
 from tests.director.reporting import done, failure, report_on, states_of
 from tests.support.samples import TOKEN, examples, make_plan, plan_in, planned, record, stage_in
 
@@ -131,6 +131,7 @@ def test_many_failures_are_quoted_and_written_beside(folder: Folder, count: int,
     write_failures(folder, failures)
     whole = folder.read_json(ERRORS)
     assert (whole is not None) == quoted
+    assert len(folder.read_json(FAILURES) or []) == (count if quoted else 0)
     if quoted:
         assert set(whole["Object"]["w1"]) == {str(chunk) for chunk in range(count)}
 
@@ -139,7 +140,7 @@ def test_a_later_report_has_no_failures_of_an_earlier_one_beside_it(folder: Fold
     plan_in(folder)
     write_failures(folder, [failure(chunk) for chunk in range(QUOTED_FAILURES + 1)])
     write_failures(folder, [failure(1)])
-    assert folder.read_json(ERRORS) is None
+    assert folder.names() == ["groups-" + TOKEN + ".ndjson", "plan.json", "tasks"]
 
 
 TASK_STATES = st.sampled_from(["success", "failed", "upstream_failed", "skipped", "none", "removed"])

@@ -57,6 +57,7 @@ class TestFaultsOfTables:
         assert {f.chunk: f.message.split(" of ")[0] for f in found} == {
             chunk: f"column 'objectId' is NULL in {count} row(s)" for chunk, count in made.faults.null_keys.items()
         }
+        assert {f.kind for f in found} == {Code.BAD_DATA}
 
     def test_table_without_sub_chunks(self, catalog: CatalogFactory, build: Factory) -> None:
         made = catalog(replace(SPEC, no_sub_chunk=2))
@@ -86,6 +87,7 @@ class TestFaultsOfTables:
         (failure,) = extract_failures(build(made.spec.database, rebuild=1))
         assert failure.chunk == chunk
         assert failure.message == f"column '{column}' has 1 value(s) out of range for {wide}: {value}"
+        assert failure.kind is Code.BAD_DATA
 
     @pytest.mark.parametrize("kind", ["DOUBLE", "DECIMAL(20)", "VARCHAR(20)"])
     def test_key_column_of_another_type(
@@ -180,6 +182,7 @@ class TestWorkers:
         messages = fails(run.extract, range(len(run.plan_made.groups)), DataError)
         assert messages
         assert all("no MySQL connection for worker 'worker-2'" in text for text in messages)
+        assert {f.kind for f in run.failures("extract")} == {Code.CONNECTION}
 
     @staticmethod
     def counted(run: Build, name: str, connects: list[str]) -> Callable[[], Any]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_reindex.core.failures import DataError
+from airflow_reindex.core.failures import Code, DataError
 from airflow_reindex.core.report import Failure
 from airflow_reindex.director.model.records import read_split
 from sandbox.catalog.catalog import truth
@@ -36,6 +36,7 @@ class TestDuplicates:
         for failure in run.failures("load"):
             text = f"{found[failure.chunk].message}; " if failure.chunk in found else ""
             found[failure.chunk] = replace(failure, message=text + failure.message)
+            assert failure.kind is Code.DUPLICATE_KEYS
         return found
 
     @pytest.fixture

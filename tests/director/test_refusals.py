@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_reindex.core.failures import ConflictError, RequestError
+from airflow_reindex.core.failures import Code, ConflictError, RequestError
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
 from tests.director.failing import SPEC, Register, assert_old_index, configure, make_old_index
@@ -62,32 +62,38 @@ class TestRefusals:
         assert refused(build(name)).startswith(text)
 
     def test_unknown_database(self, build: Factory) -> None:
-        assert "no such database 'nowhere'" in refused(build("nowhere"))
+        assert "no such database 'nowhere'" in refused(build("nowhere"), Code.UNKNOWN_DATABASE)
 
     def test_unknown_table(self, registered: Register, build: Factory) -> None:
         name = registered()
-        text = refused(build(name, director_table="Subject"))
+        text = refused(build(name, director_table="Subject"), Code.UNKNOWN_TABLE)
         assert f"no such table 'Subject' found in the database '{name}'." in text
 
     @pytest.mark.parametrize("table", ["Source", "Filters"])
     def test_no_director_table(self, registered: Register, build: Factory, table: str) -> None:
         name = registered()
-        text = refused(build(name, director_table=table))
+        text = refused(build(name, director_table=table), Code.NOT_DIRECTOR_TABLE)
         assert f"table '{table}' is not configured as a director table in database '{name}'" in text
 
     def test_not_published(self, registered: Register, build: Factory) -> None:
         name = registered(published=False)
-        assert f"the director table 'Object' of the database '{name}' is not published." in refused(build(name))
+        assert f"the director table 'Object' of the database '{name}' is not published." in refused(
+            build(name), Code.UNPUBLISHED_TABLE
+        )
 
     def test_no_key_configured(self, registered: Register, build: Factory, sandbox: Sandbox) -> None:
         name = registered()
         configure(sandbox, f"UPDATE config_database_table SET director_key = '' WHERE `database` = '{name}'")
-        assert f"director table has not been properly configured in database '{name}'" in refused(build(name))
+        assert f"director table has not been properly configured in database '{name}'" in refused(
+            build(name), Code.NO_DIRECTOR_KEY
+        )
 
     def test_no_schema(self, registered: Register, build: Factory, sandbox: Sandbox) -> None:
         name = registered()
         configure(sandbox, f"DELETE FROM config_database_table_schema WHERE `database` = '{name}'")
-        assert f"no schema found for director table 'Object' of database '{name}'" in refused(build(name))
+        assert f"no schema found for director table 'Object' of database '{name}'" in refused(
+            build(name), Code.NO_SCHEMA
+        )
 
     @pytest.mark.parametrize("column", ["objectId", "subChunkId"])
     def test_columns_missing_in_the_schema(
@@ -99,7 +105,7 @@ class TestRefusals:
         assert (
             "column definitions for the director key or sub-chunk identifier columns are missing in the director "
             f"table schema for table 'Object' of database '{name}'"
-        ) in refused(build(name))
+        ) in refused(build(name), Code.MISSING_COLUMN)
 
     @pytest.mark.parametrize("kind", ["VARCHAR(32) NOT NULL", "DOUBLE", "DECIMAL(20,0)", "BIT(64)"])
     def test_unsupported_key_type(self, registered: Register, build: Factory, sandbox: Sandbox, kind: str) -> None:
@@ -121,7 +127,7 @@ class TestRefusals:
         assert f"MySQL table name limit of 64 characters has been exceeded for table '{name}'." in str(caught.value)
 
 
-def refused(run: Build) -> str:
+def refused(run: Build, code: Code | None = None) -> str:
     """Why a plan is refused; nothing is touched."""
     before = tables_of(run.sandbox, "qservMeta")
     with pytest.raises(RequestError) as caught:
@@ -129,4 +135,5 @@ def refused(run: Build) -> str:
     databases = {str(name) for (name,) in run_sql(run.sandbox.czar, "SHOW DATABASES")}
     assert "airflow_reindex" not in databases
     assert tables_of(run.sandbox, "qservMeta") == before
+    assert code is None or caught.value.code is code
     return str(caught.value)

@@ -21,10 +21,10 @@ from airflow_reindex.director.model.runs import RUNS, Manifest, StagedChunk
 from airflow_reindex.director.mysql.types import Checksum
 from airflow_reindex.monitoring.chunks import STATES, Chunks, Planned, look_at_chunks
 from airflow_reindex.monitoring.failures import Filter, read_failures
-from airflow_reindex.monitoring.overview import overview
+from airflow_reindex.monitoring.overview import _publication, overview
 from airflow_reindex.monitoring.rates import estimate
 from airflow_reindex.monitoring.run_info import RunInfo
-from airflow_reindex.monitoring.run_snapshot import SnapshotReader, keep
+from airflow_reindex.monitoring.run_snapshot import RunSnapshot, SnapshotReader, keep
 from tests.support.samples import TOKEN, examples, manifest, plan_in, planned, record, stage_in
 
 ALL = ("plan", "extract", "split", "load", "publish", "aggregate")
@@ -174,6 +174,17 @@ def test_what_is_kept_of_a_finished_build_shows_the_same(folder: Folder) -> None
     }
     assert after["verification"]["state"] == "proven"
     assert after["publication"]["state"] == "done"
+
+
+@pytest.mark.parametrize("name", ["late_writes", "stragglers"])
+def test_what_a_switch_carried_over_is_shown_under_its_former_name_too(name: str) -> None:
+    switched = TaskRecord("switch", -1, TOKEN, ended_at=now(), result={"alias": "docs", name: 7})
+    snapshot = RunSnapshot(plan={"request": {"deploy_as_blue": True}}, records=[switched])
+    tasks = dict.fromkeys(("plan", "reindex", "verify", "switch"), {-1: "success"})
+    info = RunInfo(dag_id="reindex_collection", run_id="r", state="success", tasks=tasks)
+    found = _publication(snapshot, info)
+    assert found is not None
+    assert found["facts"]["Carried over after it"] == "7"
 
 
 CHUNKS = st.lists(st.integers(0, 60), unique=True, max_size=40)

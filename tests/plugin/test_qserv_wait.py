@@ -23,7 +23,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """RunCache follow each other at once."""
+    """Looks at the run follow each other at once."""
     monkeypatch.setattr(qserv, "LOOK_SECONDS", 0.001)
 
 

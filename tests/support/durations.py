@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-#: Seconds by file, of set-up and tests; what is not in it takes less than one.
+#: Seconds by file, of set-up and tests; those not in it are short.
 FILE = ROOT / "tests" / "durations.json"
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_reindex.core.failures import DataError, RequestError, TransientError
+from airflow_reindex.core.failures import Code, DataError, ReindexError, RequestError, TransientError
 from airflow_reindex.vectors.embedding.bisect import PROBE, Prepared, embed_items
 from airflow_reindex.vectors.embedding.pipeline import Batch, EmbeddingPipeline, embed_stream
-from airflow_reindex.vectors.model.collection import Embedded, Item, SyncState, Vectors
+from airflow_reindex.vectors.model.collection import Embedded, Item, Stage, SyncState, Vectors
 from airflow_reindex.vectors.model.embedding_model import EmbeddingModel, Kind, ModelSpec, SuspectError
 from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.model.loader import Content
@@ -115,6 +116,12 @@ def test_the_detail_says_what_is_wrong() -> None:
     assert bad[0].item_info == {"at": "1"}
 
 
+@pytest.mark.parametrize("text", ["a plain text", "[" * 100_000])
+def test_storage_metadata_that_are_no_json_hide_no_failure(text: str) -> None:
+    one = FailedItem.of(replace(item("a"), storage_meta_json=text), Stage.INFERENCE, "refused")
+    assert (one.item_info, one.detail) == (text, "refused")
+
+
 def test_one_bad_item_of_many_costs_few_requests() -> None:
     model = FakeModel(batch_size=64)
     good, bad = embed_items(model, prepared(*[["refuse"] if n == 40 else ["fine"] for n in range(64)]))
@@ -123,13 +130,21 @@ def test_one_bad_item_of_many_costs_few_requests() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "raised"), [(SuspectError("hangs"), TransientError), (DataError("refuses"), RequestError)]
+    ("error", "raised", "code"),
+    [
+        (SuspectError("hangs"), TransientError, Code.BUSY),
+        (SuspectError("hangs", code=Code.CONNECTION), TransientError, Code.CONNECTION),
+        (DataError("refuses"), RequestError, Code.REFUSED),
+    ],
 )
-def test_a_model_that_fails_at_everything_is_not_the_items_fault(error: Exception, raised: type[Exception]) -> None:
+def test_a_model_that_fails_at_everything_is_not_the_items_fault(
+    error: Exception, raised: type[ReindexError], code: Code
+) -> None:
     model = FakeModel()
     model.broken = error
-    with pytest.raises(raised, match=r"fails at everything: (hangs|refuses)"):
+    with pytest.raises(raised, match=r"fails at everything: (hangs|refuses)") as caught:
         embed_items(model, prepared(["a"], ["b"]))
+    assert caught.value.code is code
     assert model.requests[-1] == [PROBE]
 
 

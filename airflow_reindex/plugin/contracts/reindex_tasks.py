@@ -208,6 +208,8 @@ def cancel(task_id: TaskId, user: Changer) -> ReindexTaskResponse:
             metadata.cancel(run_info, user.get_name())
         except RequestError as error:
             raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from error
+        # A page may have seen it failed, before it was noted who canceled it.
+        looks.forget(run_info)
     return _whole(_info(task_id))
 
 

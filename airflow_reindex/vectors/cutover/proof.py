@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from airflow_reindex.core.failures import DataError
+from airflow_reindex.core.failures import Code, DataError
 from airflow_reindex.vectors.model.failed_item import FailedItem
 from airflow_reindex.vectors.sync.foreign import refuse_empty
 from airflow_reindex.vectors.sync.reconcile import Tally
@@ -77,7 +77,8 @@ def prove(at: Session, failed: int, passed: Tally) -> None:
         raise DataError(
             f"{failed:,} of {total:,} items failed, and max_failed={plan.request.limit} allows no switch with that: "
             "readers stay on the old collection. The failed items are in the report; mend them and clear the tasks "
-            "'reindex', or set max_failed to at least that number."
+            "'reindex', or set max_failed to at least that number.",
+            code=Code.FAILED_ITEMS,
         )
     refuse_empty(at.dest, total, failed)
     lacking = difference(at, passed)

@@ -122,7 +122,7 @@ def _probe(model: EmbeddingModel) -> None:
     try:
         vectors = embed_texts(model, [PROBE])
     except SuspectError as error:
-        raise TransientError(f"{everything}: {error}") from error
+        raise TransientError(f"{everything}: {error}", code=error.code) from error
     except DataError as error:
         raise RequestError(f"{everything}: {error}") from error
     complaint = check_vectors(vectors, spec.dimensions, spec.metric)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ class FailedItem:
     :param failure_stage: ``on_downloading``, ``on_splitting``, ``on_inference``, ``on_upsert`` or ``other``.
     :param detail: at most 1500 characters.
     :param collection: the collection with the payload; it uses the same object id.
-    :param item_info: the storage metadata: where the content is.
+    :param item_info: the storage metadata: where the content is; as text when that is not JSON.
     :param window: its window, as ``offset`` and ``limit``.
     :param version: its row's version; not in lists.
     """
@@ -36,11 +37,15 @@ class FailedItem:
     @classmethod
     def of(cls, item: Item, stage: Stage, error: BaseException | str) -> FailedItem:
         """Create the failure of an item, not yet placed in a collection and window."""
+        info: Any = item.storage_meta_json
+        # Sources that have them as plain text may hold anything: that must not hide why the item has failed.
+        with suppress(ValueError, RecursionError):
+            info = item.storage_meta
         return cls(
             object_id=item.object_id,
             failure_stage=stage.value,
             detail=truncate_detail(error),
-            item_info=item.storage_meta,
+            item_info=info,
             version=item.version,
         )
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from lancedb.index import HnswSq
 
-from airflow_reindex.core.failures import ConflictError, DataError, RequestError, TransientError
+from airflow_reindex.core.failures import ConflictError, DataError, ReindexError, RequestError, TransientError
 from airflow_reindex.vectors.model.collection import Collection, Embedded, Item, SyncState
 from airflow_reindex.vectors.model.store import Pointer
 from airflow_reindex.vectors.stores.lancedb import LanceStore, registry
@@ -78,22 +78,24 @@ class TestErrors:
             store.find("plain")
 
     @pytest.mark.parametrize(
-        ("error", "kind"),
+        ("error", "kind", "code"),
         [
-            (RuntimeError("lance error: Retryable commit conflict for version 2: preempted"), TransientError),
-            (RuntimeError("lance error: LanceError(IO): Generic S3 error: timeout"), TransientError),
-            (ValueError("Invalid input, Failed to connect to namespace: ConnectError"), TransientError),
-            (OSError("disk full"), TransientError),
-            (RuntimeError("Generic S3 error: ... status: 403, body: AccessDenied"), RequestError),
-            (ValueError("Failed to connect to namespace: ... <Code>NoSuchBucket</Code>"), RequestError),
-            (ValueError("Table 'x' was not found"), RequestError),
-            (PermissionError(13, "Permission denied"), RequestError),
-            (ValueError("Invalid input, field 'q' does not exist in table schema"), DataError),
+            (RuntimeError("lance error: Retryable commit conflict for version 2: preempted"), TransientError, "busy"),
+            (OSError("status: 409, <Code>ConditionalRequestConflict</Code>"), TransientError, "busy"),
+            (RuntimeError("lance error: LanceError(IO): Generic S3 error: timeout"), TransientError, "connection"),
+            (ValueError("Invalid input, Failed to connect to namespace: ConnectError"), TransientError, "connection"),
+            (OSError("LanceError(IO): No space left on device (os error 28)"), TransientError, "disk_full"),
+            (RuntimeError("Generic S3 error: ... status: 403, body: AccessDenied"), RequestError, "refused"),
+            (ValueError("Failed to connect to namespace: ... <Code>NoSuchBucket</Code>"), RequestError, "refused"),
+            (ValueError("Table 'x' was not found"), RequestError, "refused"),
+            (PermissionError(13, "Permission denied"), RequestError, "refused"),
+            (ValueError("Invalid input, field 'q' does not exist in table schema"), DataError, "bad_data"),
         ],
     )
-    def test_classes(self, error: Exception, kind: type[Exception]) -> None:
-        with pytest.raises(kind), Database("there", None).translated():
+    def test_classes(self, error: Exception, kind: type[ReindexError], code: str) -> None:
+        with pytest.raises(kind) as caught, Database("there", None).translated():
             raise error
+        assert caught.value.code == code
 
     def test_half_a_surrogate_pair(self, store: LanceStore) -> None:
         dest = created(store, "dst")

@@ -173,24 +173,29 @@ def with_state(error: Exception, state: str) -> Exception:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "tries"),
+    ("error", "kind", "code", "tries"),
     [
-        (OperationalError(2006, "gone away"), TransientError, 3),
-        (OperationalError("server closed"), TransientError, 3),
-        (ConnectionResetError("reset"), TransientError, 3),
-        (OperationalError(1045, "access denied"), RequestError, 1),
-        (OperationalError(1054, "unknown column"), RequestError, 1),
-        (with_state(OperationalError("password"), "28P01"), RequestError, 1),
-        (ProgrammingError("syntax"), RequestError, 1),
-        (TypeError("not enough arguments for format string"), RequestError, 1),
-        (RequestError("from the hook"), RequestError, 1),
-        (ZeroDivisionError("a bug"), ZeroDivisionError, 1),
+        (OperationalError(2006, "gone away"), TransientError, "connection", 3),
+        (with_state(OperationalError("server closed"), "08006"), TransientError, "connection", 3),
+        (OperationalError("too many at work"), TransientError, "busy", 3),
+        (ConnectionResetError("reset"), TransientError, "connection", 3),
+        (OperationalError(1045, "access denied"), RequestError, "access", 1),
+        (OperationalError(1054, "unknown column"), RequestError, "refused", 1),
+        (with_state(OperationalError("password"), "28P01"), RequestError, "access", 1),
+        (with_state(OperationalError("no such database"), "3D000"), RequestError, "refused", 1),
+        (ProgrammingError("syntax"), RequestError, "refused", 1),
+        (TypeError("not enough arguments for format string"), RequestError, "refused", 1),
+        (RequestError("from the hook"), RequestError, "refused", 1),
+        (ZeroDivisionError("a bug"), ZeroDivisionError, None, 1),
     ],
 )
-def test_errors_by_class(database: Database, error: Exception, kind: type[Exception], tries: int) -> None:
+def test_errors_by_class(
+    database: Database, error: Exception, kind: type[Exception], code: str | None, tries: int
+) -> None:
     database.faults = [error] * 5
-    with pytest.raises(kind):
+    with pytest.raises(kind) as caught:
         database.loader().load(ids("x", "y"))
+    assert getattr(caught.value, "code", None) == code
     assert len(database.asked) == tries
 
 

@@ -192,7 +192,9 @@ class HttpModel:
                 )
             ) from None
         if isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
-            raise _AgainError(SuspectError(f"{self._where(url)} dropped the connection: {reason}.")) from None
+            raise _AgainError(
+                SuspectError(f"{self._where(url)} dropped the connection: {reason}.", code=Code.CONNECTION)
+            ) from None
         raise _AgainError(
             TransientError(f"{self._where(url)} cannot be reached: {reason}.", code=Code.CONNECTION)
         ) from None

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import botocore.exceptions as boto
 
-from airflow_reindex.core.failures import DataError, RequestError, TransientError
+from airflow_reindex.core.failures import Code, DataError, RequestError, TransientError
 from airflow_reindex.vectors.embedding.loaders.payload import lookup, text_of
 from airflow_reindex.vectors.embedding.loaders.settings import S3Settings, config_text
 from airflow_reindex.vectors.model.collection import Item
@@ -146,7 +146,7 @@ class S3Loader:
         except boto.ParamValidationError as error:
             return _RefusedError(f"{place} cannot be asked for: {error}")
         except (boto.ConnectionError, boto.HTTPClientError) as error:
-            raise TransientError(f"{place} could not be reached: {error}") from error
+            raise TransientError(f"{place} could not be reached: {error}", code=Code.CONNECTION) from error
         except boto.BotoCoreError as error:
             raise RequestError(f"{place} cannot be asked for with '{self._settings.aws_conn_id}': {error}") from error
 
@@ -156,7 +156,9 @@ class S3Loader:
         if code in _MISSING:
             return DataError(f"there is no object {place}.")
         if code in _CREDENTIALS:
-            raise RequestError(f"S3 does not accept the credentials of '{self._settings.aws_conn_id}': {error}")
+            raise RequestError(
+                f"S3 does not accept the credentials of '{self._settings.aws_conn_id}': {error}", code=Code.ACCESS
+            )
         if code in _BUSY or status == 429 or status >= 500:
             raise TransientError(f"S3 is busy or away: {error}")
         if code == "NoSuchBucket" and self._buckets is not None:
@@ -176,7 +178,7 @@ class S3Loader:
                     return _Object(place, body.read(), _tag(answer))
                 except (boto.ReadTimeoutError, boto.ResponseStreamingError, boto.IncompleteReadError) as error:
                     broken = error
-        raise TransientError(f"{place} breaks off: {broken}") from broken
+        raise TransientError(f"{place} breaks off: {broken}", code=Code.CONNECTION) from broken
 
     def _head(self, place: _Place) -> str:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from airflow_reindex.core.failures import DataError, RequestError, TransientError
+from airflow_reindex.core.failures import Code, DataError, RequestError, TransientError
 from airflow_reindex.vectors.embedding.loaders.payload import lookup
 from airflow_reindex.vectors.embedding.loaders.settings import SqlSettings, config_text
 from airflow_reindex.vectors.model.collection import Item
@@ -22,11 +22,14 @@ Row = Sequence[Any]
 #: Ids per statement; Oracle allows a thousand in a list, and old SQLite as many parameters in all.
 BATCH = 500
 _ATTEMPTS = 3
-#: Wrong logins, rights and names, which MySQL's driver reports as operational errors: access denied to a database, for
-#: a user, to a table, to a column; unknown database; unknown column; missing privilege.
-_MYSQL_REQUEST = frozenset({1044, 1045, 1049, 1054, 1142, 1143, 1227, 1698})
-#: SQLSTATE classes of the same kind reported as operational errors: authorisation, unknown database.
-_STATE_REQUEST = ("28", "3D")
+#: What MySQL's driver reports as operational errors. Wrong names: unknown database, unknown column.
+_MYSQL_REQUEST = frozenset({1049, 1054})
+#: Access denied to a database, for a user, to a table, to a column; missing privilege; a user of another plugin.
+_MYSQL_ACCESS = frozenset({1044, 1045, 1142, 1143, 1227, 1698})
+#: Errors of the client library: the server cannot be reached, or is lost.
+_MYSQL_CONNECTION = range(2000, 2100)
+#: The SQLSTATE class of an unknown database, which is reported as an operational error.
+_STATE_REQUEST = "3D"
 #: Texts that the column's character set cannot hold.
 _MYSQL_DATA = frozenset({1267, 1270, 1271, 1366, 3988})
 #: Drivers raise the last four when they cannot interpolate values, for example after a stray percent sign.
@@ -154,11 +157,15 @@ def _judged(error: Exception, where: str) -> Exception:
     # Drivers refuse some values before sending: half a surrogate pair, an integer that is too big.
     if names & {"DataError", "OverflowError", "UnicodeError"} or code in _MYSQL_DATA:
         return _RefusedError(str(error).strip())
+    if state.startswith("28") or code in _MYSQL_ACCESS:
+        return RequestError(said, code=Code.ACCESS)
     if state.startswith(_STATE_REQUEST) or code in _MYSQL_REQUEST or names & _REQUEST:
         return RequestError(said)
     if getattr(error, "sqlite_errorname", "") == "SQLITE_ERROR":
         return RequestError(said)
-    return TransientError(said) if names & {"Error", "ConnectionError", "TimeoutError"} else error
+    if names & {"ConnectionError", "TimeoutError"} or state.startswith("08") or code in _MYSQL_CONNECTION:
+        return TransientError(said, code=Code.CONNECTION)
+    return TransientError(said) if "Error" in names else error
 
 
 def _one(key: str, rows: list[Row] | DataError, make: Callable[[Row, str], Any]) -> Any:

@@ -21,7 +21,12 @@ _MAX_NAME = 200
 #: Keys per condition.
 _KEYS = 1000
 
-_CONFLICT = re.compile(r"commit conflict|concurrent (writer|transaction)|preempted", re.IGNORECASE)
+_CONFLICT = re.compile(
+    r"commit conflict|concurrent (writer|transaction)|preempted|conflicting (conditional )?operation|"
+    r"ConditionalRequestConflict",
+    re.IGNORECASE,
+)
+_FULL = re.compile(r"no space left|os error 28\b", re.IGNORECASE)
 _REFUSED = re.compile(
     r"was not found|Not found: \S+/_versions|status: 40[0134]\b|permission ?denied|NoSuchBucket|credential|"
     r"No object store provider",
@@ -148,4 +153,4 @@ class Database:
             return RequestError(text)
         if isinstance(error, ValueError) and not _AWAY.search(text):
             return DataError(text)
-        return TransientError(text, code=Code.CONNECTION)
+        return TransientError(text, code=Code.DISK_FULL if _FULL.search(text) else Code.CONNECTION)

@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from airflow_reindex.core.failures import RequestError, TransientError
+from airflow_reindex.core.failures import Code, RequestError, TransientError
 from airflow_reindex.vectors.stores.pgvector.schema import CLAIMS, SCHEMA, Names, quoted
 
 Connection = psycopg.Connection[Any]
@@ -42,15 +42,19 @@ def check(connection: Connection, label: str) -> None:
     assert row is not None  # noqa: S101 - for the type checker
     user, database, schema, creates, creates_tables, own = row
     if own is False:
-        raise RequestError(f'{label}: GRANT USAGE, CREATE ON SCHEMA {SCHEMA} TO "{user}"; is missing.')
+        raise RequestError(
+            f'{label}: GRANT USAGE, CREATE ON SCHEMA {SCHEMA} TO "{user}"; is missing.', code=Code.ACCESS
+        )
     if own is None and not creates:
         raise RequestError(
             f'{label}: there is no schema {SCHEMA}, and "{user}" may not create it: '
-            f'GRANT CREATE ON DATABASE "{database}" TO "{user}";'
+            f'GRANT CREATE ON DATABASE "{database}" TO "{user}";',
+            code=Code.ACCESS,
         )
     if not creates_tables:
         raise RequestError(
-            f'{label}: "{user}" may not create collections: GRANT CREATE ON SCHEMA "{schema or "public"}" TO "{user}";'
+            f'{label}: "{user}" may not create collections: GRANT CREATE ON SCHEMA "{schema or "public"}" TO "{user}";',
+            code=Code.ACCESS,
         )
 
 
