@@ -15,7 +15,7 @@ from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.model.tables import IndexTables
 from airflow_reindex.director.mysql.client import Connection, drop_table, query
 from airflow_reindex.director.mysql.identifiers import quote
-from airflow_reindex.director.publish.publish import roll_back_statement
+from airflow_reindex.director.publish.verification import roll_back_statement
 
 _NAME = re.compile(r"(claim|shadow|slices|done|previous|replaced|probe)_([0-9a-f]{12})(?:_([0-9a-z]{4,32}))?(?:_\w+)?")
 _KINDS = {

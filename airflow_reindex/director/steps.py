@@ -36,7 +36,7 @@ from airflow_reindex.director.model.split import SLICE_ROWS, RunFiles, Split, ma
 from airflow_reindex.director.model.tables import index_definition
 from airflow_reindex.director.mysql.client import NO_SUCH_TABLE, code_of, drop_table, prepare, session
 from airflow_reindex.director.publish.proof import Proof
-from airflow_reindex.director.publish.publish import Published, roll_back_statement
+from airflow_reindex.director.publish.verification import Published, roll_back_statement
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from airflow_reindex.director.model.plan import CHUNK_OVERHEAD_ROWS, row_group_r
 from airflow_reindex.director.model.runs import GROUPS_IN_FILE
 from airflow_reindex.director.model.split import LEAST_RANGES, SLICE_ROWS
 from airflow_reindex.director.mysql.disk_space import INDEX_BYTES
-from airflow_reindex.director.publish.publish import VERIFY_CONNECTIONS
+from airflow_reindex.director.publish.verification import VERIFY_CONNECTIONS
 
 
 @dataclass(frozen=True, kw_only=True)
