@@ -169,13 +169,13 @@ class RangeLoader:
         return total.rows, total.rows
 
     def _load(self, key_range: int, number: int, texts: Iterator[LoadFile]) -> Checksum:
-        slices, total = self._build.slices, Checksum()
+        markers, total = self._build.marker_table, Checksum()
         with transaction(self._connection):
             self._build.fence()
             # First of all: a second delivery of this task waits here.
             execute(
                 self._connection,
-                f"INSERT INTO {slices} VALUES (%s, %s, 0, 0, 0, 0, NOW(6))",  # noqa: S608 - names are quoted
+                f"INSERT INTO {markers} VALUES (%s, %s, 0, 0, 0, 0, NOW(6))",  # noqa: S608 - names are quoted
                 (key_range, number),
             )
             for text in texts:
@@ -196,7 +196,7 @@ class RangeLoader:
                 self._pace.add(affected, TRANSACTION_IDLE_SECONDS / 4)
             execute(
                 self._connection,
-                f"UPDATE {slices} SET `rows` = %s, `keys` = %s, mix = %s, total = %s, loaded_at = NOW(6) "  # noqa: S608 - names are quoted
+                f"UPDATE {markers} SET `rows` = %s, `keys` = %s, mix = %s, total = %s, loaded_at = NOW(6) "  # noqa: S608 - names are quoted
                 "WHERE `range` = %s AND slice = %s",
                 (*astuple(total), key_range, number),
             )
