@@ -33,7 +33,9 @@ CATCH_UPS = 5
 VERIFY, SWITCH = "verify", "switch"
 
 
-def reindex_window(context: ReindexContext, folder: Folder, owner: Owner, token: str, number: int) -> account.Outcome:
+def reindex_window(
+    context: ReindexContext, folder: Folder, owner: Owner, token: str, number: int
+) -> account.TaskOutcome:
     """
     Reconcile one window.
 
