@@ -77,7 +77,7 @@ def find_orphans(
 def remove_orphans(
     connection: Connection, servers: Servers, found: list[Orphan], *, dry_run: bool = False
 ) -> Iterator[str]:
-    """Drop the orphaned tables that :func:`look` has found; returns their names."""
+    """Drop what :func:`find_orphans` found orphaned, and yield each table's name; ``dry_run`` only yields the names."""
     for one in found:
         if one.condition == OrphanState.ORPHANED:
             if not dry_run:

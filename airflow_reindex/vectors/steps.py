@@ -143,7 +143,7 @@ def _check_vectors(at: Session, tally: Tally) -> None:
         incomplete, orphans = _incomplete(at, after, until)
         if not incomplete and not orphans:
             continue
-        # Another writer has removed them.
+        # Another writer removed their vectors: embed them again.
         rules = at.rules(skip_failed=True)
         mended = at.reconciler.run(after, until, rules, only=frozenset(incomplete), force=True, what="mend")
         tally.failed += [item for item in mended.failed if item.object_id not in known]

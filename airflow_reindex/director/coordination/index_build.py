@@ -204,7 +204,7 @@ class IndexBuild:
         """
         tables = self.tables
         drop_table(self.czar, self.marker_table)
-        # Of earlier splits.
+        # Shadow and marker tables of earlier splits of this plan.
         for kind in ("shadow", "slices"):
             for name in table_names(self.czar, tables.work, tables.name(kind, self.token) + "_"):
                 drop_table(self.czar, quote(tables.work, name))

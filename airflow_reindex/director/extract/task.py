@@ -88,7 +88,7 @@ class Extraction:
         return missing_chunks(chunks, accounted(manifests(self._folder, group), self._plan.token))
 
     def _untouched(self) -> set[int]:
-        """The groups of which nothing is staged, without those that failed when this task read them."""
+        """The groups of which nothing is staged, and that this task has not tried already."""
         names = (f"{RUNS}/{name}" for name in self._folder.names(RUNS) if name.endswith(".json"))
         begun = {group_of(name) for name in names if name not in self._plan.adopted}
         return set(range(len(self._plan.first_workers))) - begun - self._helped

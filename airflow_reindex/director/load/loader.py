@@ -165,6 +165,7 @@ class RangeLoader:
             if explained is None:
                 raise
             raise explained from error
+        # Waits for what `_load` left owing: within its transaction it waits only briefly.
         self._pace.add(0)
         return total.rows, total.rows
 
@@ -172,7 +173,7 @@ class RangeLoader:
         markers, total = self._build.marker_table, Checksum()
         with transaction(self._connection):
             self._build.fence()
-            # First of all: a second delivery of this task waits here.
+            # Before the first LOAD DATA: a second delivery of this task waits here.
             execute(
                 self._connection,
                 f"INSERT INTO {markers} VALUES (%s, %s, 0, 0, 0, 0, NOW(6))",  # noqa: S608 - names are quoted
@@ -204,7 +205,7 @@ class RangeLoader:
 
 
 class Prefetcher:
-    """Computes the next item in a thread while the last one is used; at the end it removes unused files."""
+    """Writes the next :class:`LoadFile` while the server loads the last one; at the end it removes unused files."""
 
     def __init__(self, texts: Iterator[LoadFile]) -> None:
         self._texts = texts

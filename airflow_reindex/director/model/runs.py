@@ -33,13 +33,15 @@ STAGED_BYTES = 12
 @dataclass(frozen=True)
 class StagedChunk:
     """
-    A chunk that was read completely.
+    A chunk that was read completely, with fingerprint and state of its table at that time.
+
+    Equal fingerprints prove that the table has not changed since; differences that ``describe_change`` finds between
+    two states prove that it has; equal states prove nothing.
 
     :param chunk: its number.
-    :param fingerprint: while it equals the table's, these are proven to be its rows; empty when nothing proves it.
+    :param fingerprint: empty when the server cannot prove anything.
     :param checksum: of its rows as they left the worker.
     :param seconds: the time that reading took.
-    :param state: of its table when it was read; another one proves that the table has changed since.
     """
 
     chunk: int
