@@ -1,8 +1,10 @@
-# Every target that needs .venv makes it first (scripts/setup); all state lies in .venv and .state.
+# Every target that needs .venv makes it first (scripts/setup); all state lies in .venv, .state and .sandbox.
 SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test tests durations unit cluster cluster-test faults bench quick-bench lint style types audit format clean
 BIN := .venv/bin
+# Files or folders that `make unit` runs the tests of.
+TESTS := tests
 # One more than there are cores: many tests wait for servers.
 PROCESSES := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # Debian keeps mariadbd where users have no PATH to.
@@ -34,7 +36,7 @@ durations: setup ## run all tests, and record how long each file takes: the long
 
 # With fewer examples than otherwise, and without the folder that has no such test, as its imports take long.
 unit: setup ## run the tests that need no server
-	REINDEX_TEST_EXAMPLES=0.1 $(BIN)/python -m pytest -q -m unit --ignore=tests/system
+	REINDEX_TEST_EXAMPLES=0.1 $(BIN)/python -m pytest -q -m unit --ignore=tests/system $(TESTS)
 
 cluster: setup ## run Airflow with Celery workers on this machine, and all its servers, until Ctrl-C
 	@scripts/setup redis-server

@@ -37,9 +37,10 @@ if TYPE_CHECKING:
 TAG, OWN_TASKS = "reindex", ("load", "verify")
 #: States of a run that has not ended.
 LIVE = ("queued", "running")
-#: Most cancel attempts, as tasks may have started meanwhile; consecutive polls without running tasks that count as
-#: canceled.
-_CANCELS, _QUIET_LOOKS = 10, 2
+#: Most times that a canceled run is marked as failed: tasks may have started meanwhile.
+_CANCELS = 10
+#: Consecutive looks without a running task, after which a run counts as canceled.
+_QUIET_LOOKS = 2
 #: Task states that a resumed run repeats; skipped tasks were kept from running by a cancel.
 _AGAIN = ("failed", "upstream_failed", "skipped", "removed", "none")
 

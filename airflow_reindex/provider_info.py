@@ -147,7 +147,8 @@ _OPTIONS = {
     ),
     "rows_per_task": _option("How many rows one mapped task should extract or load.", "5000000", "integer"),
     "memory_per_task": _option(
-        "How much memory an extract or load task may take, Airflow's own part included, in MB; at least 320.",
+        "How much memory an extract or load task may take, Airflow's own part included, in MB; at least 320. "
+        "With less than the default a load task can take somewhat more.",
         "512",
         "integer",
     ),

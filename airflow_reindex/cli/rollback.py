@@ -15,7 +15,7 @@ from airflow_reindex.core.task_records import REPORT
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.model.tables import IndexTables
 from airflow_reindex.director.mysql.client import describe, execute, session
-from airflow_reindex.director.publish.publish import roll_back_statement
+from airflow_reindex.director.publish.verification import roll_back_statement
 from airflow_reindex.hooks.qserv import QservHook
 from airflow_reindex.hooks.staging import run_folder
 from airflow_reindex.monitoring.run_info import DIRECTOR

@@ -77,7 +77,7 @@ class Heartbeat:
             self._folder.write_json(f"{LIVE}/{self._task}-{self._index}.json", asdict(beat))
 
 
-_current: ContextVar[Heartbeat | None] = ContextVar("reindex_pulse", default=None)
+_current: ContextVar[Heartbeat | None] = ContextVar("reindex_heartbeat", default=None)
 
 
 def current() -> Heartbeat | None:

@@ -15,7 +15,7 @@ from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.model.tables import IndexTables
 from airflow_reindex.director.mysql.client import Connection, drop_table, query
 from airflow_reindex.director.mysql.identifiers import quote
-from airflow_reindex.director.publish.publish import roll_back_statement
+from airflow_reindex.director.publish.verification import roll_back_statement
 
 _NAME = re.compile(r"(claim|shadow|slices|done|previous|replaced|probe)_([0-9a-f]{12})(?:_([0-9a-z]{4,32}))?(?:_\w+)?")
 _KINDS = {
@@ -77,7 +77,7 @@ def find_orphans(
 def remove_orphans(
     connection: Connection, servers: Servers, found: list[Orphan], *, dry_run: bool = False
 ) -> Iterator[str]:
-    """Drop the orphaned tables that :func:`look` has found; returns their names."""
+    """Drop what :func:`find_orphans` found orphaned, and yield each table's name; ``dry_run`` only yields the names."""
     for one in found:
         if one.condition == OrphanState.ORPHANED:
             if not dry_run:

@@ -16,7 +16,7 @@ from airflow_reindex.director.coordination import claim
 from airflow_reindex.director.coordination.index_build import IndexBuild
 from airflow_reindex.director.coordination.throttle import Watch
 from airflow_reindex.director.extract import run_buffer
-from airflow_reindex.director.extract.extractor import Outcome, unaccounted
+from airflow_reindex.director.extract.extractor import ExtractOutcome, unaccounted
 from airflow_reindex.director.extract.task import Extraction, missing_chunks
 from airflow_reindex.director.load import merge
 from airflow_reindex.director.load.loader import Loaded, RangeLoader
@@ -36,12 +36,12 @@ from airflow_reindex.director.model.split import SLICE_ROWS, RunFiles, Split, ma
 from airflow_reindex.director.model.tables import index_definition
 from airflow_reindex.director.mysql.client import NO_SUCH_TABLE, code_of, drop_table, prepare, session
 from airflow_reindex.director.publish.proof import Proof
-from airflow_reindex.director.publish.publish import Published, roll_back_statement
+from airflow_reindex.director.publish.verification import Published, roll_back_statement
 
 log = logging.getLogger(__name__)
 
 
-def extract_group(servers: Servers, folder: Folder, plan: Plan, group: int, memory: int) -> Outcome:
+def extract_group(servers: Servers, folder: Folder, plan: Plan, group: int, memory: int) -> ExtractOutcome:
     """Stage the chunks of one group of a build; errors are those of :func:`stage_group`."""
     keeping = claim.keeping(servers.czar, servers.tables(plan.request), plan.token)
     return stage_group(servers, folder, plan, group, memory, keeping)
@@ -49,7 +49,7 @@ def extract_group(servers: Servers, folder: Folder, plan: Plan, group: int, memo
 
 def stage_group(
     servers: Servers, folder: Folder, plan: Plan, group: int, memory: int, watching: AbstractContextManager[Watch]
-) -> Outcome:
+) -> ExtractOutcome:
     """
     Stage the chunks of one group that are not staged yet; while its worker has no free slot, those of other groups.
 
@@ -72,7 +72,7 @@ def stage_group(
     return outcome
 
 
-def _raise_for_failures(outcome: Outcome, chunks: int) -> None:
+def _raise_for_failures(outcome: ExtractOutcome, chunks: int) -> None:
     if outcome.failures:
         failed = len({failure.chunk for failure in outcome.failures})
         first = outcome.failures[0]

@@ -121,7 +121,7 @@ def _phase(step: str, snapshot: RunSnapshot, info: RunInfo, now: str) -> PhaseVi
 
 
 def beats_at_work(step: str, snapshot: RunSnapshot, info: RunInfo) -> list[ProgressSnapshot]:
-    """The heartbeats of a step's running tasks, without those of earlier attempts."""
+    """The progress snapshots of a step's running tasks, without those of earlier attempts."""
     ended = {record.index for record in snapshot.records if record.task == step and record.ended_at}
     states = info.states(step)
     return [
@@ -172,7 +172,7 @@ def rows_under_way(chunks: Chunks, beats: Iterable[ProgressSnapshot]) -> dict[in
     rows: dict[int, int] = {}
     for beat in beats:
         mine = chunks.group == beat.index
-        # The heartbeat may count rows of chunks that have been staged meanwhile.
+        # The snapshot may count rows of chunks that have been staged meanwhile.
         more = beat.done - int(chunks.rows[mine & (chunks.state == STAGED)].sum())
         if more > 0 and mine.any():
             worker = int(chunks.worker[mine][0])

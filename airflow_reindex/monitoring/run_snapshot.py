@@ -1,4 +1,4 @@
-"""Contents of a run's folder: plan, records, heartbeats, chunks and pieces, reread while the run goes on."""
+"""Contents of a run's folder: plan, records, progress snapshots, chunks and pieces, reread while the run goes on."""
 
 from __future__ import annotations
 

@@ -14,8 +14,7 @@ from airflow_reindex.core.report import Report
 from airflow_reindex.core.run_outcome import States
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import PLAN, REPORT, drop_staged
-from airflow_reindex.director.audit import report as outcome
-from airflow_reindex.director.audit import steps
+from airflow_reindex.director.audit import report, steps
 from airflow_reindex.director.audit.index import IndexState, state_of
 from airflow_reindex.director.audit.request import AuditRequest
 from airflow_reindex.director.mysql.client import session
@@ -105,7 +104,7 @@ class CompareOperator(AuditOperator):
 class AuditAggregateOperator(AuditOperator, AggregationOperator):
     """Account for every chunk, write the report, and fail unless the index is proven correct."""
 
-    STEPS = outcome.STEPS
+    STEPS = report.STEPS
     UNIT = "chunks are right"
 
     template_fields: Sequence[str] = ()
@@ -116,9 +115,9 @@ class AuditAggregateOperator(AuditOperator, AggregationOperator):
         source = f"{params.get('database')}.{params.get('director_table')}"
         dest = f"{params.get('database')}__{params.get('director_table')}"
         present = self._present(folder)
-        report, failures = outcome.make_report(folder, context["dag_run"].run_id, states, source, dest, present)
+        made, failures = report.make_report(folder, context["dag_run"].run_id, states, source, dest, present)
         write_failures(folder, failures)
-        return report, {failure.chunk: failure.kind.metric for failure in failures}.values()
+        return made, {failure.chunk: failure.kind.metric for failure in failures}.values()
 
     def is_finished(self, report: Report) -> bool:
         """Whether all tasks succeeded, whatever they found."""

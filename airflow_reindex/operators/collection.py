@@ -34,8 +34,7 @@ from airflow_reindex.operators.aggregation import AggregationOperator
 from airflow_reindex.operators.base import ReindexOperator, airflow_errors, skip_dry_run
 from airflow_reindex.operators.lineage import collection_lineage, lineage_of
 from airflow_reindex.operators.links import CollectionLink, PageLink, ReportLink
-from airflow_reindex.vectors import account, steps
-from airflow_reindex.vectors import report as outcome
+from airflow_reindex.vectors import account, report, steps
 from airflow_reindex.vectors.model.plan import ITEMS, read_plan
 from airflow_reindex.vectors.model.request import ReindexRequest
 from airflow_reindex.vectors.model.store import Pointer
@@ -188,7 +187,7 @@ class WindowOperator(CollectionOperator):
         folder, given = self.folder(context), self.window
         with airflow_errors(), self.planned(folder, given["token"]) as reindex:
             done = steps.reindex_window(reindex, folder, self.claimant(context), given["token"], given["window"])
-        metrics.count_task(context, outcome.KIND, done.seen)
+        metrics.count_task(context, report.KIND, done.seen)
         return {"offset": given["offset"], "limit": given["limit"], **asdict(done)}
 
     def _wait_for_turn(self, context: Context) -> None:
@@ -253,7 +252,7 @@ class SwitchOperator(CollectionOperator):
 class AggregateOperator(CollectionOperator, AggregationOperator):
     """Account for every item, write the report, emit the asset event, and fail when the reindex is not done."""
 
-    STEPS = outcome.STEPS
+    STEPS = report.STEPS
     UNIT = "items"
     OUTPUT = (metrics.ITEMS, "count")
     STAGED = ITEMS
@@ -265,12 +264,12 @@ class AggregateOperator(CollectionOperator, AggregationOperator):
         """Account for every item of the plan; the list of all failed items lies beside the report."""
         params = context["params"]
         source, dest = (str(params.get(f"{role}_embedding_model_id") or "") for role in ("source", "dest"))
-        report = outcome.make_report(folder, context["dag_run"].run_id, states, source, dest)
-        for item in report.failed_items[:10]:
+        made = report.make_report(folder, context["dag_run"].run_id, states, source, dest)
+        for item in made.failed_items[:10]:
             self.log.warning("failed: %s: %s: %s", item["object_id"], item["failure_stage"], item["detail"])
         # A run without a plan may have the list of an earlier attempt.
-        failed = account.read_failed(folder) if report.failed else ()
-        return report, (item.failure_stage for item in failed)
+        failed = account.read_failed(folder) if made.failed else ()
+        return made, (item.failure_stage for item in failed)
 
     def announce(self, context: Context, report: Mapping[str, Any]) -> None:
         """Emit the event of the collection's asset, with the number of items."""

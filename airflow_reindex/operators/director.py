@@ -16,8 +16,7 @@ from airflow_reindex.core.report import Report
 from airflow_reindex.core.run_outcome import States, task_states
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import PLAN
-from airflow_reindex.director import report as outcome
-from airflow_reindex.director import steps
+from airflow_reindex.director import report, steps
 from airflow_reindex.director.model import records
 from airflow_reindex.director.model.plan import Plan, group_label
 from airflow_reindex.director.model.request import BuildRequest
@@ -168,7 +167,7 @@ class ExtractOperator(DirectorIndexOperator):
         with server_errors():
             plan, servers = self.opened(folder, self.group["token"])
             done = steps.extract_group(servers, folder, plan, self.group["group"], memory)
-        metrics.count_task(context, outcome.KIND, done.rows)
+        metrics.count_task(context, report.KIND, done.rows)
         return {"group": self.group["group"], "chunks": done.chunks, "rows": done.rows}
 
 
@@ -205,7 +204,7 @@ class LoadOperator(DirectorIndexOperator):
         with server_errors():
             plan, servers = self.opened(folder, given["token"])
             done = steps.load_range(servers, folder, plan, given["build"], given["range"], config.task_memory())
-        metrics.count_task(context, outcome.KIND, done.rows)
+        metrics.count_task(context, report.KIND, done.rows)
         return {"range": given["range"], "rows": done.rows, "new_rows": done.new_rows}
 
 
@@ -229,7 +228,7 @@ class PublishOperator(DirectorIndexOperator):
 class AggregateOperator(DirectorIndexOperator, AggregationOperator):
     """Account for every chunk, write the report, emit the asset event, and fail when the build is not done."""
 
-    STEPS = outcome.STEPS
+    STEPS = report.STEPS
     UNIT = "chunks"
     OUTPUT = (metrics.ROWS, "rows")
     STAGED = PLAN
@@ -246,9 +245,9 @@ class AggregateOperator(DirectorIndexOperator, AggregationOperator):
             asked = plan["request"]
             source = f"{asked['database']}.{asked['director_table']}"
             dest = f"{plan['index_database']}.{asked['database']}__{asked['director_table']}"
-        report, failures = outcome.make_report(folder, context["dag_run"].run_id, states, source, dest)
-        outcome.write_failures(folder, failures)
-        return report, {failure.chunk: failure.kind.metric for failure in failures}.values()
+        made, failures = report.make_report(folder, context["dag_run"].run_id, states, source, dest)
+        report.write_failures(folder, failures)
+        return made, {failure.chunk: failure.kind.metric for failure in failures}.values()
 
     def announce(self, context: Context, report: Mapping[str, Any]) -> None:
         """Emit the event of the index's asset, with the number of rows."""
@@ -260,9 +259,9 @@ class AggregateOperator(DirectorIndexOperator, AggregationOperator):
         """Drop the staged rows, but for those that the next build may read, and the mark of the swap."""
         plan = records.read_plan(folder)
         run = context["dag_run"]
-        tasks = task_states(self.states_now(context), outcome.STEPS)
+        tasks = task_states(self.states_now(context), report.STEPS)
         keep(folder, RunInfo(dag_id=run.dag_id, run_id=run.run_id, state="success", tasks=tasks))
-        outcome.drop_build(folder, staging.kept_runs(plan.conn_id, plan.request.index_table))
+        report.drop_build(folder, staging.kept_runs(plan.conn_id, plan.request.index_table))
         # The report is written and the index is live: a server that is away now must not fail the run.
         try:
             steps.finish_build(QservHook(plan.conn_id).servers, plan)

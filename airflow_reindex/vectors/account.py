@@ -42,7 +42,7 @@ def read_failed(folder: Folder, name: str = FAILED) -> Iterator[FailedItem]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class TaskOutcome:
     """
     What a task has done to its part of the collection, in items.
 
@@ -63,14 +63,14 @@ class Outcome:
     left_alone: int = 0
 
 
-def write_outcome(folder: Folder, name: str, token: str, tally: Tally, failed: Iterable[FailedItem]) -> Outcome:
+def write_outcome(folder: Folder, name: str, token: str, tally: Tally, failed: Iterable[FailedItem]) -> TaskOutcome:
     """
     Write a task's outcome: the failed items first, so that counts never exist without their list.
 
     :param name: a window's number, or a task's id.
     """
     count = write_failed(folder, f"{OUTCOMES}/{name}.ndjson", failed)
-    outcome = Outcome(
+    outcome = TaskOutcome(
         token=token,
         seen=tally.seen,
         embedded=tally.embedded,
@@ -84,14 +84,14 @@ def write_outcome(folder: Folder, name: str, token: str, tally: Tally, failed: I
     return outcome
 
 
-def read_outcome(folder: Folder, name: str, token: str) -> Outcome | None:
+def read_outcome(folder: Folder, name: str, token: str) -> TaskOutcome | None:
     """
     Return a task's outcome; ``None`` when the task has not finished for this plan.
 
     :param name: a window's number, or a task's id.
     """
     value: Mapping[str, Any] | None = folder.read_json(f"{OUTCOMES}/{name}.json")
-    return Outcome(**value) if value and value["token"] == token else None
+    return TaskOutcome(**value) if value and value["token"] == token else None
 
 
 def failed_so_far(folder: Folder, token: str, windows: Sequence[Window]) -> list[FailedItem]:

@@ -33,7 +33,9 @@ CATCH_UPS = 5
 VERIFY, SWITCH = "verify", "switch"
 
 
-def reindex_window(context: ReindexContext, folder: Folder, owner: Owner, token: str, number: int) -> account.Outcome:
+def reindex_window(
+    context: ReindexContext, folder: Folder, owner: Owner, token: str, number: int
+) -> account.TaskOutcome:
     """
     Reconcile one window.
 
@@ -141,7 +143,7 @@ def _check_vectors(at: Session, tally: Tally) -> None:
         incomplete, orphans = _incomplete(at, after, until)
         if not incomplete and not orphans:
             continue
-        # Another writer has removed them.
+        # Another writer removed their vectors: embed them again.
         rules = at.rules(skip_failed=True)
         mended = at.reconciler.run(after, until, rules, only=frozenset(incomplete), force=True, what="mend")
         tally.failed += [item for item in mended.failed if item.object_id not in known]

@@ -9,9 +9,9 @@ from airflow_reindex.core.claims import Owner
 from airflow_reindex.core.failures import DataError
 from airflow_reindex.core.report import Report
 from airflow_reindex.core.staging import Folder
-from airflow_reindex.director.audit import report as outcome
 from airflow_reindex.director.audit import steps
 from airflow_reindex.director.audit.index import state_of
+from airflow_reindex.director.audit.report import make_report
 from airflow_reindex.director.audit.request import AuditRequest
 from airflow_reindex.director.model.plan import Plan
 from airflow_reindex.director.model.records import read_plan, read_split
@@ -63,5 +63,5 @@ class Audit:
     def report(self) -> Report:
         with session(self.servers.czar) as czar:
             present = state_of(czar, self.servers.tables(read_plan(self.folder).request))
-        report, _ = outcome.make_report(self.folder, "run", STATES, "a", "b", present)
+        report, _ = make_report(self.folder, "run", STATES, "a", "b", present)
         return report

@@ -130,7 +130,7 @@ def chunk(worker: MariaDBServer) -> MariaDBServer:
 
 def extracted(
     connects: dict[str, Connect], folder: Folder, chunks: list[PlannedChunk], capacity: int = 7_000
-) -> tuple[extractor.Outcome, list[Rows]]:
+) -> tuple[extractor.ExtractOutcome, list[Rows]]:
     """Extract chunks, of which each is larger than memory; the outcome, and what the manifests hold."""
     with RunBuffer(folder, make_plan([chunks]), 0, capacity) as buffer:
         outcome = Extractor(make_plan([chunks]), connects, buffer, Watch()).run(chunks)

@@ -56,8 +56,8 @@ def test_the_key_keeps_the_catalogs_spelling() -> None:
         ({"subChunkId": "int"}, "'objectId'"),
         ({"objectId": "bigint"}, "'subChunkId'"),
         ({}, "'objectId'"),
-        ({"objectId": "varchar(20)", "subChunkId": "int"}, "unsupported key type 'varchar.20.' of column 'objectId'"),
-        ({"objectId": "bigint", "subChunkId": "float"}, "unsupported key type 'float' of column 'subChunkId'"),
+        ({"objectId": "varchar(20)", "subChunkId": "int"}, "unsupported type 'varchar.20.' of column 'objectId'"),
+        ({"objectId": "bigint", "subChunkId": "float"}, "unsupported type 'float' of column 'subChunkId'"),
     ],
 )
 def test_columns_that_do_not_fit(columns: dict[str, str], message: str) -> None:

@@ -101,7 +101,9 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> Tables:
     return made
 
 
-def run(tables: Tables, folder: Folder, capacity: int = 20, **changes: Any) -> tuple[extractor.Outcome, list[Row]]:
+def run(
+    tables: Tables, folder: Folder, capacity: int = 20, **changes: Any
+) -> tuple[extractor.ExtractOutcome, list[Row]]:
     """Extract all chunks; the outcome, and all rows that the manifests hold."""
     chunks = [planned(chunk, "w1", "w2") for chunk in range(1, 5)]
     connects = {worker: (lambda name=worker: tables.connect(name)) for worker in tables.tables}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from airflow_reindex.core.failures import RequestError, TransientError
-from airflow_reindex.director import report as outcome
 from airflow_reindex.director.model.records import read_plan
+from airflow_reindex.director.report import make_report
 from sandbox.catalog.catalog import CatalogSpec, CatalogSummary
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers.cluster import Sandbox
@@ -121,7 +121,7 @@ class TestSomeChunksAreNotListed:
         rows = made.row_counts[chunk]
         assert run.run().rows == made.rows - rows
         listed = [{"chunk": chunk, "worker": worker_of(made, chunk), "rows": rows}]
-        report, _ = outcome.make_report(run.folder, "run", STATES, "a", "b")
+        report, _ = make_report(run.folder, "run", STATES, "a", "b")
         assert (report.notes["unlisted_in_all"], report.notes["unlisted_chunks"]) == (1, listed)
         assert f"left out, as the catalog lists no replica of them: chunk {chunk}" in caplog.text
         audit = Audit(sandbox, tmp_path, made.spec.database, allow_unlisted_chunks=1)

@@ -15,7 +15,7 @@ import pytest
 from airflow_reindex.core.failures import RequestError, TransientError
 from airflow_reindex.director.mysql.bulk_load import write_text
 from airflow_reindex.director.publish import proof
-from airflow_reindex.director.publish.publish import verify
+from airflow_reindex.director.publish.verification import verify
 from sandbox.catalog.catalog import truth
 from sandbox.fixtures import CatalogFactory
 from sandbox.servers import grants

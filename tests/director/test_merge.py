@@ -61,7 +61,7 @@ def merge_all(
             keys = piece.rows.key.tolist()
             # Rows of one key that are too many come as they are decoded.
             most = min(capacity, merge.PIECE_ROWS)
-            assert 0 < len(keys) <= (max(most, runs.GROUPS_AT_ONCE * group_rows) if keys[0] == keys[-1] else most)
+            assert 0 < len(keys) <= (max(most, runs.ROW_GROUPS_AT_ONCE * group_rows) if keys[0] == keys[-1] else most)
             assert keys == sorted(keys)
             assert low is None or low <= keys[0]
             assert high is None or keys[-1] < high
@@ -96,7 +96,7 @@ def test_ranges_together_hold_each_row_once(
     staged = [stage(folder, f"m{i}", files, group_rows) for i, files in enumerate(pieces)]
     split = make_split(TOKEN, staged, per_task, slice_rows)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "GROUPS_AT_ONCE", 2)
+        patch.setattr(runs, "ROW_GROUPS_AT_ONCE", 2)
         patch.setattr(merge, "PIECE_ROWS", piece_rows)
         everything = merge_all(folder, staged, split.ranges, capacity, group_rows)
     expected = [row for files in pieces for rows in files for row in tuples(rows)]

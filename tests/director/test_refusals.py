@@ -112,7 +112,7 @@ class TestRefusals:
         name = registered()
         where = f"`database` = '{name}' AND col_name = 'objectId'"
         configure(sandbox, f"UPDATE config_database_table_schema SET col_type = '{kind}' WHERE {where}")
-        assert f"unsupported key type '{kind}' of column 'objectId'" in refused(build(name))
+        assert f"unsupported type '{kind}' of column 'objectId'" in refused(build(name))
 
     def test_chunk_table_name_is_too_long(self, registered: Register, build: Factory) -> None:
         table = "T" * 56

@@ -39,7 +39,7 @@ def test_manifests_hold_exactly_the_chunks_that_ended(
     tmp_path: Path, chunks: list[tuple[tuple[int, ...], bool]], capacity: int, file_rows: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "GROUPS_IN_FILE", 1)
+        patch.setattr(runs, "ROW_GROUPS_IN_FILE", 1)
         collect(Folder.at(str(tmp_path / uuid4().hex)), make_plan(group_rows=file_rows), chunks, capacity)
 
 

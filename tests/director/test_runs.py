@@ -51,8 +51,8 @@ def some_rows(draw: st.DrawFn) -> Rows:
 def test_a_file_reads_back_sorted(tmp_path: Path, rows: Rows, group_rows: int) -> None:
     folder = Folder.at(str(tmp_path / uuid4().hex))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "GROUPS_IN_FILE", 3)
-        patch.setattr(runs, "GROUPS_AT_ONCE", 2)
+        patch.setattr(runs, "ROW_GROUPS_IN_FILE", 3)
+        patch.setattr(runs, "ROW_GROUPS_AT_ONCE", 2)
         files = write_run(folder, "runs/a", rows, group_rows)
         read = [(file, list(read_part(folder, file.name, None, None))) for file in files]
     assert len(files) == -(-len(rows) // (3 * group_rows))

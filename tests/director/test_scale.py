@@ -15,7 +15,7 @@ from airflow_reindex.director.extract import run_buffer
 from airflow_reindex.director.load import merge
 from airflow_reindex.director.model.inventory import TableInfo
 from airflow_reindex.director.model.plan import Plan, assign, group_as_list, group_label, make_groups, row_group_rows
-from airflow_reindex.director.model.runs import GROUPS_IN_FILE, SAMPLES, Manifest, StagedChunk, StagedFile
+from airflow_reindex.director.model.runs import ROW_GROUPS_IN_FILE, SAMPLES, Manifest, StagedChunk, StagedFile
 from airflow_reindex.director.model.split import SLICE_ROWS, RunFiles, Split, make_split
 from airflow_reindex.director.mysql.types import Checksum
 from airflow_reindex.director.planning.estimate import Build, estimate, main
@@ -68,7 +68,7 @@ def staged() -> list[Manifest]:
     """Manifests as the extract tasks would leave them: random keys, runs as large as memory allows."""
     random = np.random.default_rng(2)
     group_rows = row_group_rows(ROWS, RUN_ROWS, WINDOW_ROWS)
-    part_rows, count = GROUPS_IN_FILE * group_rows, -(-ROWS // RUN_ROWS)
+    part_rows, count = ROW_GROUPS_IN_FILE * group_rows, -(-ROWS // RUN_ROWS)
     step, result = RUN_ROWS // SAMPLES, []
     for run in range(count):
         sample = np.sort(random.integers(0, 1 << 62, SAMPLES)).tolist()

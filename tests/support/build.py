@@ -30,7 +30,7 @@ from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.model.split import SLICE_ROWS, Split
 from airflow_reindex.director.model.tables import IndexTables
 from airflow_reindex.director.planning.planning import RunContext, make_plan
-from airflow_reindex.director.publish.publish import Published
+from airflow_reindex.director.publish.verification import Published
 from sandbox.servers.cluster import Sandbox
 from sandbox.servers.servers import MariaDBServer
 

@@ -15,7 +15,6 @@ from airflow_reindex.core.claims import Contender, Owner
 from airflow_reindex.core.run_outcome import task_states
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import recorded
-from airflow_reindex.vectors import report as outcome
 from airflow_reindex.vectors import steps
 from airflow_reindex.vectors.account import read_failed
 from airflow_reindex.vectors.embedding.backends import open_model
@@ -31,6 +30,7 @@ from airflow_reindex.vectors.model.request import ReindexRequest
 from airflow_reindex.vectors.model.splitting import Splitter
 from airflow_reindex.vectors.model.store import Pointer
 from airflow_reindex.vectors.planning.planning import make_plan
+from airflow_reindex.vectors.report import STEPS, make_report
 from airflow_reindex.vectors.stores.pgvector import PgVectorStore, connector
 from airflow_reindex.vectors.sync.context import ReindexContext
 from sandbox.servers.embedding_server import EmbeddingServer
@@ -193,8 +193,8 @@ class Reindex:
 
     def report(self) -> dict[str, Any]:
         """What the task `aggregate` says."""
-        states = task_states(self.task_states, outcome.STEPS)
-        report = outcome.make_report(self.folder, self.run_id, states, OLD, NEW).as_dict()
+        states = task_states(self.task_states, STEPS)
+        report = make_report(self.folder, self.run_id, states, OLD, NEW).as_dict()
         assert report["count"] + report["failed"] == report["total"]
         return report
 

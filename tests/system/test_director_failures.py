@@ -15,7 +15,7 @@ import pytest
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.core.task_records import task_records
 from airflow_reindex.director import steps
-from airflow_reindex.director.extract.extractor import Outcome
+from airflow_reindex.director.extract.extractor import ExtractOutcome
 from airflow_reindex.director.model.plan import Plan
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.hooks.staging import staging_root
@@ -87,7 +87,7 @@ def test_task_that_dies_without_a_word(
     made = catalog(CatalogSpec(rows=2_000, chunks=10, seed=15))
     real = steps.extract_group
 
-    def die(servers: Servers, folder: Folder, plan: Plan, group: int, memory: int) -> Outcome:
+    def die(servers: Servers, folder: Folder, plan: Plan, group: int, memory: int) -> ExtractOutcome:
         if group == 0:
             # Like a process that is killed: nothing is staged, and no record says why.
             raise MemoryError

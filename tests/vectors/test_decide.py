@@ -1,4 +1,4 @@
-"""Which items are embedded, left or removed: against an oracle, and what `protect` promises to writers."""
+"""Which items are embedded, left or removed: against an oracle, and what `preserve_newer` promises to writers."""
 
 from __future__ import annotations
 

@@ -36,8 +36,7 @@ class MultisetDiff:
     Memory holds the rows that are not settled yet. Rows with equal keys may come in any order and number: when there
     are more than ``capacity`` rows, equal ones are counted.
 
-    :param scope: a row of the index outside of it is not surplus, but shows that a missing row is there with a wrong
-        chunk.
+    :param scope: index rows outside of it are never reported as surplus; they only turn a missing row into a wrong one.
     :param capacity: rows to hold before equal ones are counted.
     """
 

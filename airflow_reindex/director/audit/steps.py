@@ -22,7 +22,7 @@ from airflow_reindex.director.audit.index import IndexReader, state_of
 from airflow_reindex.director.audit.multiset_diff import MultisetDiff, Scope
 from airflow_reindex.director.audit.request import AuditRequest
 from airflow_reindex.director.coordination.throttle import Watch
-from airflow_reindex.director.extract.extractor import Outcome
+from airflow_reindex.director.extract.extractor import ExtractOutcome
 from airflow_reindex.director.load import merge
 from airflow_reindex.director.load.merge import Merger
 from airflow_reindex.director.model.catalog import DirectorTable
@@ -96,7 +96,7 @@ def _sampled(table: DirectorTable, inventories: Inventory, request: AuditRequest
     return replace(table, placement={chunk: table.placement[chunk] for chunk in sorted(chosen)})
 
 
-def extract_group(servers: Servers, folder: Folder, plan: Plan, group: int, memory: int) -> Outcome:
+def extract_group(servers: Servers, folder: Folder, plan: Plan, group: int, memory: int) -> ExtractOutcome:
     """Stage the chunks of one group, as a build does, but without a claim."""
     watch = Watch()
     watch.set(plan.request.limits, max(1, servers.worker_connections))

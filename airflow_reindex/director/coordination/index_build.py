@@ -61,8 +61,8 @@ class IndexBuild:
         return self.tables.sql("shadow", self.token, self.split)
 
     @property
-    def slices(self) -> str:
-        """The table of the loaded slices' markers, quoted."""
+    def marker_table(self) -> str:
+        """The table with a row for each loaded slice, quoted."""
         return self.tables.sql("slices", self.token, self.split)
 
     @property
@@ -111,7 +111,7 @@ class IndexBuild:
                 self.fence()
         except ClaimLostError:
             # The run that took over has swept before these tables were created: no other run would drop them.
-            for table in (self.shadow, self.slices):
+            for table in (self.shadow, self.marker_table):
                 drop_table(self.czar, table)
             raise
 
@@ -122,12 +122,12 @@ class IndexBuild:
         :raises ClaimLostError: when the table of markers is gone.
         """
         try:
-            rows = query(self.czar, f"SELECT `range`, slice, `rows`, `keys`, mix, total FROM {self.slices}")  # noqa: S608 - names are quoted
+            rows = query(self.czar, f"SELECT `range`, slice, `rows`, `keys`, mix, total FROM {self.marker_table}")  # noqa: S608 - names are quoted
         except MySQLdb.Error as error:
             if code_of(error) == NO_SUCH_TABLE:
                 raise lost(self.tables) from error
             raise
-        return {(int(number), int(piece)): Checksum(*map(int, sums)) for number, piece, *sums in rows}
+        return {(int(range_), int(slice_)): Checksum(*map(int, sums)) for range_, slice_, *sums in rows}
 
     def checksum(self, key_column: str, low: int | None, high: int | None) -> Checksum:
         """Have the server compute the checksum of the shadow rows with ``low <= key < high``; ``None``: no bound."""
@@ -203,8 +203,8 @@ class IndexBuild:
         The renamed claim, which marks the swap, stays until the report is written.
         """
         tables = self.tables
-        drop_table(self.czar, self.slices)
-        # Of earlier splits.
+        drop_table(self.czar, self.marker_table)
+        # Shadow and marker tables of earlier splits of this plan.
         for kind in ("shadow", "slices"):
             for name in table_names(self.czar, tables.work, tables.name(kind, self.token) + "_"):
                 drop_table(self.czar, quote(tables.work, name))

@@ -41,7 +41,7 @@ class Watch:
         return self._share
 
     def beside(self, action: Callable[[], None]) -> None:
-        """Have a cheap action run with each check, in the thread that works."""
+        """Also call ``action``, which must be cheap, whenever :meth:`check` is called; there is one action."""
         self._beside = action
 
     def check(self) -> None:
@@ -56,7 +56,7 @@ class Watch:
 
     def wait(self, seconds: float) -> None:
         """
-        Wait; a signal or the loss of the claim ends the wait at once.
+        Wait; the loss of the claim, or an exception that a signal handler raises, ends it at once.
 
         :raises ClaimLostError: when another run has taken over.
         """
@@ -76,7 +76,7 @@ class Pace:
         """
         Count finished rows, and wait while they exceed the rate.
 
-        :param patience: the longest wait in seconds; the rest is waited for the next time.
+        :param patience: the longest wait in seconds; what is left is added to the next call's wait.
         :raises ClaimLostError: when another run has taken over.
         """
         self._owed += rows
@@ -96,7 +96,7 @@ class Pace:
 
 
 class ConnectionSlots(LockSemaphore):
-    """The slots of the connections that work at a build; without a limit one works when all are taken, too."""
+    """The slots of the connections that work at a build. Without a limit, a connection may work even without a slot."""
 
     def __init__(self, connection: Connection, mark: str) -> None:
         super().__init__(connection, f"airflow_reindex.{mark}.slot", MAX_CONNECTIONS)

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Outcome:
+class ExtractOutcome:
     """
     The outcome of a mapped extract task.
 
@@ -74,9 +74,9 @@ class Extractor:
         # One connection at a time: a task that waits for a worker must not block another one.
         self._worker, self._reader = "", IntegerReader(lambda: self._connected(self._worker))
         self._down: dict[str, Reason] = {}
-        self.outcome = Outcome()
+        self.outcome = ExtractOutcome()
 
-    def run(self, chunks: Sequence[PlannedChunk]) -> Outcome:
+    def run(self, chunks: Sequence[PlannedChunk]) -> ExtractOutcome:
         """
         Read chunks that are not staged yet, and stage them.
 

@@ -11,7 +11,7 @@ import MySQLdb
 from airflow_reindex.core.staging import Folder
 from airflow_reindex.director.coordination.scheduler import GroupScheduler, next_group
 from airflow_reindex.director.coordination.throttle import LOOK_SECONDS, ConnectionSlots, Watch
-from airflow_reindex.director.extract.extractor import Extractor, Outcome
+from airflow_reindex.director.extract.extractor import Extractor, ExtractOutcome
 from airflow_reindex.director.extract.run_buffer import RunBuffer
 from airflow_reindex.director.model.plan import Plan, PlannedChunk
 from airflow_reindex.director.model.records import read_group
@@ -32,7 +32,7 @@ class Extraction:
         self._servers, self._folder, self._plan, self._capacity = servers, folder, plan, capacity
         self._helped: set[int] = set()
 
-    def run(self, own: int, todo: Sequence[PlannedChunk], watch: Watch) -> Outcome:
+    def run(self, own: int, todo: Sequence[PlannedChunk], watch: Watch) -> ExtractOutcome:
         """
         Read the task's own group, and others as long as it has to wait.
 
@@ -56,14 +56,16 @@ class Extraction:
                 outcome = self._read(group, self._missing(group, chunks), scheduler, watch)
                 if group == own:
                     return outcome
-        return Outcome()
+        return ExtractOutcome()
 
-    def _read(self, group: int, chunks: Sequence[PlannedChunk], scheduler: GroupScheduler, watch: Watch) -> Outcome:
+    def _read(
+        self, group: int, chunks: Sequence[PlannedChunk], scheduler: GroupScheduler, watch: Watch
+    ) -> ExtractOutcome:
         def acquire_slot(worker: str) -> None:
             while not scheduler.acquire_slot(worker):
                 watch.wait(LOOK_SECONDS)
 
-        outcome = Outcome()
+        outcome = ExtractOutcome()
         try:
             outcome = self._once(group, chunks, watch, acquire_slot)
             left = self._missing(group, chunks)
@@ -78,7 +80,7 @@ class Extraction:
 
     def _once(
         self, group: int, chunks: Sequence[PlannedChunk], watch: Watch, acquire_slot: Callable[[str], None]
-    ) -> Outcome:
+    ) -> ExtractOutcome:
         with RunBuffer(self._folder, self._plan, group, self._capacity) as buffer:
             return Extractor(self._plan, self._servers.workers, buffer, watch, acquire_slot).run(chunks)
 
@@ -86,7 +88,7 @@ class Extraction:
         return missing_chunks(chunks, accounted(manifests(self._folder, group), self._plan.token))
 
     def _untouched(self) -> set[int]:
-        """The groups of which nothing is staged, without those that failed when this task read them."""
+        """The groups of which nothing is staged, and that this task has not tried already."""
         names = (f"{RUNS}/{name}" for name in self._folder.names(RUNS) if name.endswith(".json"))
         begun = {group_of(name) for name in names if name not in self._plan.adopted}
         return set(range(len(self._plan.first_workers))) - begun - self._helped

@@ -165,17 +165,18 @@ class RangeLoader:
             if explained is None:
                 raise
             raise explained from error
+        # Waits for what `_load` left owing: within its transaction it waits only briefly.
         self._pace.add(0)
         return total.rows, total.rows
 
     def _load(self, key_range: int, number: int, texts: Iterator[LoadFile]) -> Checksum:
-        slices, total = self._build.slices, Checksum()
+        markers, total = self._build.marker_table, Checksum()
         with transaction(self._connection):
             self._build.fence()
-            # First of all: a second delivery of this task waits here.
+            # Before the first LOAD DATA: a second delivery of this task waits here.
             execute(
                 self._connection,
-                f"INSERT INTO {slices} VALUES (%s, %s, 0, 0, 0, 0, NOW(6))",  # noqa: S608 - names are quoted
+                f"INSERT INTO {markers} VALUES (%s, %s, 0, 0, 0, 0, NOW(6))",  # noqa: S608 - names are quoted
                 (key_range, number),
             )
             for text in texts:
@@ -196,7 +197,7 @@ class RangeLoader:
                 self._pace.add(affected, TRANSACTION_IDLE_SECONDS / 4)
             execute(
                 self._connection,
-                f"UPDATE {slices} SET `rows` = %s, `keys` = %s, mix = %s, total = %s, loaded_at = NOW(6) "  # noqa: S608 - names are quoted
+                f"UPDATE {markers} SET `rows` = %s, `keys` = %s, mix = %s, total = %s, loaded_at = NOW(6) "  # noqa: S608 - names are quoted
                 "WHERE `range` = %s AND slice = %s",
                 (*astuple(total), key_range, number),
             )
@@ -204,7 +205,7 @@ class RangeLoader:
 
 
 class Prefetcher:
-    """Computes the next item in a thread while the last one is used; at the end it removes unused files."""
+    """Writes the next :class:`LoadFile` while the server loads the last one; at the end it removes unused files."""
 
     def __init__(self, texts: Iterator[LoadFile]) -> None:
         self._texts = texts

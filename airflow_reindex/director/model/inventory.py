@@ -125,7 +125,7 @@ def present_figures(connection: Connection) -> None:
 
 
 def cannot_tell(before: str, after: str) -> bool:
-    """Whether two states prove nothing about writes in between: of a view, or of InnoDB after its server's restart."""
+    """True when a write in between could not be seen: in a view, or in InnoDB after its server's restart."""
     (engine, *_, written), (*_, written_now) = before.split("|"), after.split("|")
     return not engine or bool(written and not written_now)
 

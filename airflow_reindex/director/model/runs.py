@@ -21,9 +21,9 @@ from airflow_reindex.director.mysql.types import Checksum, Rows
 #: The sub-folder for sorted runs in a run's folder.
 RUNS = "runs"
 #: Row groups per file: a reader of few rows reads a short footer, and there are not too many files.
-GROUPS_IN_FILE = 128
+ROW_GROUPS_IN_FILE = 128
 #: Row groups that are encoded or decoded at a time.
-GROUPS_AT_ONCE = 16
+ROW_GROUPS_AT_ONCE = 16
 #: The number of keys in a run's sample.
 SAMPLES = 256
 #: Bytes that a staged row takes at most: random keys in small runs.
@@ -33,13 +33,15 @@ STAGED_BYTES = 12
 @dataclass(frozen=True)
 class StagedChunk:
     """
-    A chunk that was read completely.
+    A chunk that was read completely, with fingerprint and state of its table at that time.
+
+    Equal fingerprints prove that the table has not changed since; differences that ``describe_change`` finds between
+    two states prove that it has; equal states prove nothing.
 
     :param chunk: its number.
-    :param fingerprint: while it equals the table's, these are proven to be its rows; empty when nothing proves it.
+    :param fingerprint: empty when the server cannot prove anything.
     :param checksum: of its rows as they left the worker.
     :param seconds: the time that reading took.
-    :param state: of its table when it was read; another one proves that the table has changed since.
     """
 
     chunk: int
@@ -163,7 +165,7 @@ def write_run(folder: Folder, stem: str, rows: Rows, group_rows: int) -> tuple[S
     step = max(1, len(rows) // SAMPLES)
     # Runs of similar size would all be sampled at the same quantiles, which clumps the cuts: shift each by its name.
     first = int.from_bytes(hashlib.sha256(stem.encode()).digest()[:4]) % step
-    size, files = GROUPS_IN_FILE * group_rows, []
+    size, files = ROW_GROUPS_IN_FILE * group_rows, []
     for number, start in enumerate(range(0, len(rows), size)):
         part = order[start : start + size]
         name = f"{stem}-{number:02d}.parquet"
@@ -191,8 +193,8 @@ def _write(folder: Folder, name: str, rows: Rows, order: npt.NDArray[np.intp], g
             column_encoding={"key": "DELTA_BINARY_PACKED"},
             write_statistics=["key"],
         ) as writer:
-            for start in range(0, len(order), GROUPS_AT_ONCE * group_rows):
-                piece = rows.take(order[start : start + GROUPS_AT_ONCE * group_rows])
+            for start in range(0, len(order), ROW_GROUPS_AT_ONCE * group_rows):
+                piece = rows.take(order[start : start + ROW_GROUPS_AT_ONCE * group_rows])
                 columns = [pa.array(getattr(piece, label)) for label in labels]
                 writer.write_table(pa.table(columns, schema=schema), row_group_size=group_rows)
         return int(stream.tell())
@@ -212,8 +214,8 @@ def read_part(folder: Folder, name: str, low: int | None, high: int | None) -> I
         wanted = [
             i for i, stat in enumerate(stats) if (low is None or stat.max >= low) and (high is None or stat.min < high)
         ]
-        for start in range(0, len(wanted), GROUPS_AT_ONCE):
-            table = source.read_row_groups(wanted[start : start + GROUPS_AT_ONCE], use_threads=False)
+        for start in range(0, len(wanted), ROW_GROUPS_AT_ONCE):
+            table = source.read_row_groups(wanted[start : start + ROW_GROUPS_AT_ONCE], use_threads=False)
             rows = Rows(*(np.asarray(table.column(label)) for label in ("key", "chunk", "sub_chunk")))
             first = 0 if low is None else position(rows.key, low)
             last = len(rows) if high is None else position(rows.key, high)

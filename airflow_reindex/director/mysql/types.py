@@ -57,7 +57,7 @@ class IntegerType:
         match = _TYPE.fullmatch(" ".join(text.split()))
         if not match:
             raise RequestError(
-                f"unsupported key type '{text}' of column '{column}': a director index is built for integer columns "
+                f"unsupported type '{text}' of column '{column}': a director index is built for integer columns "
                 "(TINYINT to BIGINT, signed or unsigned)."
             )
         base, width, unsigned, zerofill, first, _, second = match.groups()
@@ -119,7 +119,8 @@ class Checksum:
 
     :param rows: the number of rows.
     :param keys: the XOR of all keys, as 64-bit words.
-    :param mix: the XOR of all rows' products, each of which ties a key to its chunk and sub-chunk.
+    :param row_hash: the XOR of all rows' products, each of which ties a key to its chunk and sub-chunk; the column
+        ``mix`` of marker tables.
     :param total: the sum modulo 2**64 of each row's product XOR its key: in the XORs two equal rows cancel out.
     """
 
@@ -159,7 +160,7 @@ class Checksum:
     @staticmethod
     def select(key: str) -> str:
         """
-        The same checksum as a select list: rows, keys, mix, total.
+        The same checksum as a select list, in the order of the fields.
 
         The server's SUM is an exact decimal number of any size; without rows it would be NULL.
 

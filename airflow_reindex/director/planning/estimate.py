@@ -22,10 +22,10 @@ from airflow_reindex.director.extract import run_buffer
 from airflow_reindex.director.load import merge
 from airflow_reindex.director.model.costs import FAST, LOADING_CONNECTIONS, REDO, SLOW, STAGED, TEXT, Costs
 from airflow_reindex.director.model.plan import CHUNK_OVERHEAD_ROWS, row_group_rows
-from airflow_reindex.director.model.runs import GROUPS_IN_FILE
+from airflow_reindex.director.model.runs import ROW_GROUPS_IN_FILE
 from airflow_reindex.director.model.split import LEAST_RANGES, SLICE_ROWS
 from airflow_reindex.director.mysql.disk_space import INDEX_BYTES
-from airflow_reindex.director.publish.publish import VERIFY_CONNECTIONS
+from airflow_reindex.director.publish.verification import VERIFY_CONNECTIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def estimate(build: Build) -> Estimate:
         load_tasks=load_tasks,
         slices=slices,
         runs=runs,
-        staged_files=runs * -(-run_rows // (GROUPS_IN_FILE * group_rows)),
+        staged_files=runs * -(-run_rows // (ROW_GROUPS_IN_FILE * group_rows)),
         row_group_rows=group_rows,
         task_bytes=min(
             build.memory, BASE_BYTES + max(run_rows * run_buffer.BYTES_PER_ROW, window_rows * merge.BYTES_PER_ROW)

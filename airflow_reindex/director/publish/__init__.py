@@ -1,1 +1,1 @@
-"""The proof of the shadow table, and the swap."""
+"""The proof of the shadow table, before IndexBuild.swap."""

@@ -14,8 +14,8 @@ from airflow_reindex.director.model.runs import Manifest, named
 from airflow_reindex.director.model.servers import Servers
 from airflow_reindex.director.model.split import Split
 from airflow_reindex.director.publish.changes import CHANGES, Change, Changes, find_changes, refuse_changes
-from airflow_reindex.director.publish.publish import verify
 from airflow_reindex.director.publish.rereading import Rereader
+from airflow_reindex.director.publish.verification import verify
 
 log = logging.getLogger(__name__)
 

@@ -79,9 +79,9 @@ class Rereader:
         rows = 0
         slices = self._slices([*former, *present], chunks)
         with self._transport.place() as place:
-            for number, piece in slices:
+            for range_number, slice_number in slices:
                 self._watch.check()
-                rows += self._replace(number, piece, chunks, present, place)
+                rows += self._replace(range_number, slice_number, chunks, present, place)
         log.info("%s chunks were read again: %s rows in %s slices", len(chunks), f"{rows:,}", len(slices))
         return [*(_without(manifest, chunks) for manifest in staged), *present]
 
@@ -110,11 +110,14 @@ class Rereader:
                     found[np.searchsorted(cuts, keys, side="right")] = True
         return [places[position] for position in np.flatnonzero(found).tolist()]
 
-    def _replace(self, number: int, piece: int, chunks: set[int], present: Sequence[Manifest], place: Path) -> int:
+    def _replace(
+        self, range_number: int, slice_number: int, chunks: set[int], present: Sequence[Manifest], place: Path
+    ) -> int:
         """Replace the chunks' rows in one slice; returns the number of rows loaded."""
-        low, high = self._split.ranges[number].slices()[piece]
+        low, high = self._split.ranges[range_number].slices()[slice_number]
         build = self._build
-        path = place / f"reindex-{build.tables.mark}-{build.token}-{build.split}-again-{number}-{piece}.tsv"
+        stem = f"reindex-{build.tables.mark}-{build.token}-{build.split}-again"
+        path = place / f"{stem}-{range_number}-{slice_number}.tsv"
         key, numbers = quote(self._plan.key_column), ",".join(map(str, sorted(chunks)))
         bounds = [(f"{key} >= %s", low), (f"{key} < %s", high)]
         where = " AND ".join([f"`chunkId` IN ({numbers})", *(text for text, bound in bounds if bound is not None)])
@@ -131,8 +134,8 @@ class Rereader:
                 found = build.checksum(self._plan.key_column, low, high)
                 execute(
                     build.czar,
-                    f"REPLACE INTO {build.slices} VALUES (%s, %s, %s, %s, %s, %s, NOW(6))",  # noqa: S608 - names are quoted
-                    (number, piece, *astuple(found)),
+                    f"REPLACE INTO {build.marker_table} VALUES (%s, %s, %s, %s, %s, %s, NOW(6))",  # noqa: S608 - names are quoted
+                    (range_number, slice_number, *astuple(found)),
                 )
         except MySQLdb.Error as error:
             if code_of(error) == DUPLICATE_KEY:

@@ -200,9 +200,11 @@ class Collection(Protocol):
     """
     One collection. *Originals* are objects that are not a user's personalised copy (``original_id`` is NULL).
 
-    Key ranges ``(after, until]`` follow the store's own order of keys; ``None`` leaves an end open. Methods may be
-    called from several threads. Each change of a destination is one transaction, fenced by the claim's ``token``; with
-    ``only_unchanged`` it skips what another writer has written or removed, and returns the skipped ids.
+    Key ranges ``(after, until]`` follow the store's own order of keys, which is the same in source and destination;
+    ``None`` leaves an end open. Methods may be called from several threads. An error of the store's driver becomes a
+    ``ReindexError``: a ``TransientError`` when the same call may succeed later, a ``DataError`` when content is
+    refused. Each change of a destination is one transaction, fenced by the claim's ``token``; with ``only_unchanged``
+    it skips what another writer has written or removed, and returns the skipped ids.
     """
 
     @property

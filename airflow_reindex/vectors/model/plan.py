@@ -18,7 +18,7 @@ from airflow_reindex.vectors.model.request import ReindexRequest
 #: The planned ids, one row group per window: the failed items of a window whose task was lost.
 ITEMS = "items.parquet"
 _SCHEMA = pa.schema([("object_id", pa.string())])
-#: Names of fields in plan.json, where they are not the fields' own.
+#: Names of fields in plan.json that are those of the first version, kept so that its files stay readable.
 _STORED_AS = {"preserve_newer": "protect", "embedding_config_hash": "recipe", "until": "upto"}
 _READ_AS = {stored: name for name, stored in _STORED_AS.items()}
 

@@ -38,7 +38,8 @@ class Store(Protocol):
     """
     A server, or a folder, with collections.
 
-    Methods that only read also work before :meth:`prepare`: there are no claims and no aliases then.
+    Methods that only read also work before :meth:`prepare`: there are no claims and no aliases then. An error of the
+    store's driver becomes a ``ReindexError``: a ``TransientError`` when the same call may succeed later.
     """
 
     @property
@@ -75,6 +76,8 @@ class Store(Protocol):
     def create(self, token: str, info: CollectionInfo) -> None:
         """
         Create a destination without its ANN index, and note its model; does nothing when it exists.
+
+        It orders keys as the claim's source does, so that a key range has the same items in both.
 
         :raises ConflictError: it exists with other properties.
         """

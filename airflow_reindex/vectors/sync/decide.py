@@ -42,7 +42,7 @@ class Decision:
     :param written: objects that another writer has written or changed, also those that the source does not have;
         skipped.
     :param removed: items of the source whose rows another writer has removed; they do not come back.
-    :param surplus: number of ``written`` objects that the source's items do not account for.
+    :param surplus: number of others' objects that are not in the source, plus those that this run counts as failed.
     :param failed: items that have failed in this run; skipped.
     """
 

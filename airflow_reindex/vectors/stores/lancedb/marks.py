@@ -13,6 +13,8 @@ from airflow_reindex.vectors.stores.lancedb.database import Database, literal, o
 
 # With a primary key, LanceDB lets only one of two attempts of a task insert a row.
 KEY = {"lance-schema:unenforced-primary-key": "true"}
+# `recipe` holds the embedding config hash, `run` the plan's token: names of the first version, kept so that its tables
+# stay readable.
 MARKS = pa.schema(
     [
         pa.field("object_id", pa.string(), nullable=False, metadata=KEY),

@@ -109,7 +109,7 @@ def _prepare(connection: Connection, names: Names, info: CollectionInfo, buildin
     if graph > memory:
         log.warning(
             "collection '%s': the graph of %.0f vectors takes about %.1f GB, but only %.1f GB may be used; the end of "
-            "the build will be slow. Allow more with build_memory.",
+            "the build will be slow. Allow more with index_build_memory.",
             info.collection_id,
             rows,
             graph / 2**30,

@@ -134,6 +134,8 @@ class Names:
             "original_id {key}, user_id {text}, session_id {text})",
             "CREATE TABLE IF NOT EXISTS {parts} (part_id {text} PRIMARY KEY, object_id {key}, "
             "vector {vector}, is_average boolean, user_id {text})",
+            # `recipe` holds the embedding config hash, `run` the plan's token: names of the first version, kept so that
+            # its tables stay readable.
             "CREATE TABLE IF NOT EXISTS {marks} (object_id {key} PRIMARY KEY, version bytea NOT NULL, "
             "recipe bytea NOT NULL, content text NOT NULL, stage text NOT NULL, detail text NOT NULL, "
             "run text NOT NULL)",
@@ -160,7 +162,7 @@ class Names:
         return sql.SQL("ALTER TABLE {} ADD FOREIGN KEY (object_id) REFERENCES {}").format(self.parts, self.objects)
 
     def failed_index(self) -> sql.Composed:
-        """Return the statement for the index that counts a run's failed items."""
+        """Return the statement for the index that counts a plan's failed items."""
         return sql.SQL("CREATE INDEX ON {} (run) WHERE stage <> ''").format(self.marks)
 
 

@@ -1,4 +1,4 @@
-"""Beats of tasks: seldom, of the task at work, and no reason for it to fail; JSON files that are read once."""
+"""Progress snapshots: seldom, of the task at work, no reason for it to fail; JSON files that are read once."""
 
 from __future__ import annotations
 

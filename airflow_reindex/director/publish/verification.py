@@ -1,4 +1,4 @@
-"""Proof of the shadow table, and what to say of its swap."""
+"""Comparison of the shadow table with the staged runs, by checksums; and the statement that undoes a swap."""
 
 from __future__ import annotations
 
