@@ -36,7 +36,7 @@ durations: setup ## run all tests, and record how long each file takes: the long
 
 # With fewer examples than otherwise, and without the folder that has no such test, as its imports take long.
 unit: setup ## run the tests that need no server
-	REINDEX_TEST_EXAMPLES=0.1 $(BIN)/python -m pytest -q -m unit --ignore=tests/system $(TESTS)
+	REINDEX_TEST_EXAMPLES=0.1 $(BIN)/python -m pytest -q -m unit --ignore=tests/system --numprocesses=auto $(TESTS)
 
 cluster: setup ## run Airflow with Celery workers on this machine, and all its servers, until Ctrl-C
 	@scripts/setup redis-server

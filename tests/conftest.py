@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("server")
         if item.path.is_relative_to(SYSTEM):
             item.add_marker("system")
-        if not any(item.get_closest_marker(name) for name in ("server", "system", "browser")):
+        if not any(map(item.get_closest_marker, ("server", "system", "browser", "database", "scale"))):
             item.add_marker("unit")
 
 

@@ -51,7 +51,7 @@ def repair(options: argparse.Namespace, out: TextIO) -> int:
         for name in _remove(options):
             done[name] = None
     except BaseException:
-        # What is gone is named, whatever ends the rest.
+        # What is gone is named, whatever ends the rest; but for what was gone of the index that is being given up.
         if done:
             _tell(options, list(done), out)
         raise

@@ -9,10 +9,9 @@ from urllib.parse import urlsplit
 
 from airflow.sdk.configuration import conf
 
+from airflow_reindex.config import SECTION
 from airflow_reindex.core.failures import RequestError
 
-#: Not imported from `config`, which imports the hooks of staging folders.
-SECTION = "reindex"
 #: The libpq modes that never fall back to plain text.
 _ENCRYPTED_MODES = ("require", "verify-ca", "verify-full")
 _OTHER_MODES = ("disable", "allow", "prefer")

@@ -277,9 +277,13 @@ class Bench:
                 while not build.done():
                     taken += readers.measure(1.0)
                 build.result()
-            for side, found in (("at rest", idle), (f"beside a build at {quarter:,} rows/s", taken)):
-                latency = Latency.of(1, f"{side}, pool {pool_size}", found)
-                self.results.readers.append(latency)
+            # Both or neither: they are compared with each other.
+            both = [
+                Latency.of(1, f"{side}, pool {pool_size}", found)
+                for side, found in (("at rest", idle), (f"beside a build at {quarter:,} rows/s", taken))
+            ]
+            self.results.readers += both
+            for latency in both:
                 self.say(
                     f"readers {latency.side}: median {1e6 * latency.median:.0f} us, p99 {1e6 * latency.p99:.0f} us"
                 )

@@ -26,6 +26,8 @@ MEMORY, ROWS_PER_TASK = 512 << 20, 5_000_000
 RUN_ROWS = rows_that_fit(MEMORY, run_buffer.BYTES_PER_ROW)
 WINDOW_ROWS = rows_that_fit(MEMORY, merge.BYTES_PER_ROW)
 
+pytestmark = pytest.mark.scale
+
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["one replica", "three replicas"])
 def plan(request: pytest.FixtureRequest) -> Plan:

@@ -180,7 +180,7 @@ def test_what_is_kept_of_a_finished_build_shows_the_same(folder: Folder) -> None
 def test_what_a_switch_carried_over_is_shown_under_its_former_name_too(name: str) -> None:
     switched = TaskRecord("switch", -1, TOKEN, ended_at=now(), result={"alias": "docs", name: 7})
     snapshot = RunSnapshot(plan={"request": {"deploy_as_blue": True}}, records=[switched])
-    tasks = dict.fromkeys(("plan", "reindex", "verify", "switch"), {-1: "success"})
+    tasks = {task: {-1: "success"} for task in ("plan", "reindex", "verify", "switch")}
     info = RunInfo(dag_id="reindex_collection", run_id="r", state="success", tasks=tasks)
     found = _publication(snapshot, info)
     assert found is not None

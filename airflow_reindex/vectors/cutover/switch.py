@@ -67,7 +67,7 @@ def switch_readers(
     """
     Do the last catch-up, and point the alias to the destination.
 
-    :param hook: informs a registry elsewhere; called again when the task is retried.
+    :param hook: informs a registry elsewhere; a retry of the task calls it again unless it has succeeded.
     :param lock_seconds: longest wait for writers of the source.
     :param account: gets, before the switch, the number of items, the failed ones and the number of foreign objects.
     :raises DataError: the destination is not the source minus the listed failures, or too many items failed.

@@ -272,7 +272,7 @@ class Collection(Protocol):
         Remove objects, their parts and sync states, and users' personalised copies of them.
 
         :param keys: unknown ids are ignored.
-        :param only_unchanged: skip rows that differ from their object's sync.
+        :param only_unchanged: skip rows that differ from their object's sync state.
         :returns: the ids that were skipped.
         """
 

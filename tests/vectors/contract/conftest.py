@@ -25,7 +25,10 @@ from tests.vectors.contract.samples import DIMENSIONS, Place, created
 _NUMBERS = itertools.count()
 
 
-@pytest.fixture(scope="module", params=[pytest.param("pgvector", marks=pytest.mark.server), "lance"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("pgvector", marks=pytest.mark.server), pytest.param("lance", marks=pytest.mark.database)],
+)
 def kind(request: pytest.FixtureRequest) -> str:
     """The store's kind."""
     return str(request.param)

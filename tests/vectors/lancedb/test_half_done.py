@@ -14,12 +14,13 @@ from airflow_reindex.vectors.stores.lancedb import LanceStore, registry
 from airflow_reindex.vectors.stores.lancedb.database import one_of
 from airflow_reindex.vectors.stores.lancedb.marks import Marks
 from airflow_reindex.vectors.sync.decide import Rules, decide
-from tests.vectors.contract.samples import created, embedded, failed, fill, item, take
+from tests.vectors.contract.samples import TOKEN, created, embedded, failed, fill, item, take
 
-TOKEN = "token-dst"
 NIGHTLY = Rules(
     embedding_config_hash=b"r" * 16, plan_token="next", preserve_newer=True, drop_gone=True, drop_failed=True
 )
+
+pytestmark = pytest.mark.database
 
 
 @pytest.fixture

@@ -22,9 +22,20 @@ from airflow_reindex.vectors.stores.lancedb import LanceStore, registry
 from airflow_reindex.vectors.stores.lancedb.collection import schema
 from airflow_reindex.vectors.stores.lancedb.database import Database, table_name
 from sandbox.servers.objects import ObjectStore
-from tests.vectors.contract.samples import DIMENSIONS, claim, created, embedded, fill, item, part_ids, respect, take
+from tests.vectors.contract.samples import (
+    DIMENSIONS,
+    TOKEN,
+    claim,
+    created,
+    embedded,
+    fill,
+    item,
+    part_ids,
+    respect,
+    take,
+)
 
-TOKEN = "token-dst"
+pytestmark = pytest.mark.database
 
 
 @pytest.fixture
